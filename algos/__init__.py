@@ -1,0 +1,1 @@
+"""Policies, advantage estimators and learners."""

@@ -1,0 +1,1 @@
+"""Advantage estimators: from a group of reward vectors to one learning signal."""

@@ -1,0 +1,1 @@
+"""The denoising MDP: environments, step kernels and the video models that live in them."""

@@ -1,0 +1,5 @@
+"""What a clip is worth: reward components, their registry, and the MovingShapes world."""
+
+from reelrl.rewards.base import Reward, RewardOutput, list_rewards, make_reward, register_reward
+
+__all__ = ["Reward", "RewardOutput", "list_rewards", "make_reward", "register_reward"]

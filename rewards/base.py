@@ -1,0 +1,161 @@
+"""The reward component: a callable on a batch of clips, and the registry that names it.
+
+A component scores N clips at once. A clip it cannot score gets ``nan`` and ``valid=False``; a number
+is never made up for a failure, so that an estimator can tell "bad" from "not scored".
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RewardOutput:
+    """Scores of one component for a batch of N clips.
+
+    Attributes:
+        values: (N,) float32; ``nan`` exactly where ``valid`` is False.
+        valid: (N,) bool; False where the clip could not be scored.
+
+    Raises:
+        ValueError: if shapes differ, or a valid entry is not finite.
+    """
+
+    values: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 1 or self.valid.shape != self.values.shape:
+            raise ValueError(
+                f"a reward gives values and valid of one shape (N,); got values "
+                f"{tuple(self.values.shape)} and valid {tuple(self.valid.shape)}"
+            )
+        if self.valid.dtype != torch.bool:
+            raise ValueError(f"valid must be bool, got {self.valid.dtype}")
+
+    @classmethod
+    def of(cls, values: Tensor) -> RewardOutput:
+        """Wrap raw scores: a finite one is valid, any other becomes ``nan`` and invalid."""
+        values = values.detach().to(torch.float32)
+        valid = torch.isfinite(values)
+        return cls(torch.where(valid, values, torch.nan), valid)
+
+
+class Reward(ABC):
+    """One component of the reward vector.
+
+    Subclasses set the class attributes and implement :meth:`score`; calling the instance checks the
+    input and wraps the scores.
+
+    Attributes:
+        name: registry name, also the column name in logs.
+        bounds: (low, high) that every valid value lies in; infinite where no bound is known.
+        higher_is_better: False for penalties.
+        deterministic: True if equal clips always get equal scores, whatever the batch.
+        license: SPDX id of code *and* weights.
+    """
+
+    name: ClassVar[str]
+    bounds: ClassVar[tuple[float, float]]
+    higher_is_better: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = True
+    license: ClassVar[str] = "Apache-2.0"
+
+    @abstractmethod
+    def score(
+        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """Score N clips.
+
+        Args:
+            videos: (N, F, H, W, 3) float32 in [0, 1].
+            prompts: N captions.
+            infos: N dicts of per-clip facts; may be empty dicts.
+
+        Returns:
+            (N,) scores; ``nan`` for a clip that cannot be scored.
+        """
+
+    def __call__(
+        self,
+        videos: Tensor,
+        prompts: Sequence[str],
+        infos: Sequence[Mapping[str, Any]] | None = None,
+    ) -> RewardOutput:
+        """Score N clips without gradients; see :meth:`score`.
+
+        Raises:
+            ValueError: if ``videos`` is not (N, F, H, W, 3) floating point, or the number of prompts
+                or infos is not N.
+        """
+        if videos.ndim != 5 or videos.shape[-1] != 3 or not videos.is_floating_point():
+            raise ValueError(
+                f"reward {self.name!r} expects float videos (N, F, H, W, 3), got "
+                f"{videos.dtype} {tuple(videos.shape)}"
+            )
+        infos = [{}] * len(videos) if infos is None else infos
+        if len(prompts) != len(videos) or len(infos) != len(videos):
+            raise ValueError(
+                f"reward {self.name!r} got {len(videos)} videos, {len(prompts)} prompts and "
+                f"{len(infos)} infos; the three must agree"
+            )
+        with torch.no_grad():
+            values = self.score(videos.to(torch.float32), prompts, infos)
+        if values.shape != (len(videos),):
+            raise ValueError(
+                f"reward {self.name!r} must return shape ({len(videos)},), "
+                f"got {tuple(values.shape)}"
+            )
+        return RewardOutput.of(values)
+
+    def __repr__(self) -> str:
+        low, high = self.bounds
+        return f"{type(self).__name__}(name={self.name!r}, bounds=({low:g}, {high:g}))"
+
+
+_REGISTRY: dict[str, Callable[..., Reward]] = {}
+R = TypeVar("R", bound=Callable[..., Reward])
+
+
+def register_reward(name: str) -> Callable[[R], R]:
+    """Class decorator that makes ``make_reward(name)`` build the class.
+
+    Raises:
+        ValueError: if the name is taken by another factory.
+    """
+
+    def register(factory: R) -> R:
+        if _REGISTRY.setdefault(name, factory) is not factory:
+            raise ValueError(f"reward name {name!r} is taken by {_REGISTRY[name]!r}")
+        return factory
+
+    return register
+
+
+def make_reward(name: str, **config: Any) -> Reward:
+    """Build a registered reward component.
+
+    Args:
+        name: one of :func:`list_rewards`.
+        **config: keyword arguments of the component's constructor.
+
+    Raises:
+        ValueError: for an unknown name; the message names the nearest known one.
+    """
+    if name not in _REGISTRY:
+        near = get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown reward {name!r}{hint} Known: {', '.join(list_rewards())}")
+    return _REGISTRY[name](**config)
+
+
+def list_rewards() -> list[str]:
+    """Names of all registered components, sorted."""
+    return sorted(_REGISTRY)

@@ -1,0 +1,1 @@
+"""MovingShapes: a world whose video quality is known, its gold score and its hackable proxies."""

@@ -1,0 +1,1 @@
+"""Presets, training of the shipped models, reports and the command line."""

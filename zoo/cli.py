@@ -1,0 +1,111 @@
+"""The ``reelrl`` command: one function per sub-command, each a thin door to the room that works."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+REPORTS = {
+    "attacks": "reelrl.zoo.reports.attacks",
+    "distinct-groups": "reelrl.zoo.reports.distinct_groups",
+    "nano": "reelrl.zoo.reports.nano",
+}
+"""Report name -> module; each has ``main(out: Path | None) -> None`` that prints it."""
+
+LISTS = {
+    "estimators": "reelrl.zoo.reports.estimators",
+    "rewards": "reelrl.zoo.reports.rewards",
+    "models": "reelrl.zoo.reports.models",
+}
+"""What ``reelrl list`` knows -> module; each has ``main(out: Path | None) -> None``."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw a clip from a caption, write GIF and PNG strip, print its gold axes."""
+
+    prompt: str = "a red circle moving right"
+    """Caption; MovingShapes words for the nano models."""
+    model: str = "nano"
+    """Name of a shipped model, or the folder of a diffusers Wan pipeline."""
+    out: Path = Path("clip.gif")
+    """GIF to write; the strip goes beside it with the ending .png."""
+    num_steps: int = 10
+    """Denoising steps."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 is none."""
+    seed: int = 0
+    """Seed of the initial noise."""
+
+    def run(self) -> None:
+        """Write the clip and print its gold axes."""
+        from reelrl.zoo.sample import sample
+
+        sample(
+            self.prompt,
+            model=self.model,
+            out=self.out,
+            num_steps=self.num_steps,
+            guidance_scale=self.guidance_scale,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Draw clips from both shipped checkpoints and print their gold scores."""
+
+    clips: int = 96
+    """Clips per split."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from reelrl.zoo.sample import bench
+
+        bench(self.clips)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Print a generated table, or write it (and its plots) to a folder."""
+
+    name: Annotated[Literal[tuple(REPORTS)], tyro.conf.Positional]  # type: ignore[valid-type]
+    """Which report."""
+    out: Path | None = None
+    """Folder to write to, besides printing."""
+
+    def run(self) -> None:
+        """Print the report."""
+        importlib.import_module(REPORTS[self.name]).main(self.out)
+
+
+@dataclass(frozen=True)
+class List:
+    """List what is registered."""
+
+    what: Annotated[Literal[tuple(LISTS)], tyro.conf.Positional]  # type: ignore[valid-type]
+    """Which registry."""
+
+    def run(self) -> None:
+        """Print the list."""
+        importlib.import_module(LISTS[self.what]).main(None)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and run it; a bad value ends with one line and exit code 2."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"sample": Sample, "bench": Bench, "report": Report, "list": List},
+        prog="reelrl",
+        description="Text-to-video generation as a Gymnasium environment with vector rewards.",
+        args=argv,
+    )
+    try:
+        command.run()
+    except (ValueError, FileNotFoundError) as error:
+        print(f"reelrl: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
