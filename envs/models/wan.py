@@ -1,0 +1,221 @@
+"""Wan text-to-video models: a diffusers ``WanPipeline`` folder, component by component."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from reelrl.envs.models.base import VideoModel
+from reelrl.envs.models.integrity import verify_checksums
+from torch import Tensor
+
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+SHIPPED = {"nano": "nano-wan", "nano-early": "nano-wan-early"}
+"""Names of the models that come with the library -> folder under ``checkpoints``."""
+
+TIMESTEPS = 1000
+"""Wan transformers are conditioned on ``1000 * sigma``."""
+
+
+def resolve_model(name_or_path: str | Path) -> Path:
+    """Folder of a shipped model's name or of a local path.
+
+    Raises:
+        ValueError: if it is neither.
+        FileNotFoundError: if a shipped model's folder is missing.
+    """
+    if str(name_or_path) in SHIPPED:
+        folder = CHECKPOINTS / SHIPPED[str(name_or_path)]
+    else:
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            raise ValueError(
+                f"unknown model {str(name_or_path)!r}: expected one of {', '.join(SHIPPED)} or the "
+                "folder of a diffusers Wan pipeline (models are never downloaded)"
+            )
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"no diffusers pipeline in {folder}: model_index.json is missing")
+    return folder
+
+
+class WanVideoModel(VideoModel):
+    """A local Wan 2.1 pipeline folder, each component loaded when first used.
+
+    Args:
+        folder: a folder ``WanPipeline.from_pretrained`` would load.
+        name: what to call it; default the folder's name.
+        device: where the components go.
+        dtype: of transformer and text encoder; VAE and everything returned are float32.
+        max_prompt_tokens: L; must equal what the model was trained with, since the zeros that pad an
+            embedding take part in its cross-attention. Default: the tokenizer's own length for the
+            shipped models, 512 for others, as ``WanPipeline`` has it.
+
+    Raises:
+        ValueError: for a folder that is not a one-transformer ``WanPipeline``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        max_prompt_tokens: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.name = name or folder.name
+        self.device = torch.device(device)
+        self.dtype = dtype
+        index = json.loads((folder / "model_index.json").read_text())
+        if index.get("_class_name") != "WanPipeline":
+            raise ValueError(f"{folder} holds a {index.get('_class_name')}, expected a WanPipeline")
+        if (index.get("transformer_2") or [None])[0] is not None or index.get("expand_timesteps"):
+            raise ValueError(
+                f"{folder} is a Wan 2.2 pipeline (two transformers or per-token timesteps); "
+                "expected Wan 2.1 with one transformer"
+            )
+        self.max_prompt_tokens = max_prompt_tokens or self._default_prompt_tokens()
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> WanVideoModel:
+        """Open a shipped model by name (``"nano"``, ``"nano-early"``) or a local Wan folder."""
+        name = str(name_or_path) if str(name_or_path) in SHIPPED else None
+        return cls(resolve_model(name_or_path), name=name, **kwargs)
+
+    def _default_prompt_tokens(self) -> int:
+        config = json.loads((self.folder / "tokenizer" / "tokenizer_config.json").read_text())
+        return min(int(config.get("model_max_length", 512)), 512)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The prompt tokenizer."""
+        from transformers import AutoTokenizer
+
+        verify_checksums(self.folder, "tokenizer")
+        return AutoTokenizer.from_pretrained(self.folder / "tokenizer")
+
+    @cached_property
+    def text_encoder(self) -> torch.nn.Module:
+        """The UMT5 encoder, frozen and in evaluation mode."""
+        from transformers import UMT5EncoderModel
+
+        return self._load("text_encoder", UMT5EncoderModel, self.dtype)
+
+    @cached_property
+    def transformer(self) -> torch.nn.Module:
+        """The ``WanTransformer3DModel``, in evaluation mode; the one part a policy trains."""
+        from diffusers import WanTransformer3DModel
+
+        return self._load("transformer", WanTransformer3DModel, self.dtype)
+
+    @cached_property
+    def vae(self) -> torch.nn.Module:
+        """The ``AutoencoderKLWan`` in float32, frozen and in evaluation mode."""
+        from diffusers import AutoencoderKLWan
+
+        return self._load("vae", AutoencoderKLWan, torch.float32)
+
+    def _load(self, component: str, kind: Any, dtype: torch.dtype) -> torch.nn.Module:
+        verify_checksums(self.folder, component)
+        module = kind.from_pretrained(self.folder / component, torch_dtype=dtype)
+        return module.to(self.device).eval().requires_grad_(component == "transformer")
+
+    @cached_property
+    def vae_config(self) -> dict[str, Any]:
+        """The VAE's ``config.json``, read without loading the VAE."""
+        return json.loads((self.folder / "vae" / "config.json").read_text())
+
+    @cached_property
+    def _patch_size(self) -> tuple[int, int, int]:
+        config = json.loads((self.folder / "transformer" / "config.json").read_text())
+        return tuple(config["patch_size"])
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embed N prompts: (N, L, D) float32, zero beyond each prompt's length.
+
+        Raises:
+            ValueError: for a prompt with a word the tokenizer maps to ``<unk>``.
+        """
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.max_prompt_tokens,
+            truncation=True,
+            return_tensors="pt",
+        )
+        self._refuse_unknown_words(prompts, tokens.input_ids)
+        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+        hidden = self.text_encoder(ids, mask).last_hidden_state
+        return hidden.float() * mask[..., None]
+
+    def _refuse_unknown_words(self, prompts: Sequence[str], ids: Tensor) -> None:
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or not (ids == unknown).any():
+            return
+        row = int((ids == unknown).any(dim=1).nonzero()[0])
+        words = [
+            w for w in prompts[row].split() if self.tokenizer.convert_tokens_to_ids(w) == unknown
+        ]
+        raise ValueError(
+            f"prompt {prompts[row]!r} has words the tokenizer of {self.name!r} does not know: {words}; "
+            f"it knows {len(self.tokenizer)} tokens: {', '.join(sorted(self.tokenizer.get_vocab()))[:400]}"
+        )
+
+    def velocity(self, latent: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:
+        """Predicted velocity ``noise - clip``; see :meth:`VideoModel.velocity`."""
+        return self.transformer(
+            hidden_states=latent.to(self.dtype),
+            timestep=sigma * TIMESTEPS,
+            encoder_hidden_states=embedding.to(self.dtype),
+            return_dict=False,
+        )[0].float()
+
+    @cached_property
+    def _latent_moments(self) -> tuple[Tensor, Tensor]:
+        mean, std = (
+            torch.tensor(self.vae_config[key], device=self.device).view(1, -1, 1, 1, 1)
+            for key in ("latents_mean", "latents_std")
+        )
+        return mean, std
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> Tensor:
+        """Decode latents to (N, F, H, W, 3) float32 in [0, 1]."""
+        mean, std = self._latent_moments
+        pixels = self.vae.decode(latent.float() * std + mean, return_dict=False)[0]
+        return (pixels.permute(0, 2, 3, 4, 1) * 0.5 + 0.5).clamp_(0, 1)
+
+    @torch.no_grad()
+    def encode_video(self, videos: Tensor) -> Tensor:
+        """Latents (N, C, T', H', W') of clips (N, F, H, W, 3) in [0, 1]: the posterior mean."""
+        mean, std = self._latent_moments
+        pixels = videos.to(self.device, torch.float32).permute(0, 4, 1, 2, 3) * 2 - 1
+        return (self.vae.encode(pixels).latent_dist.mode() - mean) / std
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, T', H', W') of a clip.
+
+        Raises:
+            ValueError: unless ``num_frames`` is 4k+1 and both sides are multiples of 16 and of what
+                VAE and transformer divide them by.
+        """
+        temporal = int(self.vae_config["scale_factor_temporal"])
+        spatial = int(self.vae_config["scale_factor_spatial"])
+        if num_frames < 1 or num_frames % 4 != 1:
+            near = max(1, 4 * round((num_frames - 1) / 4) + 1)
+            raise ValueError(f"num_frames must be 4k+1, got {num_frames}; the nearest is {near}")
+        for side, value, patch in (
+            ("height", height, self._patch_size[1]),
+            ("width", width, self._patch_size[2]),
+        ):
+            multiple = max(16, spatial * patch)
+            if value < multiple or value % multiple:
+                raise ValueError(f"{side} must be a positive multiple of {multiple}, got {value}")
+        frames = (num_frames - 1) // temporal + 1
+        return int(self.vae_config["z_dim"]), frames, height // spatial, width // spatial

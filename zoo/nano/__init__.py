@@ -1,0 +1,1 @@
+"""The shipped nano-Wan models: architecture, training from nothing, export and measurement."""

@@ -1,0 +1,68 @@
+"""Contact sheets, strips and GIFs of clips, with nothing but Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+SCALE = 2
+"""Screen pixels per clip pixel."""
+LABEL_HEIGHT = 14
+GAP = 2
+
+
+def to_uint8(videos: Tensor) -> Tensor:
+    """Clips in [0, 1] as uint8, rounded."""
+    return (videos.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _enlarged(frame: Tensor, scale: int) -> Image.Image:
+    image = Image.fromarray(frame.numpy())
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def strip(video: Tensor, scale: int = SCALE) -> Image.Image:
+    """All frames of one clip (F, H, W, 3) side by side."""
+    frames = [_enlarged(frame, scale) for frame in to_uint8(video)]
+    width, height = frames[0].size
+    sheet = Image.new("RGB", ((width + GAP) * len(frames) - GAP, height), "white")
+    for index, frame in enumerate(frames):
+        sheet.paste(frame, (index * (width + GAP), 0))
+    return sheet
+
+
+def contact_sheet(
+    videos: Tensor, labels: Sequence[str] = (), columns: int = 1, scale: int = SCALE
+) -> Image.Image:
+    """One strip per clip, in columns, each under its label if labels are given."""
+    strips = [strip(video, scale) for video in videos]
+    label = LABEL_HEIGHT if labels else 0
+    rows = -(-len(strips) // columns)
+    width, height = strips[0].width + 4 * GAP, strips[0].height + label + GAP
+    sheet = Image.new("RGB", (width * columns, height * rows), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, picture in enumerate(strips):
+        x, y = index // rows * width, index % rows * height
+        if labels:
+            draw.text((x + 2, y + 1), labels[index], fill="black")
+        sheet.paste(picture, (x, y + label))
+    return sheet
+
+
+def save_sheet(path: Path, videos: Tensor, labels: Sequence[str] = (), columns: int = 1) -> None:
+    """Write a :func:`contact_sheet` as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(videos, labels, columns).save(path, optimize=True)
+
+
+def save_gif(path: Path, video: Tensor, *, scale: int = 8, milliseconds: int = 120) -> None:
+    """Write one clip (F, H, W, 3) as an endless GIF."""
+    frames = [_enlarged(frame, scale) for frame in to_uint8(video)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(
+        path, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0
+    )

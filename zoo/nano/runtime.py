@@ -1,0 +1,171 @@
+"""What both training stages share: settings, a state file that survives a kill, EMA, a seed rule."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class NanoConfig:
+    """Everything that decides what is trained; two equal configs train equal models on one machine."""
+
+    out: Path = Path("runs/nano")
+    """Folder of the run: state files, TensorBoard log, sample grids, exported pipelines."""
+    seed: int = 0
+    """Seed of every generator in the run."""
+    vae_steps: int = 3000
+    """Updates of the VAE."""
+    vae_batch: int = 16
+    """Clips per VAE update."""
+    vae_lr: float = 2e-3
+    """Peak learning rate of the VAE; warm-up then cosine to zero."""
+    dataset_clips: int = 24_000
+    """Train clips whose latents the generator is trained on."""
+    steps: int = 9000
+    """Updates of transformer and text encoder."""
+    batch: int = 64
+    """Clips per update of the generator."""
+    lr: float = 1e-3
+    """Peak learning rate of the generator; warm-up then cosine to zero."""
+    caption_dropout: float = 0.1
+    """Share of clips trained with the empty caption, for classifier-free guidance."""
+    compile: bool = True
+    """Compile the transformer (needs a C compiler); halves the time of an update."""
+    ema: float = 0.999
+    """Decay of the averaged weights that are evaluated and shipped."""
+    early_gold: float = 0.26
+    """``nano-early`` is the first evaluated snapshot whose GOLD reaches this."""
+    eval_every: int = 300
+    """Updates between evaluations, sample grids and state files."""
+    eval_clips: int = 192
+    """Clips per evaluation."""
+
+
+def generator_for(config: NanoConfig, *stream: int) -> torch.Generator:
+    """A CPU generator of its own for each named stream of random numbers of a run."""
+    seed = config.seed
+    for number in stream:
+        seed = (seed * 1_000_003 + number + 1) % 2**63
+    return torch.Generator().manual_seed(seed)
+
+
+def learning_rate(step: int, total: int, peak: float, warmup: int = 200) -> float:
+    """Linear warm-up over ``warmup`` steps, then a half cosine down to zero at ``total``."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = torch.tensor((step - warmup) / max(1, total - warmup))
+    return peak * 0.5 * (1 + torch.cos(torch.pi * progress).item())
+
+
+class Average:
+    """Exponential moving average of a module's parameters, with the usual early-step correction."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = module
+        self.decay = decay
+        self.updates = 0
+        self.shadow = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Fold the current parameters in."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, parameter in self.module.named_parameters():
+            self.shadow[name].lerp_(parameter, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the module holds the averaged parameters."""
+        own = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        self._assign(self.shadow)
+        try:
+            yield
+        finally:
+            self._assign(own)
+
+    def write_back(self) -> None:
+        """Leave the averaged parameters in the module."""
+        self._assign(self.shadow)
+
+    @torch.no_grad()
+    def _assign(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self.module.named_parameters():
+            parameter.copy_(values[name])
+
+
+class Training:
+    """One module in training: optimiser, averaged weights, step count, and the file they survive in.
+
+    The file is replaced atomically, so a kill at any moment leaves the old or the new one, whole;
+    reading it unpickles tensors and plain values only.
+
+    Args:
+        module: what is trained.
+        path: state file; if it exists, training goes on from it.
+        total: number of updates in all.
+        lr: peak learning rate, warmed up and then lowered along a half cosine to zero.
+        ema: decay of the averaged weights.
+        betas: of AdamW.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        path: Path,
+        *,
+        total: int,
+        lr: float,
+        ema: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+    ) -> None:
+        self.module, self.path, self.total, self.lr = module, path, total, lr
+        self.optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=betas)
+        self.average = Average(module, ema)
+        self.step = 0
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.shadow, self.average.updates = state["average"], state["updates"]
+            self.step = state["step"]
+
+    def update(self, loss: Tensor) -> None:
+        """One optimiser step on ``loss``."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.total, self.lr)
+        self.optimizer.step()
+        self.average.update()
+        self.step += 1
+
+    def save(self) -> None:
+        """Write the state file."""
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.shadow,
+            "updates": self.average.updates,
+            "step": self.step,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+    def finished(self) -> nn.Module:
+        """The module with its averaged weights, frozen and in evaluation mode."""
+        self.average.write_back()
+        return self.module.eval().requires_grad_(False)

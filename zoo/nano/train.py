@@ -1,0 +1,72 @@
+"""Train nano-Wan from nothing: ``python -m reelrl.zoo.nano.train``.
+
+Stage 1 trains the VAE, then writes the statistics of its latents into its config; stage 2 trains
+transformer and text encoder on the encoded clips. Killed at any moment, the same command goes on
+from the last state file. The run's folder ends up with ``nano-wan`` and ``nano-wan-early``; copy
+them to ``envs/checkpoints`` to ship them (``--install`` does).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import tyro
+from reelrl.envs.models.wan import CHECKPOINTS, WanVideoModel
+from reelrl.zoo.nano.autoencoder import encode_dataset, train_vae, with_statistics
+from reelrl.zoo.nano.evaluate import evaluate
+from reelrl.zoo.nano.export import export_pipeline, replace_folder
+from reelrl.zoo.nano.generator import Dataset, Generator, train_generator
+from reelrl.zoo.nano.pictures import save_sheet
+from reelrl.zoo.nano.runtime import NanoConfig
+from torch.utils.tensorboard import SummaryWriter
+
+EARLY = "nano-wan-early"
+FINAL = "nano-wan"
+
+
+def main(config: NanoConfig) -> None:
+    """Train both shipped models into ``config.out``."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(asdict(config), indent=1, default=str)
+    (config.out / "config.json").write_text(settings + "\n")
+    log = SummaryWriter(config.out)
+    vae = train_vae(config, log)
+    latents, captions = encode_dataset(vae, config)
+    vae = with_statistics(vae, latents)
+    shape = (1, -1, 1, 1, 1)
+    mean = latents.new_tensor(vae.config.latents_mean).view(shape)
+    std = latents.new_tensor(vae.config.latents_std).view(shape)
+    data = Dataset.of((latents - mean) / std, captions)
+
+    def on_evaluation(model: Generator, step: int) -> str:
+        snapshot = config.out / "snapshot"
+        export_pipeline(snapshot, model, vae)
+        result = evaluate(WanVideoModel(snapshot), "train", config.eval_clips)
+        for axis, value in result.axes().items():
+            log.add_scalar(f"generator/{axis}", value, step)
+        save_sheet(
+            config.out / "samples" / f"{step:06d}.png", result.videos[:12], result.captions, 2
+        )
+        early = config.out / EARLY
+        if result.gold >= config.early_gold and not early.exists():
+            shutil.copytree(snapshot, config.out / "early.partial", dirs_exist_ok=True)
+            replace_folder(config.out / "early.partial", early)
+        return ", ".join(f"{axis} {value:.3f}" for axis, value in result.axes().items())
+
+    generator = train_generator(config, data, log, on_evaluation)
+    export_pipeline(config.out / FINAL, generator, vae)
+    log.close()
+
+
+def install(run: Path, checkpoints: Path = CHECKPOINTS) -> None:
+    """Copy both models of a finished run to where the library looks for them."""
+    for name in (FINAL, EARLY):
+        shutil.copytree(run / name, checkpoints / f"{name}.partial", dirs_exist_ok=True)
+        replace_folder(checkpoints / f"{name}.partial", checkpoints / name)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(NanoConfig, description=__doc__))
