@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from reelrl.envs.models.base import VideoModel
@@ -67,8 +68,8 @@ def euler_ode(
     """
     sigmas = sigma_schedule(num_steps, shift)
     latent = noise.to(embedding.device)
-    for current, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-        level = torch.full((len(latent),), float(current), device=latent.device)
+    for current, following in pairwise(sigmas.tolist()):
+        level = torch.full((len(latent),), current, device=latent.device)
         velocity = guided_velocity(model, latent, level, embedding, guidance_scale)
-        latent = latent + velocity * float(following - current)
+        latent = latent + velocity * (following - current)
     return latent

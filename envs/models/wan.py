@@ -50,9 +50,9 @@ class WanVideoModel(VideoModel):
         name: what to call it; default the folder's name.
         device: where the components go.
         dtype: of transformer and text encoder; VAE and everything returned are float32.
-        max_prompt_tokens: L; must equal what the model was trained with, since the zeros that pad an
-            embedding take part in its cross-attention. Default: the tokenizer's own length for the
-            shipped models, 512 for others, as ``WanPipeline`` has it.
+        max_prompt_tokens: L; must equal what the model was trained with, since the zeros that pad
+            an embedding take part in its cross-attention. Default: the tokenizer's own length, at
+            most the 512 that ``WanPipeline`` has.
 
     Raises:
         ValueError: for a folder that is not a one-transformer ``WanPipeline``.
@@ -159,12 +159,11 @@ class WanVideoModel(VideoModel):
         if unknown is None or not (ids == unknown).any():
             return
         row = int((ids == unknown).any(dim=1).nonzero()[0])
-        words = [
-            w for w in prompts[row].split() if self.tokenizer.convert_tokens_to_ids(w) == unknown
-        ]
+        known = self.tokenizer.get_vocab()
+        words = [word for word in prompts[row].split() if word.lower() not in known]
         raise ValueError(
-            f"prompt {prompts[row]!r} has words the tokenizer of {self.name!r} does not know: {words}; "
-            f"it knows {len(self.tokenizer)} tokens: {', '.join(sorted(self.tokenizer.get_vocab()))[:400]}"
+            f"prompt {prompts[row]!r} has words that the tokenizer of {self.name!r} does not know: "
+            f"{', '.join(words)}; its {len(known)} tokens are: {', '.join(sorted(known))}"
         )
 
     def velocity(self, latent: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:

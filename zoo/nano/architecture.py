@@ -1,4 +1,4 @@
-"""nano-Wan: the four components of a diffusers ``WanPipeline`` at nano size, randomly initialised."""
+"""nano-Wan: the components of a diffusers ``WanPipeline`` at nano size, randomly initialised."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 
 def embed(text_encoder: UMT5EncoderModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Prompt embeddings (N, L, D), zero beyond each prompt's length, as ``WanPipeline`` makes them."""
+    """Prompt embeddings (N, L, D), zero beyond each prompt's length, as ``WanPipeline`` has it."""
     return text_encoder(ids, mask).last_hidden_state * mask[..., None]

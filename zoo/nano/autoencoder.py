@@ -58,9 +58,7 @@ def train_vae(config: NanoConfig, log: SummaryWriter) -> AutoencoderKLWan:
     training = Training(
         vae, config.out / "vae.state", total=config.vae_steps, lr=config.vae_lr, ema=config.ema
     )
-    progress = trange(
-        training.step, training.total, initial=training.step, total=training.total, desc="VAE"
-    )
+    progress = training.progress("VAE")
     for step in progress:
         stream = generator_for(config, 1, step)
         pixels = to_pixels(sample_clips(config.vae_batch, stream).videos)

@@ -23,7 +23,6 @@ from reelrl.zoo.nano.runtime import NanoConfig, Training, generator_for
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import trange
 
 OnEvaluation = Callable[["Generator", int], str]
 
@@ -110,9 +109,7 @@ def train_generator(
     training = Training(model, path, total=config.steps, lr=config.lr, ema=config.ema)
     if config.compile:
         model.transformer.compile()
-    progress = trange(
-        training.step, training.total, initial=training.step, total=training.total, desc="Generator"
-    )
+    progress = training.progress("Generator")
     for step in progress:
         loss = flow_loss(model, data, config, generator_for(config, 3, step))
         training.update(loss)

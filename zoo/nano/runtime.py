@@ -1,4 +1,4 @@
-"""What both training stages share: settings, a state file that survives a kill, EMA, a seed rule."""
+"""What both training stages share: settings, random streams, averaged weights, a state file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
 class NanoConfig:
-    """Everything that decides what is trained; two equal configs train equal models on one machine."""
+    """Everything that decides what is trained."""
 
     out: Path = Path("runs/nano")
     """Folder of the run: state files, TensorBoard log, sample grids, exported pipelines."""
@@ -102,7 +103,7 @@ class Average:
 
 
 class Training:
-    """One module in training: optimiser, averaged weights, step count, and the file they survive in.
+    """One module in training: optimiser, averaged weights, step count, and their state file.
 
     The file is replaced atomically, so a kill at any moment leaves the old or the new one, whole;
     reading it unpickles tensors and plain values only.
@@ -136,6 +137,11 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.shadow, self.average.updates = state["average"], state["updates"]
             self.step = state["step"]
+
+    def progress(self, title: str) -> tqdm[int]:
+        """A progress bar over the updates that are left."""
+        steps = range(self.step, self.total)
+        return tqdm(steps, initial=self.step, total=self.total, desc=title)
 
     def update(self, loss: Tensor) -> None:
         """One optimiser step on ``loss``."""
