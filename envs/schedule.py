@@ -13,8 +13,9 @@ from torch import Tensor
 def sigma_schedule(num_steps: int, shift: float = 1.0) -> Tensor:
     r"""Noise levels :math:`\sigma_0 = 1 > \dots > \sigma_N = 0`.
 
-    Uniform levels :math:`u` become :math:`s u / (1 + (s - 1) u)` (Esser et al. 2024, eq. 23), which
-    spends more of the steps at high noise as ``shift`` :math:`s` grows.
+    Uniform levels :math:`u` become :math:`s u / (1 + (s - 1) u)` (Esser et al. 2024, eq. 23),
+    computed as :math:`u / (u + (1 - u) / s)` because that form is exact at both ends. More of the
+    steps are spent at high noise as ``shift`` :math:`s` grows.
 
     Args:
         num_steps: N, at least 1.
@@ -31,4 +32,4 @@ def sigma_schedule(num_steps: int, shift: float = 1.0) -> Tensor:
     if not 0 < shift < float("inf"):
         raise ValueError(f"shift must be positive and finite, got {shift}")
     level = torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps
-    return shift * level / (1 + (shift - 1) * level)
+    return level / (level + (1 - level) / shift)

@@ -53,10 +53,16 @@ def contact_sheet(
     return sheet
 
 
-def save_sheet(path: Path, videos: Tensor, labels: Sequence[str] = (), columns: int = 1) -> None:
+def save_sheet(
+    path: Path,
+    videos: Tensor,
+    labels: Sequence[str] = (),
+    columns: int = 1,
+    scale: int = SCALE,
+) -> None:
     """Write a :func:`contact_sheet` as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(videos, labels, columns).save(path, optimize=True)
+    contact_sheet(videos, labels, columns, scale).save(path, optimize=True)
 
 
 def save_gif(path: Path, video: Tensor, *, scale: int = 8, milliseconds: int = 120) -> None:

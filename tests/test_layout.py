@@ -1,0 +1,138 @@
+"""The house rules that a machine can check: floors, docstrings, light imports, a clean checkout."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reelrl
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = ("rewards", "envs", "algos", "zoo")
+
+
+def imported_floors(source: str) -> set[str]:
+    """Floors that a module's source imports from, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "reelrl" and len(parts) > 1 and parts[1] in FLOORS:
+                found.add(parts[1])
+    return found
+
+
+def climbs(floor: str, source: str) -> set[str]:
+    """Floors above ``floor`` that the source imports."""
+    return imported_floors(source) & set(FLOORS[FLOORS.index(floor) + 1 :])
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_imports_only_go_down(floor):
+    files = list((ROOT / floor).rglob("*.py"))
+    assert files
+    bad = {str(f.relative_to(ROOT)): climbs(floor, f.read_text()) for f in files}
+    assert {name: up for name, up in bad.items() if up} == {}
+
+
+def test_a_planted_climb_is_caught():
+    assert climbs("rewards", "def f():\n    from reelrl.envs.models import VideoModel") == {"envs"}
+    assert climbs("envs", "import reelrl.algos.advantages") == {"algos"}
+    assert climbs("algos", "from reelrl import zoo") == {"zoo"}
+    assert climbs("zoo", "import reelrl.rewards") == set()
+
+
+def modules():
+    for info in pkgutil.walk_packages(reelrl.__path__, "reelrl."):
+        if not info.name.endswith("__main__"):
+            yield info.name
+    for floor in FLOORS:
+        package = importlib.import_module(f"reelrl.{floor}")
+        yield package.__name__
+        for info in pkgutil.walk_packages(package.__path__, f"reelrl.{floor}."):
+            yield info.name
+
+
+def undocumented(module):
+    """Public classes, functions and methods defined in ``module`` that have no docstring."""
+    if not module.__doc__:
+        yield module.__name__
+    for name, item in vars(module).items():
+        if name.startswith("_") or getattr(item, "__module__", None) != module.__name__:
+            continue
+        if not (inspect.isclass(item) or inspect.isfunction(item)):
+            continue
+        if not inspect.getdoc(item):
+            yield f"{module.__name__}.{name}"
+        if inspect.isclass(item):
+            for method, value in vars(item).items():
+                function = getattr(value, "__func__", getattr(value, "fget", value))
+                public = not method.startswith("_") and inspect.isfunction(function)
+                if public and not inspect.getdoc(getattr(item, method)):
+                    yield f"{module.__name__}.{name}.{method}"
+
+
+@pytest.mark.parametrize("name", sorted(set(modules())))
+def test_every_public_name_has_a_docstring(name):
+    assert list(undocumented(importlib.import_module(name))) == []
+
+
+def test_importing_reelrl_loads_neither_torch_nor_diffusers():
+    code = (
+        "import sys, reelrl; "
+        "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_every_package_folder_is_installed():
+    import tomllib
+
+    listed = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    )
+    on_disk = {"reelrl"}
+    for floor in FLOORS:
+        for init in (ROOT / floor).rglob("__init__.py"):
+            on_disk.add("reelrl." + ".".join(init.parent.relative_to(ROOT).parts))
+    assert on_disk == listed
+
+
+def test_no_machine_paths_in_the_repository():
+    listing = subprocess.run(
+        [
+            "git",
+            "ls-files",
+            "*.py",
+            "*.md",
+            "*.toml",
+            "*.txt",
+            "*.yaml",
+            "*.json",
+            "Makefile",
+            ".ci/run",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    needles = ("/tmp" + "/w/", "/wo" + "rk/", "/ro" + "ot/")
+    bad = [
+        f
+        for f in listing.stdout.split()
+        if any(n in (ROOT / f).read_text(errors="ignore") for n in needles)
+    ]
+    assert bad == []
