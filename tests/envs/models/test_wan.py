@@ -1,0 +1,157 @@
+"""The Wan model: unchanged by our loading, lazy, and clear about what it refuses."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import WanPipeline
+from reelrl.envs.models import SHIPPED, VideoModel, WanVideoModel
+from reelrl.envs.sampling import euler_ode, initial_noise
+from reelrl.envs.schedule import sigma_schedule
+
+CAPTION = "a red circle moving right"
+
+
+@pytest.fixture
+def nano():
+    return WanVideoModel.from_pretrained("nano")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    source = WanVideoModel.from_pretrained("nano").folder
+    return shutil.copytree(source, tmp_path / "model")
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_stock_pipeline_loads_the_folder_and_draws_what_we_draw(name):
+    model = WanVideoModel.from_pretrained(name)
+    pipeline = WanPipeline.from_pretrained(model.folder)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = initial_noise(model.latent_shape(9, 32, 32), [0, 1])
+    prompts = [CAPTION, "a blue square moving up fast"]
+    # our schedule handed to the stock scheduler, which shifts by itself: uniform levels in
+    levels = sigma_schedule(10, 1.0)[:-1].tolist()
+    scheduler = pipeline.scheduler
+    set_timesteps = scheduler.set_timesteps
+    scheduler.set_timesteps = lambda *_, device=None, **__: set_timesteps(
+        sigmas=levels, device=device
+    )
+    theirs = pipeline(
+        prompt=prompts,
+        latents=noise,
+        num_frames=9,
+        height=32,
+        width=32,
+        num_inference_steps=10,
+        guidance_scale=1.0,
+        max_sequence_length=model.max_prompt_tokens,
+        output_type="pt",
+    ).frames.permute(0, 1, 3, 4, 2)
+    ours = model.decode(euler_ode(model, model.encode(prompts), noise, num_steps=10, shift=3.0))
+    assert ours.shape == (2, 9, 32, 32, 3)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+def test_components_load_when_used_and_only_then(nano):
+    nano.encode([CAPTION])
+    nano.latent_shape(9, 32, 32)
+    assert not {"transformer", "vae"} & set(vars(nano))
+    nano.decode(torch.zeros(1, *nano.latent_shape(9, 32, 32)))
+    assert "transformer" not in vars(nano)
+
+
+def test_embeddings_are_zero_beyond_the_prompt(nano):
+    embedding = nano.encode([CAPTION, "a red circle moving right fast", ""])
+    lengths = embedding.ne(0).any(-1).sum(-1)
+    assert embedding.shape == (3, 16, 64) and embedding.dtype == torch.float32
+    assert lengths.tolist() == [6, 7, 1]
+
+
+def test_an_embedding_does_not_depend_on_its_batch(nano):
+    together = nano.encode([CAPTION, "a blue square moving up"])
+    torch.testing.assert_close(together[:1], nano.encode([CAPTION]), atol=1e-6, rtol=0)
+
+
+def test_latent_shape(nano):
+    assert nano.latent_shape(9, 32, 32) == (8, 5, 8, 8)
+    assert nano.latent_shape(17, 32, 64) == (8, 9, 8, 16)
+
+
+@pytest.mark.parametrize(
+    "size, words",
+    [
+        ((8, 32, 32), "num_frames must be 4k.1, got 8; the nearest is 9"),
+        ((0, 32, 32), "num_frames must be 4k.1, got 0"),
+        ((9, 24, 32), "height must be a positive multiple of 16, got 24"),
+        ((9, 32, 0), "width must be a positive multiple of 16, got 0"),
+    ],
+)
+def test_impossible_sizes_name_the_constraint(nano, size, words):
+    with pytest.raises(ValueError, match=words):
+        nano.latent_shape(*size)
+
+
+def test_unknown_model_name_lists_the_known(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown model 'nanno'.*nano, nano-early"):
+        VideoModel.from_pretrained("nanno")
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json is missing"):
+        VideoModel.from_pretrained(tmp_path)
+
+
+def test_unknown_words_are_named(nano):
+    with pytest.raises(ValueError, match=r"does not know: pink, zebra; its \d+ tokens are: .*red"):
+        nano.encode([CAPTION, "a pink zebra moving right"])
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"_class_name": "HunyuanVideoPipeline"}, "holds a HunyuanVideoPipeline, expected"),
+        ({"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "Wan 2.2"),
+        ({"expand_timesteps": True}, "Wan 2.2"),
+    ],
+)
+def test_other_pipelines_are_refused(copy, changes, words):
+    edit(copy / "model_index.json", **changes)
+    with pytest.raises(ValueError, match=words):
+        VideoModel.from_pretrained(copy)
+
+
+def test_a_flipped_byte_is_found_before_the_weights_are_read(copy):
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    model = WanVideoModel.from_pretrained(copy)
+    with pytest.raises(ValueError, match=r"is damaged: expected sha256 [0-9a-f]{64}, got"):
+        model.decode(torch.zeros(1, 8, 5, 8, 8))
+    model.encode([CAPTION])
+
+
+def test_a_missing_file_is_named(copy):
+    (copy / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    model = WanVideoModel.from_pretrained(copy)
+    with pytest.raises(FileNotFoundError, match=r"transformer/diffusion_pytorch_model\.saf"):
+        _ = model.transformer
+
+
+def test_video_round_trip_is_in_latent_units(nano):
+    video = torch.full((2, 9, 32, 32, 3), 0.1)
+    latent = nano.encode_video(video)
+    assert latent.shape == (2, 8, 5, 8, 8)
+    assert nano.decode(latent).shape == video.shape
+
+
+def test_velocity_carries_gradients_and_is_float32():
+    model = WanVideoModel.from_pretrained("nano", dtype=torch.bfloat16)
+    latent = torch.randn(2, 8, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    velocity = model.velocity(latent, torch.tensor([1.0, 0.5]), model.encode([CAPTION] * 2))
+    assert velocity.dtype == torch.float32
+    velocity.square().mean().backward()
+    assert any(p.grad is not None for p in model.transformer.parameters())

@@ -1,0 +1,41 @@
+import pytest
+from PIL import Image
+from reelrl.zoo.cli import main
+
+
+def test_sample_writes_gif_and_strip_and_prints_the_axes(tmp_path, capsys):
+    out = tmp_path / "clip.gif"
+    main(["sample", "--prompt", "a red circle moving right", "--out", str(out), "--num-steps", "2"])
+    printed = capsys.readouterr().out
+    assert all(axis in printed for axis in ("align", "phys", "fid", "gold"))
+    with Image.open(out) as gif:
+        assert gif.n_frames == 9
+    with Image.open(out.with_suffix(".png")) as strip:
+        assert strip.width > 9 * 32
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--prompt", "a pink circle moving right"], "unknown word 'pink'"),
+        (["--prompt", "circle red a moving"], "is not of the form"),
+        (["--model", "nanno"], "unknown model 'nanno'"),
+        (["--out", "clip.mp4"], "must end in .gif"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_writes_nothing(
+    arguments, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", *arguments])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert words in message and len(message.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_models_names_both(capsys):
+    main(["list", "models"])
+    printed = capsys.readouterr().out
+    assert "nano-early" in printed and "8x5x8x8" in printed
