@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLWan
 from reelrl.rewards.moving_shapes.world import sample_clips
 from reelrl.zoo.nano.architecture import build_vae
 from reelrl.zoo.nano.pictures import save_sheet
-from reelrl.zoo.nano.runtime import NanoConfig, Training, generator_for
+from reelrl.zoo.nano.runtime import LOG_EVERY, NanoConfig, Training, generator_for
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
@@ -64,10 +64,11 @@ def train_vae(config: NanoConfig, log: SummaryWriter) -> AutoencoderKLWan:
         pixels = to_pixels(sample_clips(config.vae_batch, stream).videos)
         loss = reconstruction_loss(vae, pixels, stream)
         training.update(loss)
+        if training.step % LOG_EVERY == 0 or training.step == 1:
+            log.add_scalar("vae/loss", loss.item(), training.step)
         if training.step % config.eval_every == 0 or training.step == training.total:
             with training.average.applied():
                 quality = held_out_psnr(vae, config, config.out)
-            log.add_scalar("vae/loss", loss.item(), training.step)
             log.add_scalar("vae/psnr_held_out", quality, training.step)
             progress.write(
                 f"VAE {training.step}: loss {loss.item():.4f}, held out {quality:.2f} dB"

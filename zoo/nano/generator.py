@@ -19,7 +19,7 @@ from reelrl.zoo.nano.architecture import (
     build_transformer,
     embed,
 )
-from reelrl.zoo.nano.runtime import NanoConfig, Training, generator_for
+from reelrl.zoo.nano.runtime import LOG_EVERY, NanoConfig, Training, generator_for
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
@@ -113,7 +113,7 @@ def train_generator(
     for step in progress:
         loss = flow_loss(model, data, config, generator_for(config, 3, step))
         training.update(loss)
-        if training.step % 50 == 0:
+        if training.step % LOG_EVERY == 0 or training.step == 1:
             log.add_scalar("generator/loss", loss.item(), training.step)
             progress.set_postfix(loss=f"{loss.item():.4f}")
         if training.step % config.eval_every == 0 or training.step == training.total:

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+LOG_EVERY = 50
+"""Updates between two logged losses."""
+
 
 @dataclass(frozen=True)
 class NanoConfig:

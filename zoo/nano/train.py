@@ -2,24 +2,26 @@
 
 Stage 1 trains the VAE, then writes the statistics of its latents into its config; stage 2 trains
 transformer and text encoder on the encoded clips. Killed at any moment, the same command goes on
-from the last state file. The run's folder ends up with ``nano-wan`` and ``nano-wan-early``; copy
-them to ``envs/checkpoints`` to ship them (``--install`` does).
+from the last state file. The run's folder ends up with ``nano-wan`` and ``nano-wan-early``;
+``--install`` puts them into ``envs/checkpoints``.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
+from reelrl.envs.models.integrity import write_checksums
 from reelrl.envs.models.wan import CHECKPOINTS, WanVideoModel
 from reelrl.zoo.nano.autoencoder import encode_dataset, train_vae, with_statistics
 from reelrl.zoo.nano.evaluate import evaluate
 from reelrl.zoo.nano.export import export_pipeline, replace_folder
 from reelrl.zoo.nano.generator import Dataset, Generator, train_generator
 from reelrl.zoo.nano.pictures import save_sheet
+from reelrl.zoo.nano.record import write_record
 from reelrl.zoo.nano.runtime import NanoConfig
 from torch.utils.tensorboard import SummaryWriter
 
@@ -30,8 +32,8 @@ FINAL = "nano-wan"
 def main(config: NanoConfig) -> None:
     """Train both shipped models into ``config.out``."""
     config.out.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps(asdict(config), indent=1, default=str)
-    (config.out / "config.json").write_text(settings + "\n")
+    settings = {field.name: getattr(config, field.name) for field in fields(NanoConfig)}
+    (config.out / "config.json").write_text(json.dumps(settings, indent=1, default=str) + "\n")
     log = SummaryWriter(config.out)
     vae = train_vae(config, log)
     latents, captions = encode_dataset(vae, config)
@@ -62,11 +64,25 @@ def main(config: NanoConfig) -> None:
 
 
 def install(run: Path, checkpoints: Path = CHECKPOINTS) -> None:
-    """Copy both models of a finished run to where the library looks for them."""
+    """Copy both models of a finished run, with its record, to where the library looks for them."""
     for name in (FINAL, EARLY):
-        shutil.copytree(run / name, checkpoints / f"{name}.partial", dirs_exist_ok=True)
-        replace_folder(checkpoints / f"{name}.partial", checkpoints / name)
+        partial = checkpoints / f"{name}.partial"
+        shutil.copytree(run / name, partial, dirs_exist_ok=True)
+        write_record(run, partial)
+        write_checksums(partial)
+        replace_folder(partial, checkpoints / name)
+
+
+@dataclass(frozen=True)
+class Arguments(NanoConfig):
+    """The settings of a run, and what to do with its models."""
+
+    install: bool = False
+    """Put the trained models in the place of the shipped ones."""
 
 
 if __name__ == "__main__":
-    main(tyro.cli(NanoConfig, description=__doc__))
+    arguments = tyro.cli(Arguments, description=__doc__)
+    main(arguments)
+    if arguments.install:
+        install(arguments.out)
