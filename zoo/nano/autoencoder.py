@@ -1,16 +1,17 @@
-"""Stage 1: the VAE, trained to reconstruct clips, then the statistics of its latents."""
+"""Stage 1: the VAE, trained to reconstruct clips, the statistics of its latents, its decoder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
-from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.rewards.moving_shapes.world import BACKGROUND, sample_clips
 from reelrl.zoo.nano.architecture import build_vae
 from reelrl.zoo.nano.pictures import save_sheet
 from reelrl.zoo.nano.runtime import LOG_EVERY, NanoConfig, Training, generator_for
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import trange
@@ -51,6 +52,45 @@ def held_out_psnr(vae: AutoencoderKLWan, config: NanoConfig, folder: Path | None
     return psnr(output, pixels)
 
 
+def relative_error(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
+    """Squared error of decoded posterior means over the energy of what moves, mean over clips.
+
+    It is the square of the error that ``fid`` of the gold score is made of: a small object counts
+    as much as a large one.
+    """
+    with torch.no_grad():
+        latent = vae.encode(pixels).latent_dist.mode()
+    error = (vae.decode(latent).sample - pixels).square().flatten(1).sum(1)
+    energy = (pixels - (2 * BACKGROUND - 1)).square().flatten(1).sum(1)
+    return (error / energy).mean()
+
+
+def _train(
+    title: str,
+    config: NanoConfig,
+    vae: AutoencoderKLWan,
+    training: Training,
+    loss_of: Callable[[Tensor, torch.Generator], Tensor],
+    log: SummaryWriter,
+) -> None:
+    """Train what ``training`` holds on fresh clips to the end, logging and saving on the way."""
+    progress = training.progress(title)
+    for step in progress:
+        stream = generator_for(config, 1, step)
+        pixels = to_pixels(sample_clips(config.vae_batch, stream).videos)
+        loss = loss_of(pixels, stream)
+        training.update(loss)
+        if training.step % LOG_EVERY == 0 or training.step == 1:
+            log.add_scalar(f"{title}/loss", loss.item(), training.step)
+        if training.step % config.eval_every == 0 or training.step == training.total:
+            with training.average.applied():
+                quality = held_out_psnr(vae, config, config.out)
+            log.add_scalar(f"{title}/psnr_held_out", quality, training.step)
+            progress.write(f"{title} {training.step}: loss {loss.item():.4f}, {quality:.2f} dB")
+            training.save()
+    training.finished()
+
+
 def train_vae(config: NanoConfig, log: SummaryWriter) -> AutoencoderKLWan:
     """Train the VAE, or go on where a killed run stopped; returns it with averaged weights."""
     torch.manual_seed(config.seed)  # module initialisation knows no generator argument
@@ -58,24 +98,22 @@ def train_vae(config: NanoConfig, log: SummaryWriter) -> AutoencoderKLWan:
     training = Training(
         vae, config.out / "vae.state", total=config.vae_steps, lr=config.vae_lr, ema=config.ema
     )
-    progress = training.progress("VAE")
-    for step in progress:
-        stream = generator_for(config, 1, step)
-        pixels = to_pixels(sample_clips(config.vae_batch, stream).videos)
-        loss = reconstruction_loss(vae, pixels, stream)
-        training.update(loss)
-        if training.step % LOG_EVERY == 0 or training.step == 1:
-            log.add_scalar("vae/loss", loss.item(), training.step)
-        if training.step % config.eval_every == 0 or training.step == training.total:
-            with training.average.applied():
-                quality = held_out_psnr(vae, config, config.out)
-            log.add_scalar("vae/psnr_held_out", quality, training.step)
-            progress.write(
-                f"VAE {training.step}: loss {loss.item():.4f}, held out {quality:.2f} dB"
-            )
-            training.save()
-    training.finished()
+    _train("vae", config, vae, training, lambda x, noise: reconstruction_loss(vae, x, noise), log)
     return vae
+
+
+def finish_decoder(vae: AutoencoderKLWan, config: NanoConfig, log: SummaryWriter) -> None:
+    """Train the decoder on, in place, for the latents as they are: the encoder stays frozen."""
+    decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+    decoder.requires_grad_(True)
+    training = Training(
+        decoder,
+        config.out / "decoder.state",
+        total=config.decoder_steps,
+        lr=config.decoder_lr,
+        ema=config.ema,
+    )
+    _train("decoder", config, vae, training, lambda x, _: relative_error(vae, x), log)
 
 
 @torch.no_grad()

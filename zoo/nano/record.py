@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 RECORD = "training.json"
-STAGES = {"vae": "vae/loss", "generator": "generator/loss"}
+STAGES = {stage: f"{stage}/loss" for stage in ("vae", "decoder", "generator")}
 """Stage -> a TensorBoard scalar it logs throughout."""
 LONGEST_PAUSE = 600.0
 """Seconds between two logged points beyond which the run is taken to have been stopped."""

@@ -30,9 +30,13 @@ class NanoConfig:
     """Clips per VAE update."""
     vae_lr: float = 2e-3
     """Peak learning rate of the VAE; warm-up then cosine to zero."""
+    decoder_steps: int = 2000
+    """Further updates of the decoder alone, once the latents are fixed."""
+    decoder_lr: float = 1e-3
+    """Peak learning rate of those updates."""
     dataset_clips: int = 24_000
     """Train clips whose latents the generator is trained on."""
-    steps: int = 9000
+    steps: int = 7500
     """Updates of transformer and text encoder."""
     batch: int = 64
     """Clips per update of the generator."""

@@ -1,7 +1,8 @@
 """Train nano-Wan from nothing: ``python -m reelrl.zoo.nano.train``.
 
-Stage 1 trains the VAE, then writes the statistics of its latents into its config; stage 2 trains
-transformer and text encoder on the encoded clips. Killed at any moment, the same command goes on
+Stage 1 trains the VAE, writes the statistics of its latents into its config, and trains its decoder
+further on latents that no longer move; stage 2 trains transformer and text encoder on the encoded
+clips. Killed at any moment, the same command goes on
 from the last state file. The run's folder ends up with ``nano-wan`` and ``nano-wan-early``;
 ``--install`` puts them into ``envs/checkpoints``.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 import tyro
 from reelrl.envs.models.integrity import write_checksums
 from reelrl.envs.models.wan import CHECKPOINTS, WanVideoModel
-from reelrl.zoo.nano.autoencoder import encode_dataset, train_vae, with_statistics
+from reelrl.zoo.nano.autoencoder import encode_dataset, finish_decoder, train_vae, with_statistics
 from reelrl.zoo.nano.evaluate import evaluate
 from reelrl.zoo.nano.export import export_pipeline, replace_folder
 from reelrl.zoo.nano.generator import Dataset, Generator, train_generator
@@ -38,6 +39,7 @@ def main(config: NanoConfig) -> None:
     vae = train_vae(config, log)
     latents, captions = encode_dataset(vae, config)
     vae = with_statistics(vae, latents)
+    finish_decoder(vae, config, log)
     shape = (1, -1, 1, 1, 1)
     mean = latents.new_tensor(vae.config.latents_mean).view(shape)
     std = latents.new_tensor(vae.config.latents_std).view(shape)

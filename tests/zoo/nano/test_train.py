@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 TINY = NanoConfig(
     vae_steps=3,
     vae_batch=2,
+    decoder_steps=2,
     dataset_clips=24,
     steps=4,
     batch=4,
