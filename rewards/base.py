@@ -1,7 +1,7 @@
 """The reward component: a callable on a batch of clips, and the registry that names it.
 
-A component scores N clips at once. A clip it cannot score gets ``nan`` and ``valid=False``; a number
-is never made up for a failure, so that an estimator can tell "bad" from "not scored".
+A component scores N clips at once. A clip it cannot score gets ``nan`` and ``valid=False``; a
+number is never made up for a failure, so that an estimator can tell "bad" from "not scored".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RewardOutput:
         valid: (N,) bool; False where the clip could not be scored.
 
     Raises:
-        ValueError: if shapes differ, or a valid entry is not finite.
+        ValueError: if shapes differ, a valid entry is not finite, or an invalid one is.
     """
 
     values: Tensor
@@ -39,6 +39,11 @@ class RewardOutput:
             )
         if self.valid.dtype != torch.bool:
             raise ValueError(f"valid must be bool, got {self.valid.dtype}")
+        if not torch.equal(torch.isfinite(self.values), self.valid):
+            raise ValueError(
+                "values must be finite exactly where valid is True; got values "
+                f"{self.values.tolist()} and valid {self.valid.tolist()}"
+            )
 
     @classmethod
     def of(cls, values: Tensor) -> RewardOutput:
@@ -91,9 +96,12 @@ class Reward(ABC):
     ) -> RewardOutput:
         """Score N clips without gradients; see :meth:`score`.
 
+        A clip with a non-finite pixel is not scorable by any component: it is hidden from
+        :meth:`score` (as a black clip, so that it cannot spoil its neighbours) and gets ``nan``.
+
         Raises:
-            ValueError: if ``videos`` is not (N, F, H, W, 3) floating point, or the number of prompts
-                or infos is not N.
+            ValueError: if ``videos`` is not (N, F, H, W, 3) floating point, the number of prompts
+                or infos is not N, or :meth:`score` returns another shape than (N,).
         """
         if videos.ndim != 5 or videos.shape[-1] != 3 or not videos.is_floating_point():
             raise ValueError(
@@ -107,13 +115,16 @@ class Reward(ABC):
                 f"{len(infos)} infos; the three must agree"
             )
         with torch.no_grad():
-            values = self.score(videos.to(torch.float32), prompts, infos)
+            videos = videos.to(torch.float32)
+            finite = videos.flatten(1).sum(-1).isfinite()
+            videos = torch.where(finite[:, None, None, None, None], videos, 0.0)
+            values = self.score(videos, prompts, infos)
         if values.shape != (len(videos),):
             raise ValueError(
                 f"reward {self.name!r} must return shape ({len(videos)},), "
                 f"got {tuple(values.shape)}"
             )
-        return RewardOutput.of(values)
+        return RewardOutput.of(torch.where(finite, values, torch.nan))
 
     def __repr__(self) -> str:
         low, high = self.bounds
@@ -151,7 +162,7 @@ def make_reward(name: str, **config: Any) -> Reward:
     """
     if name not in _REGISTRY:
         near = get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown reward {name!r}{hint} Known: {', '.join(list_rewards())}")
     return _REGISTRY[name](**config)
 

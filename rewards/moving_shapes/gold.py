@@ -1,7 +1,7 @@
 r"""The gold score of a MovingShapes clip, by analysis-by-synthesis.
 
-A clip is parsed (:mod:`~reelrl.rewards.moving_shapes.parser`), then drawn again as the cleanest clip
-of the world that the parse allows, and compared with caption, with physics and with its redrawing:
+A clip is parsed (:mod:`~reelrl.rewards.moving_shapes.parser`), then drawn again as the cleanest
+clip of the world that the parse allows, and compared with caption, physics and redrawing:
 
 .. math::
     \mathrm{gold} = \mathrm{align} \cdot \mathrm{phys} \cdot \mathrm{fid}
@@ -12,12 +12,12 @@ product inside ``align``, because any mean lets one perfect axis pay for a broke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
-
+from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.moving_shapes.parser import Parsed, check_videos, palette, parse
 from reelrl.rewards.moving_shapes.world import (
     BACKGROUND,
@@ -27,9 +27,11 @@ from reelrl.rewards.moving_shapes.world import (
     SHAPES,
     SPEEDS,
     Factors,
+    caption_to_factors,
     shape_masks,
     track,
 )
+from torch import Tensor
 
 E0 = 0.35
 """Relative reconstruction error at which ``fid`` falls to exp(-1/2).
@@ -83,12 +85,22 @@ def gold_axes(videos: Tensor, factors: Sequence[Factors]) -> GoldAxes:
     check_videos(videos)
     if len(factors) != len(videos):
         raise ValueError(f"got {len(videos)} videos and {len(factors)} factors; expected as many")
-    videos = videos.float()
-    finite = videos.isfinite().flatten(1).all(-1)
+    starts = range(0, len(videos), _CHUNK) if len(videos) else (0,)
+    parts = [_axes(videos[i : i + _CHUNK].float(), factors[i : i + _CHUNK]) for i in starts]
+    return GoldAxes(*(torch.cat(axis) for axis in zip(*parts, strict=True)))
+
+
+_CHUNK = 64
+"""Clips parsed at once, which bounds the scratch memory; scores do not depend on it."""
+
+
+def _axes(videos: Tensor, factors: Sequence[Factors]) -> tuple[Tensor, ...]:
+    """The three axes of at most :data:`_CHUNK` clips, ``nan`` where a pixel is not finite."""
+    finite = videos.flatten(1).sum(-1).isfinite()
     videos = torch.where(finite[:, None, None, None, None], videos, BACKGROUND)
     parsed = parse(videos)
     axes = (alignment(parsed, factors), physics(parsed), fidelity(videos, parsed))
-    return GoldAxes(*(torch.where(finite, axis, torch.nan).float() for axis in axes))
+    return tuple(torch.where(finite, axis, torch.nan).float() for axis in axes)
 
 
 def alignment(parsed: Parsed, factors: Sequence[Factors]) -> Tensor:
@@ -112,8 +124,10 @@ def alignment(parsed: Parsed, factors: Sequence[Factors]) -> Tensor:
 def physics(parsed: Parsed) -> Tensor:
     r"""Constancy of the object, (N,), 0 if not found.
 
-    :math:`\exp(-\mathrm{rmse}^2 / 2 \cdot 0.5^2) \cdot \mathrm{mean(present)} \cdot
-    \exp(-\mathrm{CV}(A)^2 / 2 \cdot 0.25^2)`, the variation of the area over present frames.
+    :math:`\exp(-\mathrm{rmse}^2 / 2 \cdot 0.5^2) \cdot \mathrm{mean(itself)} \cdot
+    \exp(-\mathrm{CV}(A)^2 / 2 \cdot 0.25^2)`, the variation of the area over present frames. A
+    frame shows the object *itself* if it is present and has the shape that the clip as a whole
+    has; presence alone let a circle that turns into a square pass with 0.48.
     """
     weight = parsed.present.double()
     count = weight.sum(-1)
@@ -121,15 +135,16 @@ def physics(parsed: Parsed) -> Tensor:
     variance = (weight * (parsed.areas - mean[:, None]) ** 2).sum(-1) / count.clamp_min(1)
     straight = torch.exp(-(parsed.rmse**2) / (2 * TRACK_TOLERANCE**2))
     steady = torch.exp(-variance / mean.clamp_min(1e-6) ** 2 / (2 * AREA_TOLERANCE**2))
-    return straight * steady * (count / parsed.present.shape[1]) * parsed.found
+    itself = parsed.present & (parsed.frame_shapes == parsed.shape[:, None])
+    return straight * steady * itself.double().mean(-1) * parsed.found
 
 
 def fidelity(videos: Tensor, parsed: Parsed) -> Tensor:
     r"""Closeness to the clean clip of the same parse, (N,): :math:`\exp(-e^2 / 2 E_0^2)`.
 
-    The redrawing is a projection on the world: palette colour, its ground, the fitted track, and the
-    radius clipped to :data:`~reelrl.rewards.moving_shapes.world.RADIUS_RANGE`, so that growth,
-    oversaturation and a changed ground all cost. The error e = RMS(clip - redrawing) /
+    The redrawing is a projection on the world: palette colour, the world's ground, the fitted
+    track, and the radius clipped to :data:`~reelrl.rewards.moving_shapes.world.RADIUS_RANGE`, so
+    that growth, oversaturation and a changed ground all cost. The error e = RMS(clip - redrawing) /
     RMS(redrawing - ground) is relative to the object's energy, because an empty frame already has
     about 17 dB against a clean clip.
     """
@@ -155,3 +170,76 @@ def _targets(factors: Sequence[Factors], like: Tensor) -> tuple[Tensor, Tensor, 
     heading = torch.tensor([DIRECTIONS[f.direction] for f in factors], device=like.device)
     speed = torch.tensor([SPEEDS[f.speed] for f in factors], device=like.device)
     return colour, shape, heading.reshape(-1, 2).to(like.dtype), speed.to(like.dtype)
+
+
+def gold_axes_of_prompts(videos: Tensor, prompts: Sequence[str]) -> GoldAxes:
+    """:func:`gold_axes` by caption; ``align`` is ``nan`` where the grammar has no such caption.
+
+    Physics and fidelity do not read the caption, so they stay.
+    """
+    factors = [_factors_or_none(prompt) for prompt in prompts]
+    known = torch.tensor([f is not None for f in factors], dtype=torch.bool, device=videos.device)
+    axes = gold_axes(videos, [_ANY_FACTORS if f is None else f for f in factors])
+    return replace(axes, align=torch.where(known, axes.align, torch.nan))
+
+
+_ANY_FACTORS = Factors("red", "circle", "right", "")
+
+
+def _factors_or_none(prompt: str) -> Factors | None:
+    try:
+        return caption_to_factors(prompt)
+    except ValueError:
+        return None
+
+
+class GoldReward(Reward):
+    """A gold axis, or their product, as a reward component.
+
+    ``nan`` for a clip with a non-finite pixel, and, where the caption is read, for a caption
+    outside the grammar of the world.
+
+    Attributes:
+        axis: attribute of :class:`GoldAxes` that is the score.
+    """
+
+    bounds = (0.0, 1.0)
+    axis: ClassVar[Literal["gold", "align", "phys", "fid"]]
+
+    def score(
+        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """Score N clips (N, F, S, S, 3); see :meth:`reelrl.rewards.Reward.score`."""
+        return getattr(gold_axes_of_prompts(videos, prompts), self.axis)
+
+
+@register_reward("gold")
+class Gold(GoldReward):
+    """The known truth of a MovingShapes clip: align * phys * fid."""
+
+    name = "gold"
+    axis = "gold"
+
+
+@register_reward("gold_align")
+class GoldAlign(GoldReward):
+    """Gold text alignment: colour, shape, direction and speed are the caption's."""
+
+    name = "gold_align"
+    axis = "align"
+
+
+@register_reward("gold_phys")
+class GoldPhys(GoldReward):
+    """Gold motion quality: one constant object at constant velocity in every frame."""
+
+    name = "gold_phys"
+    axis = "phys"
+
+
+@register_reward("gold_fid")
+class GoldFid(GoldReward):
+    """Gold visual quality: closeness to the clean clip of the same parse."""
+
+    name = "gold_fid"
+    axis = "fid"

@@ -15,9 +15,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from reelrl.rewards.moving_shapes.world import COLOURS, SHAPES, shape_masks
+from torch import Tensor
 
 COLOUR_TOLERANCE = 0.15
 """Standard deviation, in RGB distance, of a pixel around the line from ground to colour."""
@@ -39,6 +38,7 @@ class Parsed:
         background: (N, 3) median border pixel over all frames.
         colour: (N,) index into the keys of :data:`~reelrl.rewards.moving_shapes.world.COLOURS`.
         shape: (N,) index into :data:`~reelrl.rewards.moving_shapes.world.SHAPES`.
+        frame_shapes: (N, F) the same index, read from each frame alone.
         masks: (N, F, H, W) coverage of the colour in [0, 1], zero below :data:`MASK_THRESHOLD`.
         areas: (N, F) float64, summed coverage in pixels.
         present: (N, F) bool, area above :data:`MIN_AREA`.
@@ -53,6 +53,7 @@ class Parsed:
     background: Tensor
     colour: Tensor
     shape: Tensor
+    frame_shapes: Tensor
     masks: Tensor
     areas: Tensor
     present: Tensor
@@ -94,9 +95,9 @@ def parse(videos: Tensor) -> Parsed:
     positions = _centroids(masks, areas) * present[..., None]
     middle, velocity, rmse = _fit_track(positions, present & found[:, None])
     radius = _median_radius(areas, present) * found
-    shape = _closest_shape(masks, positions, radius)
+    shape, frame_shapes = _closest_shape(masks, positions, radius)
     return Parsed(
-        background, colour, shape, masks, areas, present, found,
+        background, colour, shape, frame_shapes, masks, areas, present, found,
         positions, middle, velocity, rmse, radius,
     )  # fmt: skip
 
@@ -188,13 +189,14 @@ def _median_radius(areas: Tensor, present: Tensor) -> Tensor:
     return (median.nan_to_num(0.0) / math.pi).sqrt()
 
 
-def _closest_shape(masks: Tensor, positions: Tensor, radius: Tensor) -> Tensor:
-    """Index (N,) of the shape whose template, laid over every centroid, has the largest IoU."""
+def _closest_shape(masks: Tensor, positions: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Shape whose template over the centroids has the largest IoU: per clip (N,), frame (N, F)."""
     centre, size = positions.to(masks.dtype), masks.shape[-1]
-    scores = []
+    clip_scores, frame_scores = [], []
     for shape in range(len(SHAPES)):
         template = shape_masks(shape, centre, radius.to(masks.dtype), size)
-        both = torch.minimum(template, masks).flatten(1).sum(-1)
-        either = torch.maximum(template, masks).flatten(1).sum(-1)
-        scores.append(both / either.clamp_min(1e-6))
-    return torch.stack(scores, dim=-1).argmax(-1)
+        both = torch.minimum(template, masks).flatten(2).sum(-1)
+        either = torch.maximum(template, masks).flatten(2).sum(-1)
+        clip_scores.append(both.sum(-1) / either.sum(-1).clamp_min(1e-6))
+        frame_scores.append(both / either.clamp_min(1e-6))
+    return torch.stack(clip_scores, -1).argmax(-1), torch.stack(frame_scores, -1).argmax(-1)
