@@ -1,0 +1,309 @@
+"""Baselines and scales: the seven choices on which implementations of "GRPO" disagree.
+
+``NormSpec`` names them and ``normalise`` is their only implementation. All statistics are two-pass
+in float64; a group or batch without real spread gives exact zeros whatever the epsilon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from reelrl.algos.advantages.arrays import Masked, group_count, group_sum, group_sum_of
+from reelrl.algos.advantages.types import Gather
+from torch import Tensor
+
+Baseline = Literal["mean", "loo", "batch", "none"]
+Scale = Literal["group", "loo", "batch", "none"]
+EpsMode = Literal["add", "floor", "insqrt", "clampvar", "where"]
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """How one number per sample is centred and scaled.
+
+    Attributes:
+        baseline: what is subtracted: the group mean, the mean of the *other* members (RLOO), the
+            batch mean, or nothing.
+        scale: what it is divided by: the std of the group, of the other members (NeMo), of the
+            batch's values before centring ("global std"), or nothing.
+        ddof: delta degrees of freedom of the std; 1 for most language trainers, 0 for most
+            diffusion trainers.
+        eps: the epsilon.
+        eps_mode: "add" std + eps; "floor" max(std, eps); "insqrt" sqrt(var + eps); "clampvar"
+            sqrt(max(var, eps)); "where" std + eps where std > 0, undivided elsewhere.
+        zero_tol: a std of at most ``zero_tol * max(1, |mean|)`` is float noise and counts as zero;
+            None is 1e-12 for float64 and integer rewards, 1e-6 for narrower ones.
+        clip: bound on the magnitude of the result; None for none.
+        singleton: what a group with one valid member gets: "zero", or its "raw" score (verl).
+
+    Raises:
+        ValueError: for a negative eps, ddof or clip.
+    """
+
+    baseline: Baseline = "mean"
+    scale: Scale = "group"
+    ddof: int = 1
+    eps: float = 1e-8
+    eps_mode: EpsMode = "add"
+    zero_tol: float | None = None
+    clip: float | None = None
+    singleton: Literal["zero", "raw"] = "zero"
+
+    def __post_init__(self) -> None:
+        if self.eps < 0 or self.ddof < 0 or (self.clip is not None and self.clip <= 0):
+            raise ValueError(f"eps and ddof must be >= 0 and clip > 0, got {self}")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+
+
+_CHOICES = {
+    "baseline": ("mean", "loo", "batch", "none"),
+    "scale": ("group", "loo", "batch", "none"),
+    "eps_mode": ("add", "floor", "insqrt", "clampvar", "where"),
+    "singleton": ("zero", "raw"),
+}
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations, mergeable over ranks.
+
+    Attributes:
+        count: (K,) samples, weighted by tokens.
+        mean: (K,).
+        m2: (K,) sum of squared deviations from the mean.
+    """
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+
+    @classmethod
+    def of(cls, x: Masked, *, per_component: bool = False, tokens: Tensor | float = 1.0) -> Moments:
+        """Two-pass moments of everything present.
+
+        Args:
+            x: (..., K) if ``per_component``, else any shape (then K is 1).
+            per_component: keep the last axis apart.
+            tokens: how many equal tokens a sample stands for; a number, or shaped like ``x``.
+        """
+        columns = x.values.shape[-1] if per_component else 1
+        values = x.values.reshape(-1, columns)
+        weight = _token_weight(x, tokens, columns)
+        if weight is None:
+            count = values.new_full((columns,), float(values.shape[0]))
+            mean = values.sum(0) / count.clamp(min=1)
+            m2 = (values - mean).square_().sum(0)
+            return cls(count * tokens, mean, m2 * tokens)
+        count = weight.sum(0)
+        mean = (weight * values).sum(0) / torch.where(count == 0, 1.0, count)
+        return cls(count, mean, (weight * (values - mean).square_()).sum(0))
+
+    def merge(self, gather: Gather | None) -> Moments:
+        """The moments of all ranks together (Chan et al. 1979), or these if there is one rank."""
+        if gather is None:
+            return self
+        count, mean, m2 = gather(torch.stack([self.count, self.mean, self.m2])[None]).unbind(1)
+        total = count.sum(0)
+        grand = (count * mean).sum(0) / torch.where(total == 0, 1.0, total)
+        return Moments(total, grand, m2.sum(0) + (count * (mean - grand) ** 2).sum(0))
+
+    def std(self, ddof: int) -> Tensor:
+        """(K,) standard deviation; 0 where there are at most ``ddof`` samples."""
+        return _std(self.m2, self.count, ddof)
+
+
+@dataclass(frozen=True)
+class GroupStats:
+    """Per-group count, mean and spread, all (P, 1, ...), and the centred values (P, G, ...)."""
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+    centred: Tensor
+
+    @classmethod
+    def of(cls, x: Masked) -> GroupStats:
+        """Two-pass statistics over axis 1."""
+        count = group_count(x)
+        mean = group_sum(x.values) / count.clamp(min=1)
+        centred = x.values - mean
+        if x.mask is not None:
+            centred.masked_fill_(~x.mask, 0.0)
+        return cls(count, mean, group_sum_of(torch.square, centred), centred)
+
+    def std(self, ddof: int) -> Tensor:
+        """(P, 1, ...) standard deviation; 0 for groups of at most ``ddof``."""
+        return _std(self.m2, self.count, ddof)
+
+    def dead(self, ddof: int, tol: float) -> Tensor:
+        """(P, 1, ...) True where fewer than two members are valid or the spread is float noise."""
+        return (self.count < 2) | is_noise(self.std(ddof), self.mean, tol)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """Result of :func:`normalise`.
+
+    Attributes:
+        out: what was asked for.
+        scale: the std divided by, before epsilon; None for scale "none".
+        clipped: (P, G, ...) True where the clip was at work; None without a clip.
+    """
+
+    out: Masked
+    scale: Tensor | None = None
+    clipped: Tensor | None = None
+
+
+def is_noise(std: Tensor, mean: Tensor, tol: float) -> Tensor:
+    """True where a std is no more than rounding: (0.1, 0.1, 0.1) has std 1.7e-17 in float64."""
+    return std <= tol * mean.abs().clamp(min=1.0)
+
+
+def normalise(
+    x: Masked,
+    spec: NormSpec,
+    *,
+    tol: float = 1e-12,
+    tokens: Tensor | float = 1.0,
+    gather: Gather | None = None,
+    per_component: bool = False,
+) -> Normalised:
+    """Centre and scale ``x`` as ``spec`` says.
+
+    Args:
+        x: (P, G, ...); the group is axis 1 and every trailing index has statistics of its own.
+        spec: the choices.
+        tol: zero tolerance where ``spec.zero_tol`` is None.
+        tokens: weight of a sample in batch statistics, see :meth:`Moments.of`.
+        gather: merges batch statistics over ranks.
+        per_component: batch statistics keep the last axis apart.
+
+    Returns:
+        Values of the shape of ``x``: exact zeros for groups without spread, and for a single valid
+        member unless ``spec.singleton`` is "raw".
+    """
+    tol = tol if spec.zero_tol is None else spec.zero_tol
+    if (spec.baseline, spec.scale) == ("none", "none"):
+        return _clip(x, spec, None)
+    batch = None
+    if "batch" in (spec.baseline, spec.scale):
+        batch = Moments.of(x, per_component=per_component, tokens=tokens).merge(gather)
+    if spec.baseline in ("batch", "none") and spec.scale in ("batch", "none"):
+        assert batch is not None
+        centred = x.values - batch.mean if spec.baseline == "batch" else x.values
+        return _finish(x, centred, *_batch_factor(batch, spec, tol), spec)
+    stats = GroupStats.of(x)
+    factor, scale = _group_factor(x, stats, batch, spec, tol)
+    values = _finish(x, _centre(x, stats, batch, spec), factor, scale, spec)
+    return _keep_singletons(x, stats, values, spec) if spec.singleton == "raw" else values
+
+
+def _centre(x: Masked, stats: GroupStats, batch: Moments | None, spec: NormSpec) -> Tensor:
+    if spec.baseline == "none":
+        return x.values
+    if spec.baseline == "batch":
+        assert batch is not None
+        return x.values - batch.mean
+    if spec.baseline == "loo":
+        # x_i - mean_{j != i} x_j = n / (n - 1) (x_i - mean x).
+        return stats.centred * (stats.count / (stats.count - 1).clamp(min=1))
+    return stats.centred
+
+
+def _group_factor(
+    x: Masked, stats: GroupStats, batch: Moments | None, spec: NormSpec, tol: float
+) -> tuple[Tensor, Tensor | None]:
+    """What to multiply the centred values by, and the std it came from."""
+    dead = stats.dead(spec.ddof, tol)
+    if spec.scale == "batch":
+        assert batch is not None
+        factor, std = _batch_factor(batch, spec, tol)
+        return torch.where(dead, 0.0, factor), std
+    if spec.scale == "none":
+        return torch.where(dead, 0.0, torch.ones_like(stats.mean)), None
+    if spec.scale == "loo":
+        std, noise = _others_std(x, spec.ddof, tol)
+        return torch.where(dead, 0.0, _inverse(std, noise, spec)), std
+    std = stats.std(spec.ddof)
+    return torch.where(dead, 0.0, _inverse(std, dead, spec)), std
+
+
+def _batch_factor(batch: Moments, spec: NormSpec, tol: float) -> tuple[Tensor, Tensor | None]:
+    if spec.scale == "none":
+        return torch.ones_like(batch.mean), None
+    std = batch.std(spec.ddof)
+    noise = (batch.count <= max(spec.ddof, 1)) | is_noise(std, batch.mean, tol)
+    return torch.where(noise, 0.0, _inverse(std, noise, spec)), std
+
+
+def _inverse(std: Tensor, noise: Tensor, spec: NormSpec) -> Tensor:
+    """One over the guarded std; where there is none, 0, or 1 in mode "where"."""
+    safe = torch.where(noise, 1.0, std)
+    if spec.eps_mode == "floor":
+        inverse = 1 / safe.clamp(min=spec.eps)
+    elif spec.eps_mode == "insqrt":
+        inverse = (safe.square() + spec.eps).rsqrt()
+    elif spec.eps_mode == "clampvar":
+        inverse = safe.square().clamp(min=spec.eps).rsqrt()
+    else:
+        inverse = 1 / (safe + spec.eps)
+    return torch.where(noise, 1.0 if spec.eps_mode == "where" else 0.0, inverse)
+
+
+def _others_std(x: Masked, ddof: int, tol: float) -> tuple[Tensor, Tensor]:
+    """(P, G, ...) std of the other members, and where it is noise or undefined.
+
+    Built from all pairs: taking one square out of the group's sum would cancel.
+    """
+    members = x.values.shape[1]
+    eye = torch.eye(members, dtype=torch.bool, device=x.values.device)
+    others = (~eye).reshape(1, members, members, *[1] * (x.values.ndim - 2))
+    mask = others & x.present.unsqueeze(1)
+    weight = mask.to(x.values.dtype)
+    count = weight.sum(2)
+    mean = (weight * x.values.unsqueeze(1)).sum(2) / count.clamp(min=1)
+    deviation = weight * (x.values.unsqueeze(1) - mean.unsqueeze(2))
+    std = _std(deviation.square().sum(2), count, ddof)
+    return std, is_noise(std, mean, tol)
+
+
+def _std(m2: Tensor, count: Tensor, ddof: int) -> Tensor:
+    left = count - ddof
+    return torch.where(left > 0, m2 / torch.where(left > 0, left, 1.0), 0.0).sqrt()
+
+
+def _finish(
+    x: Masked, centred: Tensor, factor: Tensor, scale: Tensor | None, spec: NormSpec
+) -> Normalised:
+    values = centred * factor if centred is x.values else centred.mul_(factor)
+    if x.mask is not None:
+        values = values.masked_fill_(~x.mask, 0.0)
+    return _clip(Masked(values, x.mask), spec, scale)
+
+
+def _clip(x: Masked, spec: NormSpec, scale: Tensor | None) -> Normalised:
+    if spec.clip is None:
+        return Normalised(x, scale)
+    clipped = x.values.abs() > spec.clip
+    return Normalised(Masked(x.values.clamp(-spec.clip, spec.clip), x.mask), scale, clipped)
+
+
+def _keep_singletons(x: Masked, stats: GroupStats, done: Normalised, spec: NormSpec) -> Normalised:
+    raw = x.values / (1 + spec.eps) if spec.scale == "group" else x.values
+    values = torch.where(stats.count == 1, raw, done.out.values)
+    return Normalised(Masked(values, x.mask), done.scale, done.clipped)
+
+
+def _token_weight(x: Masked, tokens: Tensor | float, columns: int) -> Tensor | None:
+    """(N, columns) weights, or None if every sample counts the same."""
+    if isinstance(tokens, Tensor):
+        weight = tokens.to(x.values.dtype).expand_as(x.values)
+        return (weight if x.mask is None else weight * x.mask).reshape(-1, columns)
+    if x.mask is None:
+        return None
+    return tokens * x.mask.to(x.values.dtype).reshape(-1, columns)

@@ -1,0 +1,145 @@
+"""Steps in advantage space that compose behind any estimator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from reelrl.algos.advantages.arrays import Masked, group_sum, safe_divide
+from reelrl.algos.advantages.steps import StepRegistry
+from reelrl.algos.advantages.work import Signal, Work
+from torch import Tensor
+
+
+class Post(ABC):
+    """A pure function from a signal to another one.
+
+    Attributes:
+        name: registry name.
+        needs: what a batch must have.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def __call__(self, work: Work, signal: Signal) -> Signal:
+        """The changed signal."""
+
+
+_REGISTRY: StepRegistry[Post] = StepRegistry("post step", Post)  # type: ignore[type-abstract]
+register_post = _REGISTRY.register
+
+
+def make_post(spec: Any) -> Post:
+    """Build a post step from an instance, a name, or a dict with ``name`` and its settings.
+
+    Raises:
+        ValueError: for an unknown name or setting.
+    """
+    return _REGISTRY.make(spec)
+
+
+def list_posts() -> list[str]:
+    """Names of all post steps, sorted."""
+    return sorted(_REGISTRY.known)
+
+
+@register_post("clip")
+@dataclass(frozen=True)
+class Clip(Post):
+    """A := clip(A, -limit, limit). After a ddof 1 group z-score, 5 can bind only for G >= 27.
+
+    Attributes:
+        limit: bound on the magnitude.
+    """
+
+    limit: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.limit > 0:
+            raise ValueError(f"limit must be > 0, got {self.limit}")
+
+    def __call__(self, work: Work, signal: Signal) -> Signal:
+        """Clip, noting how many samples that changed."""
+        values = signal.advantages.values
+        clipped = (values.abs() > self.limit).to(values.dtype).mean()
+        bounded = Masked(values.clamp(-self.limit, self.limit), signal.advantages.mask)
+        return replace(signal, advantages=bounded).noting(frac_clipped=clipped)
+
+
+@register_post("best_of_n")
+@dataclass(frozen=True)
+class BestOfN(Post):
+    """Keep the n / 2 highest and n / 2 lowest advantages; the kept set is not renormalised.
+
+    DanceGRPO trains on the best and worst 8 of 24 (arXiv 2505.07818); its code ranks over the local
+    batch, not per prompt.
+
+    Attributes:
+        n: how many to keep; even.
+        scope: rank within each "group" or over the "batch" of this call.
+    """
+
+    n: int = 8
+    scope: Literal["group", "batch"] = "group"
+
+    def __post_init__(self) -> None:
+        if self.n < 2 or self.n % 2:
+            raise ValueError(f"n must be even and at least 2, got {self.n}")
+        if self.scope not in ("group", "batch"):
+            raise ValueError(f"scope must be 'group' or 'batch', got {self.scope!r}")
+
+    def __call__(self, work: Work, signal: Signal) -> Signal:
+        """Drop the middle; ties go to the earlier member."""
+        advantages = signal.advantages
+        values, present = advantages.values, advantages.present
+        shape = values.shape
+        if self.scope == "batch":
+            values, present = values.reshape(1, -1), present.reshape(1, -1)
+        half = self.n // 2
+        top = _rank(torch.where(present, values, -torch.inf), descending=True) < half
+        bottom = _rank(torch.where(present, values, torch.inf), descending=False) < half
+        return drop(signal, ((top | bottom) & present).reshape(shape))
+
+
+@register_post("keep_ratio")
+@dataclass(frozen=True)
+class KeepRatio(Post):
+    """A := A * (kept / valid members of the group), GD2PO's prompt weight (arXiv 2606.16771).
+
+    Without a step before it that drops samples this changes nothing.
+    """
+
+    def __call__(self, work: Work, signal: Signal) -> Signal:
+        """Scale each group by the share of it that was kept."""
+        if signal.sample_weight is None:
+            return signal
+        ratio = keep_ratio(signal.sample_weight, signal.advantages.present)
+        scaled = Masked(signal.advantages.values * ratio, signal.advantages.mask)
+        return replace(signal, advantages=scaled)
+
+
+def drop(signal: Signal, keep: Tensor) -> Signal:
+    """Zero the advantages outside ``keep`` and record it as the sample weight."""
+    weight = keep.to(signal.advantages.values.dtype)
+    if signal.sample_weight is not None:
+        weight = weight * signal.sample_weight
+    kept = Masked(signal.advantages.values * weight, signal.advantages.mask)
+    return replace(signal, advantages=kept, sample_weight=weight)
+
+
+def keep_ratio(weight: Tensor, present: Tensor) -> Tensor:
+    """(P, 1[, T]) share of the valid members of each group that was kept."""
+    valid = present.to(weight.dtype)
+    return safe_divide(group_sum(weight * valid), group_sum(valid))
+
+
+def _rank(values: Tensor, *, descending: bool) -> Tensor:
+    """Position of each member in its group's order, axis 1, ties in member order."""
+    order = values.argsort(dim=1, descending=descending, stable=True)
+    positions = torch.arange(values.shape[1], device=values.device)
+    positions = positions.reshape(1, -1, *[1] * (values.ndim - 2)).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, positions)

@@ -1,0 +1,105 @@
+"""Names for estimators: every module of this package is found by itself, yours by the decorator."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+from reelrl.algos.advantages.base import Estimator
+from reelrl.algos.advantages.norm import NormSpec
+from reelrl.algos.advantages.steps import nearest
+
+_REGISTRY: dict[str, type[Estimator]] = {}
+C = TypeVar("C", bound=type[Estimator])
+_NORM_FIELDS = {field.name for field in dataclasses.fields(NormSpec)}
+
+
+def register_estimator(name: str) -> Callable[[C], C]:
+    """Class decorator that makes ``make_estimator(name)`` build the class.
+
+    Raises:
+        ValueError: if the name is taken by another class.
+    """
+
+    def register(cls: C) -> C:
+        taken = _REGISTRY.get(name)
+        # __qualname__, so that re-running a notebook cell may replace its own class.
+        if taken is not None and taken.__qualname__ != cls.__qualname__:
+            raise ValueError(f"estimator name {name!r} is taken by {taken!r}")
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return register
+
+
+def make_estimator(name: str, preset: str | None = None, **config: Any) -> Estimator:
+    """Build an estimator.
+
+    Args:
+        name: one of :func:`list_estimators`; ``"gdpo@trl"`` is short for ``preset="trl"``.
+        preset: one of the estimator's ``presets``; None is the canonical reading.
+        **config: fields of the estimator's config, which override the preset. Where the config has
+            a ``group`` normalisation, fields of :class:`NormSpec` (``ddof``, ``eps``, ...) are
+            taken too and change that.
+
+    Raises:
+        ValueError: for an unknown name, preset or keyword; the message names the nearest known one.
+    """
+    if "@" in name:
+        name, short = name.split("@", 1)
+        if preset not in (None, short):
+            raise ValueError(f"two presets for {name!r}: {short!r} and {preset!r}")
+        preset = short
+    cls = estimator_class(name)
+    if preset is not None and preset not in cls.presets:
+        raise ValueError(
+            f"estimator {name!r} has no preset {preset!r}{nearest(preset, cls.presets)}"
+        )
+    settings = {**(cls.presets[preset] if preset else {}), **config}
+    return cls(_build_config(cls, settings))
+
+
+def estimator_class(name: str) -> type[Estimator]:
+    """The class registered under a name.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    _discover()
+    if name not in _REGISTRY:
+        raise ValueError(f"unknown estimator {name!r}{nearest(name, _REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def list_estimators() -> list[str]:
+    """Names of all registered estimators, sorted."""
+    _discover()
+    return sorted(_REGISTRY)
+
+
+def _build_config(cls: type[Estimator], settings: dict[str, Any]) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls.Config)}
+    norm = {}
+    if "group" in fields:
+        norm = {k: v for k, v in settings.items() if k in _NORM_FIELDS and k not in fields}
+    own = {key: value for key, value in settings.items() if key not in norm}
+    for key in own:
+        if key not in fields:
+            known = [*fields, *(_NORM_FIELDS if "group" in fields else [])]
+            raise ValueError(f"estimator {cls.name!r} has no setting {key!r}{nearest(key, known)}")
+    if norm:
+        own["group"] = dataclasses.replace(own.get("group", fields["group"].default), **norm)
+    return cls.Config(**own)
+
+
+@cache
+def _discover() -> None:
+    """Import every module of this package once, so that each can register what it defines."""
+    package = importlib.import_module(__package__ or "reelrl.algos.advantages")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")

@@ -1,0 +1,107 @@
+"""Thresholds learnt from the history of group means.
+
+TaRoS calibrates its thresholds on the historical distribution of group-wise rewards and gives no
+rule; of the two here one is this library's proposal, one that of a third-party version of v1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from reelrl.algos.advantages.types import Gather, State
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How thresholds follow the history; all state is in the arrays of :meth:`init`.
+
+    Attributes:
+        rule: "quantile" of the last group means, or "gain": first batch mean + ``fraction`` times
+            the moving average of the gain over it.
+        quantile: which quantile, linearly interpolated.
+        min_groups: static thresholds are used until so many group means are known.
+        capacity: length of the ring buffer.
+        refresh_every: calls between two refreshes of the thresholds.
+        ema: weight of the old threshold (rule "quantile") or old gain (rule "gain").
+        frozen: keep the first thresholds for good.
+        fraction: of the gain.
+    """
+
+    rule: Literal["quantile", "gain"] = "quantile"
+    quantile: float = 0.75
+    min_groups: int = 64
+    capacity: int = 4096
+    refresh_every: int = 1
+    ema: float = 0.0
+    frozen: bool = False
+    fraction: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("quantile", "gain"):
+            raise ValueError(f"rule must be 'quantile' or 'gain', got {self.rule!r}")
+        if not 0 <= self.quantile <= 1 or not 0 <= self.ema < 1:
+            raise ValueError(
+                f"quantile must be in [0, 1] and ema in [0, 1), got {self.quantile} and {self.ema}"
+            )
+        if min(self.capacity, self.refresh_every, self.min_groups) < 1:
+            raise ValueError(f"capacity, refresh_every and min_groups must be >= 1, got {self}")
+        if self.min_groups > self.capacity:
+            raise ValueError(f"min_groups {self.min_groups} exceeds capacity {self.capacity}")
+
+    def init(self, components: int) -> State:
+        """Empty history for K components."""
+        unknown = torch.full((components,), torch.nan, dtype=torch.float64)
+        if self.rule == "gain":
+            return {"baseline": unknown, "gain": torch.zeros_like(unknown)}
+        return {
+            "history": unknown.expand(self.capacity, components).clone(),
+            "cursor": torch.zeros((), dtype=torch.int64),
+            "calls": torch.zeros((), dtype=torch.int64),
+            "tau": unknown.clone(),
+        }
+
+    def thresholds(self, state: State) -> Tensor:
+        """(K,) thresholds; ``nan`` where none is known yet."""
+        if self.rule == "gain":
+            return state["baseline"] + self.fraction * state["gain"]
+        return state["tau"]
+
+    def update(self, state: State, means: Tensor, gather: Gather | None) -> State:
+        """Take in the (P, K) group means of a batch; without a wait for the device."""
+        means = means if gather is None else gather(means)
+        if self.rule == "gain":
+            return self._update_gain(state, means)
+        history = state["history"].clone()
+        rows = means[-self.capacity :].to(history.dtype)
+        where = (state["cursor"] + torch.arange(len(rows), device=rows.device)) % self.capacity
+        history[where] = rows
+        calls = state["calls"] + 1
+        old, new = state["tau"], torch.nanquantile(history, self.quantile, dim=0)
+        known = (~torch.isnan(history)).sum(0)
+        due = (calls % self.refresh_every == 0) & (known >= self.min_groups)
+        if self.frozen:
+            due = due & torch.isnan(old)
+        moved = torch.where(torch.isnan(old), new, self.ema * old + (1 - self.ema) * new)
+        cursor = (state["cursor"] + len(rows)) % self.capacity
+        tau = torch.where(due, moved, old)
+        return {**state, "history": history, "cursor": cursor, "calls": calls, "tau": tau}
+
+    def reset(self, state: State, components: Sequence[int]) -> State:
+        """Forget everything about some components."""
+        fresh = self.init(self.thresholds(state).shape[0])
+        state = {key: value.clone() for key, value in state.items()}
+        for key, value in fresh.items():
+            if value.ndim:  # cursor and calls are shared by all components
+                state[key][..., components] = value[..., components].to(state[key].device)
+        return state
+
+    def _update_gain(self, state: State, means: Tensor) -> State:
+        mean = torch.nanmean(means, 0) if len(means) else state["baseline"]
+        baseline = torch.where(torch.isnan(state["baseline"]), mean, state["baseline"])
+        step = torch.nan_to_num(mean - baseline, nan=0.0)
+        gain = self.ema * state["gain"] + (1 - self.ema) * step
+        return {**state, "baseline": baseline, "gain": gain}
