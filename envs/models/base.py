@@ -18,6 +18,9 @@ class VideoModel(ABC):
     one instance. Components load when first used, so an environment never loads a transformer and a
     policy never loads a VAE.
 
+    A model is shared and never copied: ``copy.deepcopy`` gives the model itself back, because
+    Gymnasium deep-copies an environment's arguments into its spec.
+
     Attributes:
         name: what the model was asked for by.
         device: where latents live.
@@ -39,6 +42,16 @@ class VideoModel(ABC):
         from reelrl.envs.models.wan import WanVideoModel
 
         return WanVideoModel.from_pretrained(name_or_path, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VideoModel:
+        return self
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027
+        """Refuse prompts the model cannot read, without loading a text encoder; default: none.
+
+        Raises:
+            ValueError: names the prompt and what is wrong with it.
+        """
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Tensor:

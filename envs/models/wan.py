@@ -45,6 +45,9 @@ def resolve_model(name_or_path: str | Path) -> Path:
 class WanVideoModel(VideoModel):
     """A local Wan 2.1 pipeline folder, each component loaded when first used.
 
+    Pickling carries no weights: what was changed since loading (a trained transformer) is not in
+    it.
+
     Args:
         folder: a folder ``WanPipeline.from_pretrained`` would load.
         name: what to call it; default the folder's name.
@@ -135,13 +138,17 @@ class WanVideoModel(VideoModel):
         config = json.loads((self.folder / "transformer" / "config.json").read_text())
         return tuple(config["patch_size"])
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Embed N prompts: (N, L, D) float32, zero beyond each prompt's length.
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the loaded components: a pickled model opens its folder again."""
+        parts = ("tokenizer", "text_encoder", "transformer", "vae")
+        return {key: value for key, value in self.__dict__.items() if key not in parts}
 
-        Raises:
-            ValueError: for a prompt with a word the tokenizer maps to ``<unk>``.
-        """
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse words the tokenizer maps to ``<unk>``; see :meth:`VideoModel.check_prompts`."""
+        self._tokenize(prompts)
+
+    def _tokenize(self, prompts: Sequence[str]) -> Any:
+        """Token ids and attention mask (N, L) of prompts whose words are all known."""
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",
@@ -150,6 +157,16 @@ class WanVideoModel(VideoModel):
             return_tensors="pt",
         )
         self._refuse_unknown_words(prompts, tokens.input_ids)
+        return tokens
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embed N prompts: (N, L, D) float32, zero beyond each prompt's length.
+
+        Raises:
+            ValueError: for a prompt with a word the tokenizer maps to ``<unk>``.
+        """
+        tokens = self._tokenize(prompts)
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         hidden = self.text_encoder(ids, mask).last_hidden_state
         return hidden.float() * mask[..., None]

@@ -1,0 +1,169 @@
+"""What the single and the batched environment show of their task, beside reset and step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from gymnasium.utils import EzPickle
+from numpy.typing import NDArray
+from reelrl.envs import mdp
+from reelrl.envs.models.base import VideoModel
+from reelrl.envs.rendering import contact_sheet
+from reelrl.envs.scoring import RewardSpec
+from reelrl.envs.task import Task, to_uint8
+from reelrl.rewards import Reward
+from torch import Tensor
+
+RENDER_MODES = ("rgb_array", "rgb_array_list")
+RENDER_FPS = 8
+
+
+class TaskFace(EzPickle):
+    """Attributes and methods both environments have on ``env.unwrapped``.
+
+    Attributes:
+        task: model, prompts, schedule, rewards and spaces.
+        clean_estimate: (N, C, T', H', W') estimate of the clean latents that whoever acted knows,
+            shown by ``render``; forgotten at the next step.
+    """
+
+    task: Task
+    clean_estimate: Tensor | None = None
+    _state: mdp.State | None = None
+
+    def _set_task(self, render_mode: str | None, **task: Any) -> None:
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(
+                f"render_mode must be None or one of {', '.join(RENDER_MODES)}, got {render_mode!r}"
+            )
+        self.task = Task(**task)
+        self.render_mode = render_mode
+
+    @property
+    def state(self) -> mdp.State:
+        """Where the N episodes are (N is 1 in the single environment).
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        if self._state is None:
+            raise gym.error.ResetNeeded("call reset() before anything that needs an episode")
+        return self._state
+
+    @property
+    def model(self) -> VideoModel:
+        """The video model; a policy is built on the same instance."""
+        return self.task.model
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Text of every prompt id."""
+        return self.task.prompts
+
+    @property
+    def embeddings(self) -> Tensor:
+        """(P, L, D) embeddings of the prompts on the model's device, encoded when first used."""
+        return self.task.embeddings
+
+    @property
+    def sigmas(self) -> Tensor:
+        """(T + 1,) float64 noise levels, exactly 1 first and exactly 0 last."""
+        return self.task.sigmas
+
+    @property
+    def num_steps(self) -> int:
+        """T, actions per episode."""
+        return self.task.num_steps
+
+    @property
+    def output(self) -> str:
+        """``"numpy"`` or ``"torch"``."""
+        return self.task.output
+
+    @property
+    def device(self) -> torch.device:
+        """Where the latents live."""
+        return self.task.device
+
+    @property
+    def reward_space(self) -> Box:
+        """(K,) box of the reward vector; a component that could not be scored is outside (nan)."""
+        return self.task.rewards.space()
+
+    @property
+    def reward_dim(self) -> int:
+        """K, number of reward components."""
+        return len(self.task.rewards.names)
+
+    @property
+    def reward_names(self) -> list[str]:
+        """Names of the K components, in the order of the vector."""
+        return self.task.rewards.names
+
+    def add_reward(self, reward: RewardSpec) -> Reward:
+        """Append a component to the reward vector and return it.
+
+        Raises:
+            ValueError: if its name is taken, or the environment has scalar weights for K
+                components.
+        """
+        if self.task.weights is not None:
+            raise ValueError(
+                f"cannot add {reward!r}: scalar_weights fixes the number of components at "
+                f"{self.reward_dim}; give the component in rewards= instead"
+            )
+        added = self.task.rewards.add(reward)
+        # EzPickle rebuilds from the constructor's arguments, which know nothing of the new one.
+        self._ezpickle_kwargs["rewards"] = list(self.task.rewards.components)
+        return added
+
+    def score(self, latents: Any, prompt_ids: Any) -> Any:
+        """(N, K) rewards of any latents, as if they were finished clips.
+
+        Args:
+            latents: N latents in the form of actions.
+            prompt_ids: N rows in :attr:`prompts`.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, or an id out of range.
+        """
+        return self.task.score(latents, prompt_ids)
+
+    def _render_rows(self) -> list[NDArray[np.uint8] | list[NDArray[np.uint8]]] | None:
+        """One picture per episode, or one list of frames."""
+        if self.render_mode is None:
+            gym.logger.warn(
+                "render() without a render_mode; pass one of " + ", ".join(RENDER_MODES)
+            )
+            return None
+        state = self.state
+        latent = state.latent
+        if self.clean_estimate is not None:
+            # At either end of an episode the latent is all there is to know.
+            middle = (state.step > 0) & ~mdp.terminal(state, self.num_steps)
+            rows = torch.from_numpy(middle).to(latent.device)[:, None, None, None, None]
+            latent = torch.where(rows, self.clean_estimate, latent)
+        videos = to_uint8(self.model.decode(latent)).cpu().numpy()
+        if self.render_mode == "rgb_array":
+            return [contact_sheet(video) for video in videos]
+        return [list(video) for video in videos]
+
+
+def per_sub_env(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
+    """One seed per sub-environment: ``seed + i`` of an int, the list itself, or all None.
+
+    Raises:
+        ValueError: for a list of another length.
+    """
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + i for i in range(count)]
+    if len(seed) != count:
+        raise ValueError(f"expected one seed or {count} of them, got {len(seed)}")
+    return list(seed)

@@ -1,0 +1,134 @@
+r"""The denoising MDP as pure functions of a batched state; both environments are faces over them.
+
+An episode walks down the noise levels :math:`\sigma_0 = 1 > \dots > \sigma_T = 0`. The state is the
+latent at the current level, the action the latent at the next one, so the transition is the action
+itself: how a latent is denoised belongs to whoever acts (Black et al. 2024, section 4.2, with the
+sampler moved out of the dynamics). After T actions the latent is the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from reelrl.envs.sampling import initial_noise
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """Where N episodes are.
+
+    What the host decides (how far an episode is, what it is about) stays on the host, so that no
+    step has to ask the device for it.
+
+    Attributes:
+        latent: (N, C, T', H', W') float32 on the model's device.
+        finite: (N,) bool on the same device; False once an action of this episode was not finite.
+        step: (N,) int64, actions taken so far.
+        prompt_id: (N,) int64, row in the list of prompts.
+        noise_seed: (N,) int64, seed of the initial latent.
+        step_seed: (N,) int64, seed for the noise of an environment-side stochastic step.
+    """
+
+    latent: Tensor
+    finite: Tensor
+    step: NDArray[np.int64]
+    prompt_id: NDArray[np.int64]
+    noise_seed: NDArray[np.int64]
+    step_seed: NDArray[np.int64]
+
+
+def initial(
+    shape: Sequence[int],
+    prompt_id: NDArray[np.int64],
+    noise_seed: NDArray[np.int64],
+    step_seed: NDArray[np.int64],
+    device: torch.device,
+) -> State:
+    """N episodes at pure noise, row i drawn from ``noise_seed[i]`` alone.
+
+    Args:
+        shape: (C, T', H', W').
+        prompt_id: (N,).
+        noise_seed: (N,).
+        step_seed: (N,).
+        device: where the latents go; they are drawn on the CPU.
+    """
+    latent = initial_noise(shape, noise_seed.tolist()).to(device)
+    finite = torch.ones(len(latent), dtype=torch.bool, device=device)
+    step = np.zeros(len(latent), dtype=np.int64)
+    return State(latent, finite, step, prompt_id, noise_seed, step_seed)
+
+
+def transition(state: State, action: Tensor, moved: NDArray[np.bool_] | None = None) -> State:
+    """The state after an action: the action is the next latent.
+
+    Args:
+        state: N episodes.
+        action: (N, C, T', H', W') float32 on the state's device.
+        moved: (N,) rows that act; the others stay as they are. ``None`` is all, without a copy.
+    """
+    finite = state.finite & action.isfinite().flatten(1).all(dim=1)
+    if moved is None or moved.all():
+        return replace(state, latent=action, finite=finite, step=state.step + 1)
+    rows = torch.from_numpy(moved).to(action.device)
+    latent = torch.where(rows[:, None, None, None, None], action, state.latent)
+    finite = torch.where(rows, finite, state.finite)
+    return replace(state, latent=latent, finite=finite, step=state.step + moved)
+
+
+def restarted(state: State, rows: NDArray[np.int64], fresh: State) -> State:
+    """``state`` with the episodes ``rows`` replaced by those of ``fresh``, in order."""
+    if len(rows) == len(state.step):
+        return fresh
+    index = torch.from_numpy(rows).to(state.latent.device)
+
+    def put(old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
+        merged = old.copy()
+        merged[rows] = new
+        return merged
+
+    return State(
+        state.latent.index_copy(0, index, fresh.latent),
+        state.finite.index_copy(0, index, fresh.finite),
+        put(state.step, fresh.step),
+        put(state.prompt_id, fresh.prompt_id),
+        put(state.noise_seed, fresh.noise_seed),
+        put(state.step_seed, fresh.step_seed),
+    )
+
+
+def terminal(state: State, num_steps: int) -> NDArray[np.bool_]:
+    """(N,) True where all ``num_steps`` actions are taken: the latent is a clip."""
+    return state.step >= num_steps
+
+
+def observation(
+    state: State, sigmas: Tensor, embeddings: Tensor | None = None
+) -> dict[str, Tensor]:
+    """What an agent sees of N episodes; the latent is the state's own, not a copy.
+
+    Args:
+        state: N episodes.
+        sigmas: (T + 1,) float32 noise levels on the state's device.
+        embeddings: (P, L, D) of the prompts, if they are part of the observation.
+
+    Returns:
+        ``latent`` (N, C, T', H', W'), ``sigma`` (N, 1), ``prompt_id`` (N, 1) and, if embeddings are
+        given, ``prompt_embedding`` (N, L, D).
+    """
+    device = state.latent.device
+    prompt_id = torch.from_numpy(state.prompt_id.copy()).to(device)
+    step = torch.from_numpy(state.step).to(device)
+    seen = {
+        "latent": state.latent,
+        "sigma": sigmas[step][:, None],
+        "prompt_id": prompt_id[:, None],
+    }
+    if embeddings is not None:
+        seen["prompt_embedding"] = embeddings[prompt_id]
+    return seen

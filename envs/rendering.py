@@ -1,0 +1,27 @@
+"""Pictures of clips: frames, and contact sheets of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHEET_FRAMES = 9
+"""A contact sheet shows at most this many frames, evenly spaced, the last one among them."""
+
+
+def contact_sheet(video: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Frames of a clip (F, H, W, 3) in reading order on one picture, as square as it gets.
+
+    Cells without a frame are black.
+    """
+    count = min(len(video), SHEET_FRAMES)
+    frames = video[np.linspace(0, len(video) - 1, count).round().astype(int)]
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    height, width, channels = video.shape[1:]
+    cells = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
+    cells[:count] = frames
+    grid = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return np.ascontiguousarray(grid.reshape(rows * height, columns * width, channels))

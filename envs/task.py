@@ -1,0 +1,297 @@
+"""What the single and the batched environment share: model, prompts, schedule, rewards, spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, Space
+from numpy.typing import NDArray
+from reelrl.envs import mdp
+from reelrl.envs.models.base import VideoModel
+from reelrl.envs.prompts import resolve_prompts
+from reelrl.envs.schedule import sigma_schedule
+from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, read_weights
+from reelrl.envs.spaces import UniformBox
+from torch import Tensor
+
+ACTION_BOUND = 10.0
+"""Latents have unit variance, so nothing a sampler makes comes near; agents need finite bounds."""
+SEED_LIMIT = 2**63 - 1
+ENCODE_CHUNK = 64
+"""Prompts per forward of the text encoder."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """M finished episodes.
+
+    Attributes:
+        videos: (M, F, H, W, 3) uint8.
+        rewards: (M, K) float32, ``nan`` where not valid.
+        valid: (M, K) bool.
+    """
+
+    videos: Tensor
+    rewards: Tensor
+    valid: Tensor
+
+
+class Task:
+    """A denoising task, made from the arguments of both environments.
+
+    They are described in :class:`~reelrl.envs.text_to_video.TextToVideoEnv`.
+
+    Raises:
+        ValueError: for an argument out of its range; names the expected and the actual value.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | Path | VideoModel,
+        prompts: str | Sequence[str],
+        rewards: Sequence[RewardSpec],
+        num_steps: int = 10,
+        shift: float = 3.0,
+        num_frames: int = 9,
+        height: int = 32,
+        width: int = 32,
+        observe_embedding: bool = False,
+        flat: bool = False,
+        scalar_weights: Sequence[float] | None = None,
+        output: Literal["numpy", "torch"] = "numpy",
+        device: str | torch.device | None = None,
+        on_reward_error: OnRewardError = "mask",
+        reward_timeout: float | None = None,
+    ) -> None:
+        if output not in ("numpy", "torch"):
+            raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
+        self.model = open_model(model, device)
+        self.device = self.model.device
+        self.prompts = resolve_prompts(prompts)
+        self.model.check_prompts(self.prompts)
+        self.rewards = RewardList(rewards, on_reward_error, reward_timeout)
+        self.sigmas = sigma_schedule(num_steps, shift)
+        self.sigmas_seen = self.sigmas.to(self.device, torch.float32)
+        self.num_steps = num_steps
+        self.latent_shape = self.model.latent_shape(num_frames, height, width)
+        self.observe_embedding = observe_embedding
+        self.flat = flat
+        self.output = output
+        self.weights = (
+            None
+            if scalar_weights is None
+            else read_weights(scalar_weights, len(self.rewards.names))
+        )
+        self._structured_space = self._observation_space()
+        self.observation_space = self._flat_space() if flat else self._structured_space
+        shape = (int(np.prod(self.latent_shape)),) if flat else self.latent_shape
+        self.action_space = UniformBox(-ACTION_BOUND, ACTION_BOUND, shape)
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """(P, L, D) embeddings of all prompts on the model's device, encoded when first used."""
+        rows = range(0, len(self.prompts), ENCODE_CHUNK)
+        return torch.cat([self.model.encode(self.prompts[i : i + ENCODE_CHUNK]) for i in rows])
+
+    def _observation_space(self) -> Dict:
+        spaces: dict[str, Space] = {
+            "latent": UniformBox(-np.inf, np.inf, self.latent_shape),
+            "sigma": Box(0.0, 1.0, (1,), np.float32),
+            "prompt_id": Box(0, len(self.prompts) - 1, (1,), np.int64),
+        }
+        if self.observe_embedding:
+            shape = tuple(self.embeddings.shape[1:])
+            spaces["prompt_embedding"] = UniformBox(-np.inf, np.inf, shape)
+        return Dict(spaces)
+
+    def _flat_space(self) -> UniformBox:
+        size = sum(int(np.prod(space.shape)) for space in self._structured_space.values())
+        return UniformBox(-np.inf, np.inf, (size,))
+
+    def observe(self, state: mdp.State) -> Any:
+        """The batched observation of a state, as the environment hands it out."""
+        embeddings = self.embeddings if self.observe_embedding else None
+        seen = mdp.observation(state, self.sigmas_seen, embeddings)
+        if not self.flat:
+            return {key: self.export(value) for key, value in seen.items()}
+        # The order of keys is the space's, so that gymnasium.spaces.unflatten reads it back.
+        parts = [seen[key].float().flatten(1) for key in self._structured_space]
+        return self.export(torch.cat(parts, dim=1))
+
+    def read_actions(self, actions: Any, batch: tuple[int, ...]) -> Tensor:
+        """Actions of shape ``(*batch, *action)`` as (N, C, T', H', W') float32 on the device.
+
+        Raises:
+            ValueError: for a wrong shape or a dtype that is not floating point.
+        """
+        expected = (*batch, *self.action_space.shape)
+        tensor = actions.detach() if isinstance(actions, Tensor) else _to_tensor(actions)
+        if not tensor.is_floating_point():
+            raise ValueError(f"actions must be floating point (float32), got {tensor.dtype}")
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"actions must have shape {expected}, got {tuple(tensor.shape)}")
+        return tensor.to(self.device, torch.float32).reshape(-1, *self.latent_shape)
+
+    def refuse_nonfinite(self, state: mdp.State, ended: bool) -> None:
+        """Raise if an action was not finite: at once where looking is free, else at the end.
+
+        Looking at a number on an accelerator stalls its queue; at the end of an episode the
+        rewards do that anyway.
+
+        Raises:
+            ValueError: names the sub-environments.
+        """
+        free = self.device.type == "cpu" or self.output == "numpy"
+        if not (free or ended) or bool(state.finite.all()):
+            return
+        rows = (~state.finite).nonzero().flatten().tolist()
+        when = "this step" if free else "this or an earlier step of the episode"
+        raise ValueError(
+            f"the action of sub-env {', '.join(map(str, rows))} holds nan or inf in {when}; "
+            f"expected finite latents of shape {self.action_space.shape}"
+        )
+
+    def begin(
+        self,
+        rngs: Sequence[np.random.Generator],
+        prompt_id: NDArray[np.int64] | None,
+        noise_seed: NDArray[np.int64] | None,
+    ) -> mdp.State:
+        """Fresh episodes, one per generator; ids and noise seeds are drawn where not given.
+
+        All three numbers are drawn in any case: fixing one must not change the others.
+        """
+        high = (len(self.prompts), SEED_LIMIT, SEED_LIMIT)
+        drawn = np.array([[rng.integers(limit) for limit in high] for rng in rngs])
+        return mdp.initial(
+            self.latent_shape,
+            drawn[:, 0] if prompt_id is None else prompt_id,
+            drawn[:, 1] if noise_seed is None else noise_seed,
+            drawn[:, 2],
+            self.device,
+        )
+
+    def finish(self, latent: Tensor, prompt_id: NDArray[np.int64]) -> Clips:
+        """Decode once and score once M finished latents."""
+        videos = self.model.decode(latent)
+        rewards, valid = self.score_videos(videos, prompt_id)
+        return Clips(to_uint8(videos), rewards, valid)
+
+    def score_videos(self, videos: Tensor, prompt_id: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(M, K) rewards and their validity for decoded clips."""
+        infos = [{"prompt_id": index} for index in prompt_id.tolist()]
+        prompts = [self.prompts[info["prompt_id"]] for info in infos]
+        return self.rewards(videos, prompts, infos)
+
+    def score(self, latents: Any, prompt_ids: Any) -> Any:
+        """(N, K) rewards of any latents, as if they were finished clips.
+
+        Args:
+            latents: (N, C, T', H', W'), or (N, D) of a flat environment; array or tensor.
+            prompt_ids: N rows in the list of prompts.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, or an id out of range.
+        """
+        count = len(latents)
+        ids = self.read_prompt_ids(prompt_ids, count)
+        latent = self.read_actions(latents, (count,))
+        return self.export(self.score_videos(self.model.decode(latent), ids)[0])
+
+    def read_prompt_ids(self, prompt_id: Any, count: int) -> NDArray[np.int64]:
+        """One prompt id per sub-environment from one for all or one each.
+
+        Raises:
+            ValueError: for ids that are no integers, the wrong number of them, or out of range.
+        """
+        return _read_integers("prompt_id", prompt_id, count, len(self.prompts))
+
+    def read_options(
+        self, options: Mapping[str, Any] | None, count: int, known: Sequence[str]
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
+        """``prompt_id`` and ``noise_seed`` of the reset options, (N,) each or None.
+
+        Raises:
+            ValueError: for an unknown option or a value out of range.
+        """
+        options = options or {}
+        for name in options:
+            if name not in known:
+                near = get_close_matches(str(name), known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"unknown reset option {name!r}{hint} Known options: {', '.join(known)}"
+                )
+        prompt_id, noise_seed = options.get("prompt_id"), options.get("noise_seed")
+        return (
+            None if prompt_id is None else self.read_prompt_ids(prompt_id, count),
+            None
+            if noise_seed is None
+            else _read_integers("noise_seed", noise_seed, count, SEED_LIMIT),
+        )
+
+    def export(self, value: Tensor) -> Any:
+        """A tensor of the state as the environment hands it out: a fresh array, or itself."""
+        return value if self.output == "torch" else value.cpu().numpy().copy()
+
+    def export_flags(self, flags: NDArray[np.bool_]) -> Any:
+        """Flags known to the host as the environment hands them out."""
+        copy = flags.copy()
+        return torch.from_numpy(copy).to(self.device) if self.output == "torch" else copy
+
+
+def open_model(model: str | Path | VideoModel, device: str | torch.device | None) -> VideoModel:
+    """The model itself, or the one of that name or folder on ``device`` (default: the CPU).
+
+    Raises:
+        ValueError: if a model is given together with another device than its own.
+    """
+    if not isinstance(model, VideoModel):
+        return VideoModel.from_pretrained(model, device=device or "cpu")
+    if device is not None and torch.device(device) != model.device:
+        raise ValueError(f"the model is on {model.device}, got device={str(device)!r}")
+    return model
+
+
+def row_of(batched: Any, row: int) -> Any:
+    """One sub-environment's part of a batched observation."""
+    if isinstance(batched, dict):
+        return {key: value[row] for key, value in batched.items()}
+    return batched[row]
+
+
+def to_uint8(videos: Tensor) -> Tensor:
+    """Clips in [0, 1] as rounded bytes."""
+    return videos.mul(255).round_().to(torch.uint8)
+
+
+def _to_tensor(actions: Any) -> Tensor:
+    """A tensor with memory of its own, so that a caller may reuse the array."""
+    array = np.asarray(actions)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"actions must be a floating point (float32) array, got {array.dtype}")
+    return torch.from_numpy(array.copy())
+
+
+def _read_integers(name: str, value: Any, count: int, limit: int) -> NDArray[np.int64]:
+    """One integer of [0, limit) per sub-environment, from one for all or one each."""
+    array = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
+    if array.dtype.kind not in "iu" or array.shape not in ((), (count,), (count, 1)):
+        raise ValueError(
+            f"{name} must be one integer or {count} of them, got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    # uint64 beyond int64 would wrap around to a negative number.
+    if array.size and (array.min() < 0 or array.max() >= limit):
+        raise ValueError(
+            f"{name} must be in 0..{limit - 1}, got values from {array.min()} to {array.max()}"
+        )
+    return np.broadcast_to(array.astype(np.int64).reshape(-1), (count,)).copy()

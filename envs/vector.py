@@ -1,0 +1,271 @@
+"""The batched environment: N episodes, one decode and one call per reward for all that end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import EzPickle, seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from reelrl.envs import mdp
+from reelrl.envs.face import RENDER_FPS, RENDER_MODES, TaskFace, per_sub_env
+from reelrl.envs.scoring import scalarise
+from torch import Tensor
+
+Infos = dict[str, Any]
+
+
+class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
+    """N episodes of :class:`~reelrl.envs.text_to_video.TextToVideoEnv` stepped as one batch.
+
+    Sub-environment i observes bit for bit what the single environment seeded ``seed + i`` observes,
+    and earns its rewards to 1e-5 (CPU, float32). All arguments, spaces and infos are described
+    there.
+
+    ```python
+    >>> import gymnasium as gym
+    >>> envs = gym.make_vec("reelrl:reelrl/MovingShapes-v0", num_envs=4, num_steps=2)
+    >>> observations, infos = envs.reset(seed=0, options={"prompt_id": [0, 0, 1, 1]})
+    >>> for _ in range(2):
+    ...     actions = 0.9 * observations["latent"]
+    ...     observations, rewards, terminations, _, infos = envs.step(actions)
+    >>> rewards.shape, infos["video"].shape, terminations.tolist()
+    ((4, 3), (4, 9, 32, 32, 3), [True, True, True, True])
+
+    ```
+
+    ``reset`` takes the options ``prompt_id`` and ``noise_seed``, one for all or one each, and
+    ``reset_mask`` (N,) bool: only those begin anew, the others keep their episode.
+
+    Args:
+        num_envs: N.
+        autoreset_mode: ``"NextStep"`` (Gymnasium's default), ``"SameStep"`` or ``"Disabled"``, in
+            which a finished sub-environment must be reset with ``reset_mask``. With
+            ``output="torch"`` the ``final_obs`` of ``"SameStep"`` is the batched observation,
+            meaningful where ``_final_obs`` is True.
+        render_mode: as in the single environment; ``render`` gives a tuple.
+        **task: the other arguments of the single environment.
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **task: Any,
+    ) -> None:
+        EzPickle.__init__(
+            self, num_envs, autoreset_mode=autoreset_mode, render_mode=render_mode, **task
+        )
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self._set_task(render_mode, **task)
+        self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = self.task.observation_space
+        self.single_action_space = self.task.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rngs: list[np.random.Generator] = []
+        self._finished = np.zeros(num_envs, dtype=np.bool_)
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generator of each sub-environment."""
+        return tuple(self._rngs)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[Any, Infos]:
+        """Begin all episodes, or those of ``options["reset_mask"]``.
+
+        Args:
+            seed: sub-environment i gets ``seed + i``, or entry i; None goes on with its generator.
+            options: ``prompt_id``, ``noise_seed``, ``reset_mask``.
+
+        Returns:
+            observations of all, and infos with ``prompt_id`` and ``noise_seed`` of those reset.
+
+        Raises:
+            ValueError: for an unknown option, a value out of range or a malformed mask.
+            gymnasium.error.ResetNeeded: for a mask before the first full reset.
+        """
+        known = ("prompt_id", "noise_seed", "reset_mask")
+        prompt_id, noise_seed = self.task.read_options(options, self.num_envs, known)
+        rows = self._read_mask((options or {}).get("reset_mask"))
+        self._seed(per_sub_env(seed, self.num_envs), rows)
+        infos: Infos = {}
+        self._restart(rows, infos, prompt_id, noise_seed)
+        self.clean_estimate = None
+        return self.task.observe(self.state), self._export(infos)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Infos]:
+        """Step all sub-environments; see the single environment's ``step``.
+
+        Args:
+            actions: (N, ...) batch of actions; rows that autoreset are ignored.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, or an entry that is not finite; names the
+                sub-environments.
+            gymnasium.error.ResetNeeded: in ``"Disabled"`` mode, if one has finished.
+        """
+        waiting = self._finished
+        if self.autoreset_mode is AutoresetMode.DISABLED and waiting.any():
+            raise ResetNeeded(
+                f"sub-env {', '.join(map(str, np.flatnonzero(waiting)))} has finished: call "
+                "reset(options={'reset_mask': mask}) before stepping on"
+            )
+        active = ~waiting
+        latent = self.task.read_actions(actions, (self.num_envs,))
+        state = mdp.transition(self.state, latent, active)
+        ended = mdp.terminal(state, self.num_steps) & active
+        self.task.refuse_nonfinite(state, bool(ended.any()))
+        self._state, self.clean_estimate = state, None
+        rewards = state.latent.new_zeros(self.num_envs, self.reward_dim)
+        infos: Infos = {}
+        same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
+        final: Infos = {} if same_step else infos
+        if ended.any():
+            self._finish(np.flatnonzero(ended), rewards, final)
+        if self.task.weights is not None:
+            for rows, target in ((active & ~ended, infos), (ended, final)):
+                index = np.flatnonzero(rows)
+                self._add(target, {"vector_reward": rewards[_index(index)]}, index)
+        self._autoreset(waiting, ended, infos, final)
+        return (
+            self.task.observe(self.state),
+            self._export_rewards(rewards),
+            self.task.export_flags(ended),
+            self.task.export_flags(np.zeros_like(ended)),
+            self._export(infos),
+        )
+
+    def render(self) -> tuple[Any, ...] | None:
+        """A picture or a list of frames per sub-environment, by ``render_mode``; None without."""
+        rows = self._render_rows()
+        return None if rows is None else tuple(rows)
+
+    def _autoreset(
+        self, waiting: NDArray[np.bool_], ended: NDArray[np.bool_], infos: Infos, final: Infos
+    ) -> None:
+        """Begin the episodes that the mode wants begun now; ``infos`` gains their reset info."""
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            if ended.any():
+                infos.update(final_obs=self._final_observations(ended), _final_obs=ended)
+                infos.update(final_info=final, _final_info=ended)
+                self._restart(np.flatnonzero(ended), infos)
+            return
+        self._finished = ended
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            self._restart(np.flatnonzero(waiting), infos)
+
+    def _final_observations(self, ended: NDArray[np.bool_]) -> Any:
+        seen = self.task.observe(self.state)
+        if self.output == "torch":
+            return seen
+        rows = np.full(self.num_envs, None, dtype=object)
+        for row in np.flatnonzero(ended):
+            rows[row] = (
+                {k: v[row] for k, v in seen.items()} if isinstance(seen, dict) else seen[row]
+            )
+        return rows
+
+    def _finish(self, rows: NDArray[np.int64], rewards: Tensor, infos: Infos) -> None:
+        """Decode and score the finished rows together; write their rewards and infos."""
+        state = self.state
+        index = _index(rows)
+        every = len(rows) == self.num_envs
+        latent = state.latent if every else state.latent[index.to(state.latent.device)]
+        clips = self.task.finish(latent, state.prompt_id[rows])
+        rewards.index_copy_(0, index.to(rewards.device), clips.rewards)
+        prompt_id = torch.from_numpy(state.prompt_id[rows])
+        found = {"video": clips.videos, "prompt_id": prompt_id, "reward_valid": clips.valid}
+        self._add(infos, found, rows)
+
+    def _restart(
+        self,
+        rows: NDArray[np.int64],
+        infos: Infos,
+        prompt_id: NDArray[np.int64] | None = None,
+        noise_seed: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Begin the episodes ``rows`` anew; ids and seeds are given for all N or drawn."""
+        if not len(rows):
+            return
+        fresh = self.task.begin(
+            [self._rngs[row] for row in rows],
+            None if prompt_id is None else prompt_id[rows],
+            None if noise_seed is None else noise_seed[rows],
+        )
+        every = len(rows) == self.num_envs
+        self._state = fresh if every else mdp.restarted(self.state, rows, fresh)
+        self._finished[rows] = False
+        numbers = {"prompt_id": fresh.prompt_id, "noise_seed": fresh.noise_seed}
+        self._add(infos, {key: torch.from_numpy(value) for key, value in numbers.items()}, rows)
+
+    def _read_mask(self, mask: Any) -> NDArray[np.int64]:
+        """Rows to reset."""
+        if mask is None:
+            return np.arange(self.num_envs)
+        flags = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+        if flags.shape != (self.num_envs,) or flags.dtype != np.bool_ or not flags.any():
+            raise ValueError(
+                f"reset_mask must be ({self.num_envs},) bool with at least one True, got "
+                f"{flags.dtype} {flags.shape} with {np.count_nonzero(flags)} non-zero"
+            )
+        if self._state is None and not flags.all():
+            raise ResetNeeded("call reset() for all sub-envs before resetting some of them")
+        return np.flatnonzero(flags)
+
+    def _seed(self, seeds: Sequence[int | None], rows: NDArray[np.int64]) -> None:
+        """New generators for the rows that have a seed, or have none yet."""
+        if not self._rngs:
+            self._rngs = [seeding.np_random(None)[0] for _ in range(self.num_envs)]
+        for row in rows:
+            if seeds[row] is not None:
+                self._rngs[row] = seeding.np_random(seeds[row])[0]
+
+    def _add(self, infos: Infos, values: Mapping[str, Tensor], rows: NDArray[np.int64]) -> None:
+        """Put the values (M, ...) of M rows into the infos of N, each key with its mask."""
+        for key, value in values.items():
+            if not len(rows):
+                continue
+            if key not in infos:
+                infos[key] = value.new_zeros(self.num_envs, *value.shape[1:])
+                infos[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
+            infos[key][_index(rows).to(value.device)] = value
+            infos[f"_{key}"][rows] = True
+
+    def _export(self, infos: Infos) -> Infos:
+        """Infos of tensors and host masks as the environment hands them out."""
+        return {key: self._export_one(value) for key, value in infos.items()}
+
+    def _export_one(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            is_observation = "sigma" in value
+            return value if is_observation else self._export(value)
+        if isinstance(value, Tensor):
+            return self.task.export(value.to(self.device))
+        return self.task.export_flags(value) if value.dtype == np.bool_ else value
+
+    def _export_rewards(self, rewards: Tensor) -> Any:
+        out = self.task.export(rewards)
+        return out if self.task.weights is None else scalarise(out, self.task.weights)
+
+
+def _index(rows: NDArray[np.int64]) -> Tensor:
+    """Row numbers as an index tensor on the host."""
+    return torch.from_numpy(rows)

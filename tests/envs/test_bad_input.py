@@ -1,0 +1,270 @@
+"""Every wrong use fails early, with the expected and the actual value in the message."""
+
+from __future__ import annotations
+
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from reelrl.envs.scoring import RewardError, RewardWarning
+from reelrl.rewards import Reward
+
+MODES = ["NextStep", "SameStep", "Disabled"]
+
+
+def good(envs):
+    return envs.action_space.sample()
+
+
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_non_finite_action_names_its_sub_env_and_changes_nothing(make_batch, value, output):
+    envs = make_batch(4, output=output)
+    before, _ = envs.reset(seed=0)
+    actions = good(envs)
+    actions[2, 0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="sub-env 2 holds nan or inf"):
+        envs.step(actions)
+    actions[2] = 0
+    after = envs.step(actions)[0]
+    assert (after["sigma"] < before["sigma"]).all()
+
+
+def test_on_an_accelerator_a_non_finite_action_is_found_at_the_end(make_batch, monkeypatch):
+    """Looking at once would stall the device; a later finite action must not hide it."""
+    envs = make_batch(2, output="torch", num_steps=3)
+    envs.reset(seed=0)
+    monkeypatch.setattr(envs.unwrapped.task, "device", FakeAccelerator())
+    actions = torch.zeros(envs.action_space.shape)
+    actions[1] = torch.nan
+    envs.step(actions)
+    envs.step(torch.zeros_like(actions))
+    with pytest.raises(ValueError, match=r"sub-env 1 .* or an earlier step"):
+        envs.step(torch.zeros_like(actions))
+
+
+class FakeAccelerator:
+    """A device that says it is an accelerator while tensors stay where they are."""
+
+    type = "cuda"
+
+
+@pytest.fixture(autouse=True)
+def tensors_ignore_the_fake_device(monkeypatch):
+    move = torch.Tensor.to
+
+    def stay(tensor, *args, **kwargs):
+        return move(tensor, *[a for a in args if not isinstance(a, FakeAccelerator)] or ["cpu"])
+
+    monkeypatch.setattr(torch.Tensor, "to", stay)
+
+
+def test_ignored_rows_may_hold_anything(make_batch):
+    envs = make_batch(2, num_steps=1)
+    envs.reset(seed=0)
+    envs.step(good(envs))
+    envs.step(np.full(envs.action_space.shape, np.nan, np.float32))
+    with pytest.raises(ValueError, match="sub-env 0, 1"):
+        envs.step(np.full(envs.action_space.shape, np.nan, np.float32))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wrong_shape_or_dtype(make_batch, make_single, mode):
+    envs = make_batch(2, autoreset_mode=mode)
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match=r"shape \(2, 2, 3, 2, 2\), got \(1, 2, 3, 2, 2\)"):
+        envs.step(good(envs)[:1])
+    with pytest.raises(ValueError, match=r"floating point.*int64"):
+        envs.step(np.zeros(envs.action_space.shape, np.int64))
+    with pytest.raises(ValueError, match=r"floating point.*object"):
+        envs.step(np.full(envs.action_space.shape, None))
+    env = make_single()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 2, 2\), got \(3,\)"):
+        env.step(np.zeros(3, np.float32))
+
+
+def test_other_float_dtypes_are_taken(make_single):
+    env = make_single()
+    env.reset(seed=0)
+    for dtype in (np.float16, np.float64):
+        observation, *_ = env.step(np.ones(env.action_space.shape, dtype))
+        assert observation["latent"].dtype == np.float32
+    observation, *_ = env.step(torch.ones(env.action_space.shape, dtype=torch.bfloat16))
+    assert observation["latent"].dtype == np.float32
+
+
+def test_stepping_after_the_end_or_before_the_beginning(make_single, make_batch):
+    env = make_single(num_steps=1)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.unwrapped.step(env.action_space.sample())
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    with pytest.raises(gym.error.ResetNeeded, match="ended after 1 steps"):
+        env.step(env.action_space.sample())
+    envs = make_batch(2)
+    with pytest.raises(gym.error.ResetNeeded):
+        envs.step(good(envs))
+    with pytest.raises(gym.error.ResetNeeded, match="all sub-envs before"):
+        envs.reset(options={"reset_mask": np.array([True, False])})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_id": 3}, r"prompt_id must be in 0\.\.2, got values from 3 to 3"),
+        ({"prompt_id": -1}, "prompt_id must be in"),
+        ({"prompt_id": "dark"}, "prompt_id must be one integer or 2"),
+        ({"prompt_id": [0, 1, 2]}, "prompt_id must be one integer or 2"),
+        ({"prompt_id": 1.0}, "prompt_id must be one integer"),
+        ({"noise_seed": -1}, "noise_seed must be in"),
+        ({"noise_seed": 2**63}, "noise_seed must be in"),
+        ({"prompt": 1}, "unknown reset option 'prompt'; did you mean 'prompt_id'"),
+        ({"reset_mask": np.array([1, 0])}, "reset_mask must be"),
+        ({"reset_mask": np.array([True])}, "reset_mask must be"),
+        ({"reset_mask": np.zeros(2, bool)}, "at least one True"),
+    ],
+    ids=str,
+)
+def test_reset_options(make_batch, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_batch(2).reset(seed=0, options=options)
+
+
+def test_seeds_of_another_length(make_batch):
+    with pytest.raises(ValueError, match="expected one seed or 2 of them, got 3"):
+        make_batch(2).reset(seed=[1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": []}, "at least one text"),
+        ({"prompts": "moving_shape"}, "did you mean 'moving_shapes'"),
+        ({"prompts": ["fine", 3]}, "prompt 1 must be a text, got int"),
+        ({"prompts": ["fine", "what?"]}, "words that 'tiny' does not know"),
+        ({"rewards": []}, "at least one component"),
+        ({"rewards": ["gold_alin"]}, "unknown reward 'gold_alin'"),
+        ({"rewards": [3]}, "a reward is a Reward"),
+        ({"rewards": "gold"}, "rewards must be a list"),
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"shift": 0.0}, "shift must be positive"),
+        ({"num_frames": 6}, "4k.1, got 6"),
+        ({"output": "jax"}, "output must be 'numpy' or 'torch', got 'jax'"),
+        ({"device": "meta"}, "the model is on cpu, got device='meta'"),
+        ({"render_mode": "ansi"}, "render_mode must be None or one of"),
+        ({"on_reward_error": "ignore"}, "on_reward_error must be"),
+        ({"reward_timeout": 0}, "reward_timeout must be positive"),
+        ({"scalar_weights": [1.0]}, "expected 3 finite weights"),
+        ({"scalar_weights": [1.0, 2.0, np.nan]}, "expected 3 finite weights"),
+    ],
+    ids=str,
+)
+def test_arguments(make_single, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_single(**changes)
+
+
+def test_more_arguments(make_single, make_batch, reward_types):
+    with pytest.raises(TypeError, match="num_step"):
+        make_single(num_step=3)
+    with pytest.raises(TypeError, match="guidance"):
+        make_batch(2, guidance=3)
+    with pytest.raises(ValueError, match="'Never'"):
+        make_batch(2, autoreset_mode="Never")
+    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+        make_batch(0)
+    twice = [reward_types["brightness"](), reward_types["brightness"]()]
+    with pytest.raises(ValueError, match="'brightness' is already one of"):
+        make_single(rewards=twice)
+
+
+class Faulty(Reward):
+    """Fails in the way it is told to."""
+
+    name = "faulty"
+    bounds = (0.0, 1.0)
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def score(self, videos, prompts, infos):
+        if self.fault == "raises":
+            raise ZeroDivisionError("no pixels")
+        if self.fault == "late":
+            time.sleep(0.5)
+        if self.fault == "shape":
+            return torch.zeros(len(videos), 2)
+        values = torch.full((len(videos),), 0.5)
+        if self.fault == "nan":
+            values[0] = torch.nan
+        return values
+
+
+class WrongType(Faulty):
+    def __call__(self, videos, prompts, infos=None):
+        return torch.zeros(len(videos))
+
+
+FAULTS = {
+    "raises": (Faulty("raises"), "faulty.*ZeroDivisionError: no pixels", [False, False]),
+    "late": (Faulty("late"), "faulty.*TimeoutError: no answer within 0.05 s", [False, False]),
+    "shape": (Faulty("shape"), r"faulty.*must return shape \(2,\)", [False, False]),
+    "type": (WrongType("type"), "faulty.*expected a RewardOutput, got Tensor", [False, False]),
+    "nan": (Faulty("nan"), "faulty.*could not score 1 of 2 clips", [False, True]),
+}
+
+
+def faulty_batch(make_batch, reward_types, fault, **changes):
+    rewards = [reward_types["brightness"](), FAULTS[fault][0]]
+    timeout = 0.05 if fault == "late" else None
+    envs = make_batch(2, num_steps=1, rewards=rewards, reward_timeout=timeout, **changes)
+    envs.reset(seed=0)
+    return envs
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failing_reward_is_masked_with_a_warning(make_batch, reward_types, fault):
+    envs = faulty_batch(make_batch, reward_types, fault)
+    _, message, valid = FAULTS[fault]
+    with pytest.warns(RewardWarning, match=message):
+        _, rewards, _, _, infos = envs.step(good(envs))
+    assert infos["reward_valid"].tolist() == [[True, valid[0]], [True, valid[1]]]
+    assert (np.isnan(rewards) == ~infos["reward_valid"]).all()
+    assert (rewards[:, 0] > 0).all()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failing_reward_stops_the_run_if_told_to(make_batch, reward_types, fault):
+    envs = faulty_batch(make_batch, reward_types, fault, on_reward_error="raise")
+    with pytest.raises(RewardError, match=FAULTS[fault][1]):
+        envs.step(good(envs))
+
+
+def test_a_reward_in_time_is_scored(make_batch, reward_types):
+    rewards = [reward_types["brightness"](), Faulty("none")]
+    envs = make_batch(2, num_steps=1, rewards=rewards, reward_timeout=30.0)
+    envs.reset(seed=0)
+    assert (envs.step(good(envs))[1][:, 1] == 0.5).all()
+
+
+def test_an_invalid_component_makes_the_scalar_nan_unless_it_has_no_weight(make_batch):
+    rewards = [Faulty("nan")]
+    for weight, expected in ((1.0, [True, False]), (0.0, [False, False])):
+        envs = make_batch(2, num_steps=1, rewards=rewards, scalar_weights=[weight])
+        envs.reset(seed=0)
+        with pytest.warns(RewardWarning):
+            assert np.isnan(envs.step(good(envs))[1]).tolist() == expected
+
+
+def test_score_refuses_what_step_refuses(make_batch):
+    envs = make_batch(2)
+    latents = good(envs)
+    with pytest.raises(ValueError, match=r"prompt_id must be in 0\.\.2"):
+        envs.unwrapped.score(latents, [0, 3])
+    with pytest.raises(ValueError, match="prompt_id must be one integer or 2"):
+        envs.unwrapped.score(latents, [0, 1, 2])
+    with pytest.raises(ValueError, match="actions must have shape"):
+        envs.unwrapped.score(latents[:, 0], [0, 1])
