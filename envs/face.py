@@ -11,13 +11,14 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
+from torch import Tensor
+
 from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.rendering import contact_sheet
 from reelrl.envs.scoring import RewardSpec
 from reelrl.envs.task import Task, to_uint8
 from reelrl.rewards import Reward
-from torch import Tensor
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 RENDER_FPS = 8

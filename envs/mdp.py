@@ -2,7 +2,7 @@ r"""The denoising MDP as pure functions of a batched state; both environments ar
 
 An episode walks down the noise levels :math:`\sigma_0 = 1 > \dots > \sigma_T = 0`. The state is the
 latent at the current level, the action the latent at the next one, so the transition is the action
-itself: how a latent is denoised belongs to whoever acts (Black et al. 2024, section 4.2, with the
+itself: how a latent is denoised belongs to whoever acts (the MDP of Black et al. 2024, with the
 sampler moved out of the dynamics). After T actions the latent is the clip.
 """
 
@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from reelrl.envs.sampling import initial_noise
 from torch import Tensor
+
+from reelrl.envs.sampling import initial_noise
 
 
 @dataclass(frozen=True)

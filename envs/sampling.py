@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from torch import Tensor
+
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.schedule import sigma_schedule
-from torch import Tensor
 
 
 def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:

@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from reelrl.rewards import Reward, RewardOutput, make_reward
 from torch import Tensor
+
+from reelrl.rewards import Reward, RewardOutput, make_reward
 
 OnRewardError = Literal["mask", "raise"]
 RewardSpec = str | Mapping[str, Any] | Reward

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Space
 from numpy.typing import NDArray
+from torch import Tensor
+
 from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.schedule import sigma_schedule
 from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, read_weights
 from reelrl.envs.spaces import UniformBox
-from torch import Tensor
 
 ACTION_BOUND = 10.0
 """Latents have unit variance, so nothing a sampler makes comes near; agents need finite bounds."""

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
+
 from reelrl.envs import mdp
 from reelrl.envs.face import RENDER_FPS, RENDER_MODES, TaskFace
 from reelrl.envs.scoring import scalarise

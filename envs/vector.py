@@ -12,10 +12,11 @@ from gymnasium.utils import EzPickle, seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
+from torch import Tensor
+
 from reelrl.envs import mdp
 from reelrl.envs.face import RENDER_FPS, RENDER_MODES, TaskFace, per_sub_env
 from reelrl.envs.scoring import scalarise
-from torch import Tensor
 
 Infos = dict[str, Any]
 

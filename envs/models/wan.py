@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.models.integrity import verify_checksums
-from torch import Tensor
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 SHIPPED = {"nano": "nano-wan", "nano-early": "nano-wan-early"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gymnasium as gym
 import pytest
 import torch
-from reelrl.envs.models import VideoModel
-from reelrl.rewards import Reward
 
 import reelrl  # noqa: F401  (registers the ids)
+from reelrl.envs.models import VideoModel
+from reelrl.rewards import Reward
 
 PROMPTS = ["dark", "dim", "bright"]
 

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+
 from reelrl.envs.scoring import RewardError, RewardWarning
 from reelrl.rewards import Reward
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from reelrl.envs import mdp
 from reelrl.envs.schedule import sigma_schedule
 

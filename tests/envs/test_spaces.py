@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, flatten_space
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+
 from reelrl.envs.spaces import UniformBox
 
 
