@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Array, Masked, like, output_dtype, to_tensor
 from reelrl.algos.advantages.diagnostics import Diagnostics, diagnose
 from reelrl.algos.advantages.norm import NormSpec, normalise
@@ -20,7 +22,6 @@ from reelrl.algos.advantages.post import Post, make_post
 from reelrl.algos.advantages.transforms import Transform, make_transform
 from reelrl.algos.advantages.types import AdvantageOutput, Gather, RewardBatch, State
 from reelrl.algos.advantages.work import Signal, Work, open_batch, weighted_sum
-from torch import Tensor
 
 STATE_VERSION = 1
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked, to_tensor
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, sum_first
 from reelrl.algos.advantages.grpo import ScalarConfig
 from reelrl.algos.advantages.registry import make_estimator, register_estimator
 from reelrl.algos.advantages.types import State
 from reelrl.algos.advantages.work import Signal, Work
-from torch import Tensor
 
 
 @register_estimator("random_sign")

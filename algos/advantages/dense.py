@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, return_to_go
 from reelrl.algos.advantages.norm import NormSpec, normalise
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import Gather, State
 from reelrl.algos.advantages.work import Signal, Work, expect_shape, weighted_sum
-from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Array, Masked, group_sum, safe_divide
 from reelrl.algos.advantages.hoyer import hoyer
 from reelrl.algos.advantages.norm import GroupStats, Moments, NormSpec, normalise
 from reelrl.algos.advantages.work import Signal, Work
-from torch import Tensor
 
 Thunk = Callable[[], Tensor]
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Array, Masked, to_tensor
 from reelrl.algos.advantages.base import Estimator, sum_first
 from reelrl.algos.advantages.grpo import ScalarConfig
@@ -15,7 +17,6 @@ from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
 from reelrl.algos.advantages.work import Signal, Work
-from torch import Tensor
 
 
 @register_estimator("dynamic_weight")

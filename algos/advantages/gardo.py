@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked, safe_divide
 from reelrl.algos.advantages.base import Estimator, sum_first
 from reelrl.algos.advantages.grpo import ScalarConfig
@@ -15,7 +17,6 @@ from reelrl.algos.advantages.post import Post, register_post
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import Gather, State
 from reelrl.algos.advantages.work import Signal, Work
-from torch import Tensor
 
 
 @register_estimator("gardo")

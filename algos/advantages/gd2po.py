@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked, safe_divide
 from reelrl.algos.advantages.base import Estimator, normalise_first
 from reelrl.algos.advantages.gdpo import VectorConfig
@@ -14,7 +16,6 @@ from reelrl.algos.advantages.post import drop, keep_ratio
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
 from reelrl.algos.advantages.work import Signal, Work
-from torch import Tensor
 
 
 @register_estimator("gd2po")

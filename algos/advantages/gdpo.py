@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+
 from reelrl.algos.advantages.arrays import Masked
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, normalise_first
 from reelrl.algos.advantages.norm import NormSpec

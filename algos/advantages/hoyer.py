@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from reelrl.algos.advantages.arrays import Masked, group_count, group_sum_of, safe_divide
 from torch import Tensor
+
+from reelrl.algos.advantages.arrays import Masked, group_count, group_sum_of, safe_divide
 
 
 def hoyer(x: Masked) -> Tensor:

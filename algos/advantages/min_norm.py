@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from reelrl.algos.advantages.base import Estimator, normalise_first
 from reelrl.algos.advantages.gdpo import VectorConfig
 from reelrl.algos.advantages.norm import NormSpec, normalise
@@ -13,7 +15,6 @@ from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.simplex import min_norm_weights
 from reelrl.algos.advantages.types import Gather, State
 from reelrl.algos.advantages.work import Signal, Work
-from torch import Tensor
 
 
 @register_estimator("adv_min_norm")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked, group_count, group_sum, group_sum_of
 from reelrl.algos.advantages.types import Gather
-from torch import Tensor
 
 Baseline = Literal["mean", "loo", "batch", "none"]
 Scale = Literal["group", "loo", "batch", "none"]
@@ -115,6 +116,13 @@ class Moments:
         """(K,) standard deviation; 0 where there are at most ``ddof`` samples."""
         return _std(self.m2, self.count, ddof)
 
+    def baseline(self) -> Tensor:
+        """(K,) the mean, or exactly 0 where it is the rounding left over from centred values.
+
+        Without this a group without spread would leave the batch norm with 1e-17 instead of 0.
+        """
+        return torch.where(self.mean.abs() <= 1e-12 * self.std(0), 0.0, self.mean)
+
 
 @dataclass(frozen=True)
 class GroupStats:
@@ -195,7 +203,7 @@ def normalise(
         batch = Moments.of(x, per_component=per_component, tokens=tokens).merge(gather)
     if spec.baseline in ("batch", "none") and spec.scale in ("batch", "none"):
         assert batch is not None
-        centred = x.values - batch.mean if spec.baseline == "batch" else x.values
+        centred = x.values - batch.baseline() if spec.baseline == "batch" else x.values
         return _finish(x, centred, *_batch_factor(batch, spec, tol), spec)
     stats = GroupStats.of(x)
     factor, scale = _group_factor(x, stats, batch, spec, tol)
@@ -208,7 +216,7 @@ def _centre(x: Masked, stats: GroupStats, batch: Moments | None, spec: NormSpec)
         return x.values
     if spec.baseline == "batch":
         assert batch is not None
-        return x.values - batch.mean
+        return x.values - batch.baseline()
     if spec.baseline == "loo":
         # x_i - mean_{j != i} x_j = n / (n - 1) (x_i - mean x).
         return stats.centred * (stats.count / (stats.count - 1).clamp(min=1))

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Array, to_tensor
 from reelrl.algos.advantages.registry import make_estimator
 from reelrl.algos.advantages.types import AdvantageEstimator, RewardBatch
-from torch import Tensor
 
 
 def advantages(

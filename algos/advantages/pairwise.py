@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked, safe_divide
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, sum_first
 from reelrl.algos.advantages.grpo import ScalarConfig
@@ -15,7 +17,6 @@ from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.transforms import WinRate, pairwise_points
 from reelrl.algos.advantages.types import State
 from reelrl.algos.advantages.work import Signal, Work
-from torch import Tensor
 
 
 @register_estimator("pref_grpo")

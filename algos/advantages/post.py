@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked, group_sum, safe_divide
 from reelrl.algos.advantages.steps import StepRegistry
 from reelrl.algos.advantages.work import Signal, Work
-from torch import Tensor
 
 
 class Post(ABC):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked, group_count, group_sum, safe_divide
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, sum_first
 from reelrl.algos.advantages.hoyer import hoyer
@@ -16,7 +18,6 @@ from reelrl.algos.advantages.thresholds import Calibration
 from reelrl.algos.advantages.transforms import Rescale
 from reelrl.algos.advantages.types import State
 from reelrl.algos.advantages.work import Signal, Work
-from torch import Tensor
 
 
 @register_estimator("taros")

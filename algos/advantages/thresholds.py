@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from reelrl.algos.advantages.types import Gather, State
 from torch import Tensor
+
+from reelrl.algos.advantages.types import Gather, State
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked, safe_divide
 from reelrl.algos.advantages.steps import StepRegistry
 from reelrl.algos.advantages.work import Work
-from torch import Tensor
 
 
 class Transform(ABC):

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Masked, safe_divide
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig
 from reelrl.algos.advantages.norm import NormSpec, is_noise
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
 from reelrl.algos.advantages.work import Signal, Work, weighted_sum
-from torch import Tensor
 
 
 @register_estimator("branch_grpo")

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from reelrl.algos.advantages.arrays import Array, check_magnitude, to_tensor
 from torch import Tensor
+
+from reelrl.algos.advantages.arrays import Array, check_magnitude, to_tensor
 
 State = dict[str, Tensor]
 """Everything an estimator remembers: plain tensors by name, with a ``version`` entry."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from reelrl.algos.advantages.arrays import Array, Masked, scored, statistics_dtype, to_tensor
 from reelrl.algos.advantages.types import EXTRAS, Gather, RewardBatch
-from torch import Tensor
 
 FLOAT_NOISE = {torch.float64: 1e-12}
 """Zero tolerance by reward dtype; integers count as float64, everything else gets 1e-6."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from reelrl.algos.advantages import RewardBatch, make_estimator, make_transform
 from reelrl.algos.advantages.arrays import Masked
 from reelrl.algos.advantages.gardo import nearest_distance
