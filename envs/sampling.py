@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,9 +22,23 @@ def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     return torch.stack(rows)
 
 
+def step_noise(shape: Sequence[int], seeds: Sequence[int], steps: Sequence[int]) -> Tensor:
+    """Standard normal latents (N, *shape), row i from seed i and step i alone.
+
+    No generator has to be carried from step to step, so noise survives resets in any order.
+    """
+    streams = [np.random.SeedSequence(pair) for pair in zip(seeds, steps, strict=True)]
+    return initial_noise(shape, [int(s.generate_state(1, np.uint64)[0] >> 1) for s in streams])
+
+
 @torch.no_grad()
 def guided_velocity(
-    model: VideoModel, latent: Tensor, sigma: Tensor, embedding: Tensor, guidance_scale: float
+    model: VideoModel,
+    latent: Tensor,
+    sigma: Tensor,
+    embedding: Tensor,
+    guidance_scale: float | Tensor,
+    empty: Tensor | None = None,
 ) -> Tensor:
     """Velocity with classifier-free guidance (Ho and Salimans 2022), both branches in one forward.
 
@@ -32,11 +47,14 @@ def guided_velocity(
         latent: (N, C, T', H', W').
         sigma: (N,).
         embedding: (N, L, D).
-        guidance_scale: 1 is no guidance and costs one branch.
+        guidance_scale: one for all, where 1 is no guidance and costs one branch, or (N,).
+        empty: (1, L, D) embedding of the empty prompt; encoded here if not given.
     """
-    if guidance_scale == 1:
+    if isinstance(guidance_scale, Tensor):
+        guidance_scale = guidance_scale.to(latent).view(-1, 1, 1, 1, 1)
+    elif guidance_scale == 1:
         return model.velocity(latent, sigma, embedding)
-    empty = model.encode([""]).expand_as(embedding)
+    empty = (model.encode([""]) if empty is None else empty).expand_as(embedding)
     both = model.velocity(
         latent.repeat(2, 1, 1, 1, 1), sigma.repeat(2), torch.cat([embedding, empty])
     )

@@ -12,6 +12,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+import reelrl.rewards.moving_shapes  # noqa: F401  (registers the shipped components)
 from reelrl.rewards import Reward, RewardOutput, make_reward
 
 OnRewardError = Literal["mask", "raise"]
@@ -41,8 +42,6 @@ def build_reward(spec: RewardSpec) -> Reward:
             "a reward is a Reward, a registered name or a dict with a 'name', "
             f"got {type(spec).__name__}: {spec!r}"
         )
-    import reelrl.rewards.moving_shapes.proxies  # noqa: F401  (registers the shipped names)
-
     return make_reward(**config)
 
 

@@ -102,6 +102,11 @@ class Task:
         rows = range(0, len(self.prompts), ENCODE_CHUNK)
         return torch.cat([self.model.encode(self.prompts[i : i + ENCODE_CHUNK]) for i in rows])
 
+    @cached_property
+    def empty_embedding(self) -> Tensor:
+        """(1, L, D) embedding of the empty prompt, for classifier-free guidance."""
+        return self.model.encode([""])
+
     def _observation_space(self) -> Dict:
         spaces: dict[str, Space] = {
             "latent": UniformBox(-np.inf, np.inf, self.latent_shape),

@@ -163,6 +163,7 @@ def test_seeds_of_another_length(make_batch):
     ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:.*not in the possible render_modes")
 def test_arguments(make_single, changes, message):
     with pytest.raises(ValueError, match=message):
         make_single(**changes)

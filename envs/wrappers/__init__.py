@@ -1,0 +1,21 @@
+"""Wrappers of the denoising environment, each with a twin for the batch."""
+
+from reelrl.envs.wrappers.action import (
+    GuidanceAction,
+    VectorGuidanceAction,
+    VectorVelocityAction,
+    VelocityAction,
+)
+from reelrl.envs.wrappers.reward import AddReward, VectorAddReward
+from reelrl.envs.wrappers.scalar import ScalarReward, VectorScalarReward
+
+__all__ = [
+    "AddReward",
+    "GuidanceAction",
+    "ScalarReward",
+    "VectorAddReward",
+    "VectorGuidanceAction",
+    "VectorScalarReward",
+    "VectorVelocityAction",
+    "VelocityAction",
+]

@@ -1,0 +1,72 @@
+"""The reward vector as one number, for libraries that know no other reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
+from torch import Tensor
+
+from reelrl.envs.scoring import read_weights, scalarise
+
+
+class ScalarReward(gym.Wrapper, RecordConstructorArgs):
+    """Weighted sum of the reward vector; the vector stays in ``info["vector_reward"]``.
+
+    A component that could not be scored makes the sum ``nan``, unless its weight is zero. The twin
+    is :class:`VectorScalarReward`.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from reelrl.envs.wrappers import ScalarReward
+        >>> env = ScalarReward(gym.make("reelrl:reelrl/MovingShapes-v0"), [1.0, 1.0, 2.0])
+        >>> _ = env.reset(seed=0)
+        >>> env.step(env.action_space.sample())[1]
+        0.0
+
+    Args:
+        env: an environment with a ``reward_space`` on ``env.unwrapped``.
+        weights: one per component; ``None`` is ones.
+
+    Raises:
+        ValueError: for the wrong number of weights, or a reward that is a number already.
+    """
+
+    def __init__(self, env: gym.Env, weights: Sequence[float] | None = None) -> None:
+        RecordConstructorArgs.__init__(self, weights=weights)
+        gym.Wrapper.__init__(self, env)
+        self.weights = _weights(env, weights)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step and weigh."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        value = scalarise(reward, self.weights)
+        scalar = value if isinstance(value, Tensor) else float(value)
+        return observation, scalar, terminated, truncated, {**info, "vector_reward": reward}
+
+
+class VectorScalarReward(VectorWrapper):
+    """:class:`ScalarReward` for the batch; rewards (N,) float64."""
+
+    def __init__(self, env: VectorEnv, weights: Sequence[float] | None = None) -> None:
+        super().__init__(env)
+        self.weights = _weights(env, weights)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step and weigh."""
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        every = np.ones(self.num_envs, dtype=np.bool_)
+        infos = {**infos, "vector_reward": rewards, "_vector_reward": every}
+        scalars = scalarise(rewards, self.weights)
+        return observations, scalars, terminations, truncations, infos
+
+
+def _weights(env: Any, weights: Sequence[float] | None) -> np.ndarray:
+    task = getattr(env.unwrapped, "task", None)
+    if task is not None and task.weights is not None:
+        raise ValueError(f"the reward is a number already: scalar_weights={task.weights.tolist()}")
+    return read_weights(weights, env.unwrapped.reward_space.shape[0])

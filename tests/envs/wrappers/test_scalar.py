@@ -1,0 +1,86 @@
+"""The reward vector as one number."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import SyncVectorEnv
+
+from reelrl.envs.wrappers import AddReward, ScalarReward, VectorScalarReward
+
+WEIGHTS = [1.0, 0.5, -2.0]
+
+
+def test_the_weighted_sum_and_the_vector(make_single):
+    env = ScalarReward(make_single(num_steps=1), WEIGHTS)
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(env.action_space.sample())
+    assert type(reward) is float
+    assert reward == pytest.approx(info["vector_reward"] @ np.array(WEIGHTS))
+
+
+def test_the_wrapper_is_the_argument(make_single):
+    one, other = ScalarReward(make_single(), WEIGHTS), make_single(scalar_weights=WEIGHTS)
+    one.reset(seed=0), other.reset(seed=0)
+    for _ in range(4):
+        action = one.action_space.sample()
+        assert data_equivalence(one.step(action), other.step(action), exact=True)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def test_the_twin_equals_a_batch_of_single_envs(make_single, make_batch, mode):
+    sync = SyncVectorEnv([partial(ScalarReward, make_single(), WEIGHTS) for _ in range(3)])
+    native = VectorScalarReward(make_batch(3, autoreset_mode=mode), WEIGHTS)
+    sync.reset(seed=0), native.reset(seed=0)
+    for _ in range(4):
+        actions = native.action_space.sample()
+        assert data_equivalence(sync.step(actions), native.step(actions))
+
+
+def test_checkers_and_statistics(make_single, make_batch):
+    from stable_baselines3.common.env_checker import check_env as check_sb3
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_env(ScalarReward(make_single()))
+    check_sb3(ScalarReward(make_single()), warn=False)
+    envs = gym.wrappers.vector.RecordEpisodeStatistics(VectorScalarReward(make_batch(2)))
+    envs.reset(seed=0)
+    for _ in range(4):
+        _, rewards, _, _, infos = envs.step(envs.action_space.sample())
+    np.testing.assert_allclose(infos["episode"]["r"], rewards)
+
+
+def test_weights_survive_json():
+    env = ScalarReward(gym.make("reelrl:reelrl/MovingShapesGold-v0"), WEIGHTS)
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.weights.tolist() == WEIGHTS
+
+
+def test_torch_rewards_stay_tensors(make_single, make_batch):
+    import torch
+
+    env = ScalarReward(make_single(output="torch", num_steps=1), WEIGHTS)
+    env.reset(seed=0)
+    _, reward, *_ = env.step(torch.zeros(env.action_space.shape))
+    assert reward.shape == ()
+    envs = VectorScalarReward(make_batch(2, output="torch", num_steps=1), WEIGHTS)
+    envs.reset(seed=0)
+    assert envs.step(torch.zeros(envs.action_space.shape))[1].shape == (2,)
+
+
+def test_bad_arguments(make_single, make_batch):
+    with pytest.raises(ValueError, match="expected 3 finite weights"):
+        ScalarReward(make_single(), [1, 2])
+    with pytest.raises(ValueError, match="a number already"):
+        VectorScalarReward(make_batch(2, scalar_weights=WEIGHTS))
+    env = AddReward(ScalarReward(make_single()), "gold")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="got 3 weights for a reward vector of 4"):
+        env.step(env.action_space.sample())
