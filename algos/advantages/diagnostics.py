@@ -142,9 +142,13 @@ class _View:
 
     @property
     def correlation(self) -> Tensor:
-        advantage = self.signal.advantages.values.unsqueeze(-1) * self.z.present
-        cross = _columns(advantage * self.z.values).sum(0)
-        norms = _columns(advantage.square()).sum(0) * _columns(self.z.values.square()).sum(0)
+        z, present = self.z.values, self.z.present
+        advantage = self.signal.advantages.values.unsqueeze(-1)
+        if z.ndim < advantage.ndim:  # advantages per step from rewards of the whole clip
+            z, present = (x.unsqueeze(2).expand(*advantage.shape[:3], -1) for x in (z, present))
+        advantage = advantage * present
+        cross = _columns(advantage * z).sum(0)
+        norms = _columns(advantage.square()).sum(0) * _columns(z.square()).sum(0)
         return safe_divide(cross, norms.sqrt())
 
     @property

@@ -196,7 +196,7 @@ def _play(points: Tensor, upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]
 
 def _anchor_points(points: Tensor) -> Tensor:
     """(P, G) points against member 0; member 0 gets the mean of its own."""
-    score = points[:, :, 0].clone()
+    score = points[:, :, :1].sum(2)
     if points.shape[1] > 1:
         score[:, 0] = points[:, 0, 1:].mean(1)
     return score

@@ -55,8 +55,9 @@ class RewardBatch:
     step: int = 0
 
     def __post_init__(self) -> None:
+        tensor = to_tensor(self.rewards)
         if not isinstance(self.rewards, (np.ndarray, Tensor)):
-            object.__setattr__(self, "rewards", to_tensor(self.rewards).numpy())
+            object.__setattr__(self, "rewards", tensor.numpy())
         object.__setattr__(self, "names", tuple(self.names))
         shape = tuple(self.rewards.shape)
         if len(shape) not in (3, 4):

@@ -172,7 +172,7 @@ def weighted_sum(scores: Masked, weights: Tensor) -> Masked:
     if weights.ndim == 1:
         total = values @ weights
     elif weights.ndim == 2:
-        flat = values.reshape(values.shape[0], -1, values.shape[-1])
+        flat = values.flatten(1, -2)
         total = torch.bmm(flat, weights.unsqueeze(-1)).reshape(values.shape[:-1])
     else:
         total = (values * weights.unsqueeze(1)).sum(-1)
