@@ -14,6 +14,7 @@ REPORTS = {
     "attacks": "reelrl.zoo.reports.attacks",
     "distinct-groups": "reelrl.zoo.reports.distinct_groups",
     "nano": "reelrl.zoo.reports.nano",
+    "taros-saturation": "reelrl.zoo.reports.taros_saturation",
 }
 """Report name -> module; each has ``main(out: Path | None) -> None`` that prints it."""
 
