@@ -1,4 +1,5 @@
 import torch
+
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.sampling import euler_ode, guided_velocity, initial_noise
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import WanPipeline
+
 from reelrl.envs.models import SHIPPED, VideoModel, WanVideoModel
 from reelrl.envs.sampling import euler_ode, initial_noise
 from reelrl.envs.schedule import sigma_schedule

@@ -173,5 +173,5 @@ def test_bad_arguments(make_single, wrap, message):
 
 
 def test_another_environment_is_refused():
-    with pytest.raises(TypeError, match="expected wrappers over a TextToVideoEnv.*CartPole"):
+    with pytest.raises(TypeError, match=r"expected wrappers over a TextToVideoEnv.*CartPole"):
         VelocityAction(gym.make("CartPole-v1"))

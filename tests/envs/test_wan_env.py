@@ -1,0 +1,157 @@
+"""The environment over real diffusers Wan models: the shipped one, and a folder of one's own."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from reelrl.envs import text_to_video, vector
+from reelrl.envs.models import VideoModel, WanVideoModel
+from reelrl.envs.wrappers import VectorGuidanceAction, action, reward, scalar
+
+GOLD = "reelrl:reelrl/MovingShapesGold-v0"
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return WanVideoModel.from_pretrained("nano")
+
+
+def loaded(model):
+    return {"transformer", "vae", "text_encoder"} & set(vars(model))
+
+
+def test_the_environment_never_loads_a_transformer():
+    envs = gym.make_vec(GOLD, num_envs=2, num_steps=1)
+    model = envs.unwrapped.model
+    envs.reset(seed=0)
+    assert loaded(model) == set()
+    envs.step(envs.action_space.sample())
+    assert loaded(model) == {"vae"}
+
+
+def test_guidance_lets_the_shared_model_act(nano):
+    envs = gym.make_vec(GOLD, num_envs=2, num_steps=2, model=nano)
+    envs = VectorGuidanceAction(envs)
+    envs.reset(seed=0)
+    for _ in range(2):
+        observations, *_ = envs.step(envs.action_space.sample())
+    assert envs.unwrapped.model is nano
+    assert "transformer" in loaded(nano)
+    assert np.isfinite(observations["latent"]).all()
+
+
+def test_the_batch_earns_what_single_environments_earn(nano):
+    envs = gym.make_vec(GOLD, num_envs=3, num_steps=1, model=nano, rewards=["gold", "proxy_vq"])
+    env = gym.make(GOLD, num_steps=1, model=nano, rewards=["gold", "proxy_vq"])
+    batch, _ = envs.reset(seed=5)
+    actions = (0.5 * batch["latent"]).astype(np.float32)
+    _, rewards, _, _, infos = envs.step(actions)
+    for i in range(3):
+        alone, _ = env.reset(seed=5 + i)
+        assert (alone["latent"] == batch["latent"][i]).all()
+        _, single, _, _, info = env.step(actions[i])
+        np.testing.assert_allclose(rewards[i], single, atol=1e-5)
+        assert abs(infos["video"][i].astype(int) - info["video"]).max() <= 1
+
+
+def test_unknown_words_are_refused_before_anything_is_made():
+    with pytest.raises(ValueError, match="does not know: zebra"):
+        gym.make(GOLD, prompts=["a red zebra moving right"])
+
+
+@pytest.mark.parametrize(
+    "module", [text_to_video, vector, action, reward, scalar], ids=lambda m: m.__name__
+)
+def test_examples_in_the_docstrings(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.fixture(scope="module")
+def wan_folder(tmp_path_factory):
+    """A random Wan 2.1 pipeline with the real compression: 4 frames and 8x8 pixels per latent."""
+    from diffusers import (
+        AutoencoderKLWan,
+        FlowMatchEulerDiscreteScheduler,
+        WanPipeline,
+        WanTransformer3DModel,
+    )
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    from reelrl.zoo.nano.architecture import build_tokenizer
+
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[0, 1, 1]
+    )
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16,
+        out_channels=16, text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=32,
+    )  # fmt: skip
+    encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    )
+    folder = tmp_path_factory.mktemp("wan") / "tiny"
+    WanPipeline(
+        tokenizer=build_tokenizer(),
+        text_encoder=encoder,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=transformer,
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_any_local_wan_folder_is_an_environment(wan_folder, reward_types):
+    envs = gym.make_vec(
+        "reelrl:reelrl/TextToVideo-v0",
+        num_envs=2,
+        model=str(wan_folder),
+        prompts=["a red circle moving right"],
+        rewards=[reward_types["brightness"]()],
+        num_steps=2,
+        num_frames=5,
+        height=32,
+        width=48,
+        observe_embedding=True,
+    )
+    envs = VectorGuidanceAction(envs)
+    observations, _ = envs.reset(seed=0)
+    assert observations["latent"].shape == (2, 16, 2, 4, 6)
+    assert observations["prompt_embedding"].shape == (2, 16, 16)
+    for _ in range(2):
+        _, rewards, _, _, infos = envs.step(envs.action_space.sample())
+    assert infos["video"].shape == (2, 5, 32, 48, 3)
+    assert np.isfinite(rewards).all()
+
+
+def test_a_wan_2_2_folder_is_refused(wan_folder, tmp_path):
+    index = json.loads((wan_folder / "model_index.json").read_text())
+    index["transformer_2"] = ["diffusers", "WanTransformer3DModel"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"Wan 2\.2 .* expected Wan 2\.1 with one transformer"):
+        gym.make(
+            "reelrl:reelrl/TextToVideo-v0", model=str(tmp_path), prompts=["x"], rewards=["gold"]
+        )
+
+
+def test_a_pickled_model_opens_its_folder_again(nano):
+    import pickle
+
+    nano.decode(torch.zeros(1, 8, 5, 8, 8))
+    data = pickle.dumps(nano)
+    again = pickle.loads(data)
+    assert len(data) < 10_000
+    assert loaded(again) == set()
+    latent = torch.randn(1, 8, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert (again.decode(latent) == nano.decode(latent)).all()
+    assert isinstance(again, VideoModel)
+    assert "diffusers" in sys.modules
