@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+
 from reelrl.rewards import make_reward
 from reelrl.rewards.moving_shapes.gold import gold_axes_of_prompts
 from reelrl.rewards.moving_shapes.world import sample_clips

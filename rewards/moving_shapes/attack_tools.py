@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.rewards.moving_shapes.world import (
     COLOURS,
     SHAPES,
@@ -15,7 +17,6 @@ from reelrl.rewards.moving_shapes.world import (
     draw,
     track,
 )
-from torch import Tensor
 
 Generate = Callable[[Clips, torch.Generator], Tensor]
 """(clean clips, generator) -> videos (N, F, S, S, 3) in [0, 1]."""

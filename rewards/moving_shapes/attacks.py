@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from reelrl.rewards.moving_shapes import attacks_invented as invented
 from reelrl.rewards.moving_shapes.attack_tools import (
     Attack,
@@ -31,8 +34,6 @@ from reelrl.rewards.moving_shapes.world import (
     caption_to_factors,
     track,
 )
-from torch import Tensor
-from torch.nn import functional
 
 
 def clean(clips: Clips, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,8 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
+
 from reelrl.rewards.moving_shapes.attack_tools import (
     Scene,
     add_noise,
@@ -19,7 +21,6 @@ from reelrl.rewards.moving_shapes.attack_tools import (
     shift,
 )
 from reelrl.rewards.moving_shapes.world import BACKGROUND, COLOURS, SHAPES, Clips, shape_masks
-from torch import Tensor
 
 
 def _ramp(frames: int) -> Tensor:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
+
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.moving_shapes.parser import Parsed, check_videos, palette, parse
 from reelrl.rewards.moving_shapes.world import (
@@ -31,7 +33,6 @@ from reelrl.rewards.moving_shapes.world import (
     shape_masks,
     track,
 )
-from torch import Tensor
 
 E0 = 0.35
 """Relative reconstruction error at which ``fid`` falls to exp(-1/2).

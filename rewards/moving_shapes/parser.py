@@ -15,8 +15,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from reelrl.rewards.moving_shapes.world import COLOURS, SHAPES, shape_masks
 from torch import Tensor
+
+from reelrl.rewards.moving_shapes.world import COLOURS, SHAPES, shape_masks
 
 COLOUR_TOLERANCE = 0.15
 """Standard deviation, in RGB distance, of a pixel around the line from ground to colour."""

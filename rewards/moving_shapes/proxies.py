@@ -22,10 +22,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.moving_shapes.gold import GoldAxes, gold_axes_of_prompts
 from reelrl.rewards.moving_shapes.world import COLOURS, caption_to_factors
-from torch import Tensor
 
 SHARPNESS_SCALE = 0.05
 COLOURFULNESS_SCALE = 0.15

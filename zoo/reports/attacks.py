@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+
 from reelrl.rewards import make_reward
 from reelrl.rewards.moving_shapes.attacks import ATTACKS, Attack
 from reelrl.rewards.moving_shapes.gold import gold_axes_of_prompts
@@ -65,10 +66,14 @@ def _row(attack: Attack, scores: dict[str, float], clean: dict[str, float]) -> s
 
 
 def _soft(measured: dict[str, dict[str, float]]) -> str:
-    """The attacks with the highest gold, as a sentence each."""
+    """The attacks with the highest gold, with all that their docstrings say."""
     attacks = [a for a in ATTACKS.values() if a.kind in ("attack", "invented")]
     worst = sorted(attacks, key=lambda a: -measured[a.name]["gold"])[:3]
-    return "\n".join(f"- **{a.name}** keeps {measured[a.name]['gold']:.2f}." for a in worst)
+    return "\n".join(
+        f"- **{a.name}** keeps {measured[a.name]['gold']:.2f}. "
+        + " ".join((a.generate.__doc__ or "").split())
+        for a in worst
+    )
 
 
 def report(count: int = CLIPS) -> str:
