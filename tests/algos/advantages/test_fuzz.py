@@ -74,9 +74,8 @@ def ugly_batch(rng: np.random.Generator, dense: bool) -> tuple[RewardBatch, bool
     }
     valid = rng.random((p, g)) < 0.8 if rng.random() < 0.4 else None
     weights = rng.choice([0.0, 0.5, 1.0, 100.0], k) if rng.random() < 0.5 else None
-    bad = any(
-        bool(np.isinf(np.asarray(a, dtype=float)).any()) for a in (rewards, ode, features, aux)
-    )
+    floats = [np.asarray(a, dtype=float) for a in (rewards, ode, features, aux)]
+    bad = any(bool(np.isinf(a).any()) for a in floats)
     array: Any = rewards
     if rng.random() < 0.3:
         array = torch.from_numpy(np.ascontiguousarray(rewards))
