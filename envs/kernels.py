@@ -16,7 +16,8 @@ with :math:`dt = \sigma' - \sigma < 0` and the noise estimate
 in :math:`s` alone. ``cps`` and ``ddim`` instead draw a share of the next level's noise anew.
 
 Two scales must not be confused: ``diffusion`` is :math:`s`, per square root of time; ``step_std``
-is the standard deviation of the step, and the one densities and divergences are made of.
+is the standard deviation of the step, and the one densities and divergences are made of
+(:mod:`reelrl.envs.steps`).
 """
 
 from __future__ import annotations
@@ -26,12 +27,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-
-Reduction = Literal["mean", "sum", "sum_sqrt_d"]
 
 
 @dataclass(frozen=True)
@@ -72,19 +71,6 @@ class Coefficients:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Coefficients:
         return Coefficients(*(change(getattr(self, field.name)) for field in fields(self)))
-
-
-@dataclass(frozen=True)
-class Step:
-    """The Gaussian a kernel gives N samples.
-
-    Attributes:
-        mean: (N, ...) float32 or better.
-        step_std: (N,) of the same dtype; zero where the step is deterministic.
-    """
-
-    mean: Tensor
-    step_std: Tensor
 
 
 class StepKernel(ABC):
@@ -327,92 +313,3 @@ def check_eta(eta: float | Tensor, highest: float = math.inf) -> None:
     """Raise ValueError unless a number ``eta`` is in [0, highest]; tensors are not looked at."""
     if not isinstance(eta, Tensor) and not (0 <= eta <= highest and math.isfinite(eta)):
         raise ValueError(f"eta must be a number from 0 to {highest:g}, got {eta}")
-
-
-def advance(coefficients: Coefficients, latent: Tensor, output: Tensor) -> Step:
-    """The next latent's distribution.
-
-    Args:
-        coefficients: one row per sample, (N,).
-        latent: (N, ...) of any floating dtype; half precision is computed in float32.
-        output: (N, ...) model output.
-
-    Returns:
-        mean (N, ...) and step_std (N,) in float32 or, for float64 latents, float64.
-    """
-    dtype = torch.promote_types(latent.dtype, torch.float32)
-    rows = coefficients.to(latent.device, dtype)
-    a, b = _broadcast(rows.latent_weight, latent), _broadcast(rows.output_weight, latent)
-    return Step(a * latent.to(dtype) + b * output.to(dtype), rows.step_std)
-
-
-def sample(step: Step, noise: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Draw the next latent from standard normal ``noise`` (N, ...), rounded to ``dtype``.
-
-    What is scored, stored and replayed must be this rounded value.
-    """
-    spread = _broadcast(step.step_std, step.mean)
-    return (step.mean + spread * noise.to(step.mean.dtype)).to(dtype)
-
-
-def log_prob(step: Step, value: Tensor, reduction: Reduction = "mean") -> Tensor:
-    r"""Log-density of ``value`` (N, ...) under the Gaussian, reduced over the D dimensions.
-
-    Args:
-        step: the distribution.
-        value: the next latent as stored; any floating dtype.
-        reduction: ``"sum"`` is the log-density itself. ``"mean"``, the field's habit, is 1/D of it:
-            the ratio of two means is not a likelihood ratio and its expectation falls below 1.
-            ``"sum_sqrt_d"`` divides by :math:`\sqrt D` and leaves the spread of a log-ratio
-            independent of the resolution.
-
-    Returns:
-        (N,) float64; ``nan`` where the step is deterministic and has no density.
-    """
-    std = step.step_std.double()
-    squares = _squares(step.mean, value) / torch.where(std > 0, std, 1.0) ** 2
-    count = value[0].numel()
-    normaliser = std.log() + 0.5 * math.log(2 * math.pi)
-    total = torch.where(std > 0, -0.5 * squares - count * normaliser, torch.nan)
-    return _reduced(total, count, reduction)
-
-
-def negative_squared_error(step: Step, value: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Minus the squared distance of ``value`` to the mean, (N,) float64.
-
-    What CPS implementations call a log-probability: the density without its width and its
-    normaliser. Ratios of its exponential are no likelihood ratios and shrink with the noise, so a
-    clip range made for :func:`log_prob` does not carry over.
-    """
-    return _reduced(-_squares(step.mean, value), value[0].numel(), reduction)
-
-
-def gaussian_kl(step: Step, reference: Step, reduction: Reduction = "mean") -> Tensor:
-    r"""Divergence :math:`\lVert\mu - \mu_\mathrm{ref}\rVert^2 / (2\,\mathrm{step\_std}^2)`.
-
-    Exact for two Gaussians of one kernel at one step, whose widths are equal.
-
-    Returns:
-        (N,) float64; ``nan`` where the step is deterministic.
-    """
-    std = step.step_std.double()
-    squares = _squares(step.mean, reference.mean) / torch.where(std > 0, std, 1.0) ** 2
-    total = torch.where(std > 0, 0.5 * squares, torch.nan)
-    return _reduced(total, step.mean[0].numel(), reduction)
-
-
-def _broadcast(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.view(-1, *[1] * (like.ndim - 1))
-
-
-def _squares(mean: Tensor, value: Tensor) -> Tensor:
-    """Squared distance (N,), summed in float64: a sum over a video latent outgrows float32."""
-    difference = value.to(mean.dtype) - mean
-    return difference.square().flatten(1).sum(dim=1, dtype=torch.float64)
-
-
-def _reduced(total: Tensor, count: int, reduction: Reduction) -> Tensor:
-    divisors = {"sum": 1.0, "mean": float(count), "sum_sqrt_d": math.sqrt(count)}
-    if reduction not in divisors:
-        raise ValueError(f"reduction must be one of {', '.join(divisors)}, got {reduction!r}")
-    return total / divisors[reduction]

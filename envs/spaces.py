@@ -44,11 +44,12 @@ class UniformBox(Box):
 
     def _spread_bounds(self) -> None:
         low, high = self._bounds
-        self.low = np.broadcast_to(self.dtype.type(low), self._shape)
-        self.high = np.broadcast_to(self.dtype.type(high), self._shape)
+        self.low = np.broadcast_to(np.array(low, self.dtype), self._shape)
+        self.high = np.broadcast_to(np.array(high, self.dtype), self._shape)
         self.bounded_below = np.broadcast_to(np.isfinite(low), self._shape)
         self.bounded_above = np.broadcast_to(np.isfinite(high), self._shape)
-        self.low_repr, self.high_repr = str(low), str(high)
+        self.low_repr: Any = str(low)
+        self.high_repr: Any = str(high)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copying a broadcast array materialises it, so copies carry the two numbers instead.

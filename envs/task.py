@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -93,7 +94,7 @@ class Task:
         )
         self._structured_space = self._observation_space()
         self.observation_space = self._flat_space() if flat else self._structured_space
-        shape = (int(np.prod(self.latent_shape)),) if flat else self.latent_shape
+        shape = (math.prod(self.latent_shape),) if flat else self.latent_shape
         self.action_space = UniformBox(-ACTION_BOUND, ACTION_BOUND, shape)
 
     @cached_property
@@ -119,7 +120,7 @@ class Task:
         return Dict(spaces)
 
     def _flat_space(self) -> UniformBox:
-        size = sum(int(np.prod(space.shape)) for space in self._structured_space.values())
+        size = sum(math.prod(space.shape or ()) for space in self._structured_space.values())
         return UniformBox(-np.inf, np.inf, (size,))
 
     def observe(self, state: mdp.State) -> Any:

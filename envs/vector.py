@@ -79,7 +79,7 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         self._rngs: list[np.random.Generator] = []
         self._finished = np.zeros(num_envs, dtype=np.bool_)
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each sub-environment."""
         return tuple(self._rngs)

@@ -118,7 +118,7 @@ class WanVideoModel(VideoModel):
         return self._load("transformer", WanTransformer3DModel, self.dtype)
 
     @cached_property
-    def vae(self) -> torch.nn.Module:
+    def vae(self) -> Any:
         """The ``AutoencoderKLWan`` in float32, frozen and in evaluation mode."""
         from diffusers import AutoencoderKLWan
 

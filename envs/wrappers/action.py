@@ -20,7 +20,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from reelrl.envs import kernels, mdp
+from reelrl.envs import kernels, mdp, steps
 from reelrl.envs.sampling import guided_velocity, step_noise
 from reelrl.envs.spaces import UniformBox
 from reelrl.envs.task import ACTION_BOUND, Task
@@ -63,7 +63,7 @@ class VelocityAction(gym.Wrapper, RecordConstructorArgs):
         latent, estimate = _by_velocity(base.task, base.state, self.kernel, action, ())
         result = self.env.step(latent[0])
         base.clean_estimate = estimate
-        return result  # type: ignore[return-value]
+        return result
 
 
 class VectorVelocityAction(VectorWrapper):
@@ -136,7 +136,7 @@ class GuidanceAction(gym.Wrapper, RecordConstructorArgs):
         latent, estimate = _by_guidance(base.task, base.state, self.kernel, controls[None])
         result = self.env.step(latent[0])
         base.clean_estimate = estimate
-        return result  # type: ignore[return-value]
+        return result
 
 
 class VectorGuidanceAction(VectorWrapper):
@@ -246,9 +246,9 @@ def _advance(
     sigmas = task.sigmas.to(task.device)
     rows = torch.from_numpy(index).to(task.device)
     coefficients = kernel.coefficients(sigmas[rows], sigmas[rows + 1], sigmas[1])
-    step = kernels.advance(coefficients, state.latent, velocity)
+    step = steps.advance(coefficients, state.latent, velocity)
     noise = step_noise(task.latent_shape, state.step_seed.tolist(), index.tolist())
-    latent = kernels.sample(step, noise.to(task.device))
+    latent = steps.sample(step, noise.to(task.device))
     level = sigmas[rows].to(latent.dtype).view(-1, 1, 1, 1, 1)
     shaped = latent.reshape(len(latent), *task.action_space.shape)
     return task.export(shaped), state.latent - level * velocity

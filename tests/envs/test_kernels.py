@@ -7,17 +7,15 @@ perfect velocity is linear in x. Both make mean and variance of every step an ex
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Normal, kl_divergence
 
-from reelrl.envs import kernels
-from reelrl.envs.kernels import CPS, DDIM, ODE, DanceSDE, FlowSDE, Step, WanSDE
+from reelrl.envs import kernels, steps
+from reelrl.envs.kernels import CPS, DDIM, ODE, DanceSDE, FlowSDE, WanSDE
 from reelrl.envs.schedule import sigma_schedule
 
 FLOW_KERNELS = {"flow_sde": FlowSDE, "dance_sde": DanceSDE, "wan_sde": WanSDE}
@@ -134,8 +132,8 @@ def test_samples_follow_the_recursion(name):
     x = torch.randn(40_000, 2, generator=generator)
     for i, sigma in enumerate(sigmas[:-1].tolist()):
         rows = table.at(torch.full((len(x),), i))
-        step = kernels.advance(rows, x, (x - 0.5) / sigma)
-        x = kernels.sample(step, torch.randn(x.shape, generator=generator))
+        step = steps.advance(rows, x, (x - 0.5) / sigma)
+        x = steps.sample(step, torch.randn(x.shape, generator=generator))
         expected = float(point_variances(table, sigmas)[i])
         assert float(x.var()) == pytest.approx(expected, rel=0.03, abs=1e-9)
         wanted = 0.5 * (1 - float(sigmas[i + 1]))
@@ -174,7 +172,7 @@ def test_the_three_sdes_are_one_kernel_with_another_diffusion():
     for name, s in diffusions.items():
         table = FLOW_KERNELS[name](stochastic_last=True).table(sigmas)
         expected = x + v * dt + s**2 / (2 * sigma) * (x + (1 - sigma) * v) * dt
-        torch.testing.assert_close(kernels.advance(table, x, v).mean, expected)
+        torch.testing.assert_close(steps.advance(table, x, v).mean, expected)
         torch.testing.assert_close(table.step_std, (s * (-dt).sqrt())[:, 0])
         torch.testing.assert_close(table.diffusion, s[:, 0])
 
@@ -192,9 +190,9 @@ def test_rows_of_a_batch_may_be_at_different_steps():
     table = FlowSDE().table(sigma_schedule(6, 3.0))
     x, v = torch.randn(2, 4, 3, 2)
     index = torch.tensor([5, 0, 3, 0])
-    together = kernels.advance(table.at(index), x, v)
+    together = steps.advance(table.at(index), x, v)
     for row, step in enumerate(index.tolist()):
-        alone = kernels.advance(table.at(torch.tensor([step])), x[row : row + 1], v[row : row + 1])
+        alone = steps.advance(table.at(torch.tensor([step])), x[row : row + 1], v[row : row + 1])
         assert (together.mean[row] == alone.mean[0]).all()
         assert together.step_std[row] == alone.step_std[0]
 
@@ -214,61 +212,6 @@ def test_index_of_finds_the_step_of_a_float32_level():
     sigmas = sigma_schedule(50, 5.0)
     table = ODE().table(sigmas)
     assert table.index_of(sigmas[:-1].float()[:, None]).tolist() == list(range(50))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_t1_log_probs_are_computed_in_float32_or_better(dtype):
-    table = FlowSDE().table(sigma_schedule(4, 3.0)).at(torch.tensor([1, 2]))
-    x, v, noise = torch.randn(3, 2, 1000, generator=torch.Generator().manual_seed(0))
-    step = kernels.advance(table, x.to(dtype), v.to(dtype))
-    assert step.mean.dtype == torch.float32
-    value = kernels.sample(step, noise, dtype)
-    assert value.dtype == dtype
-    result = kernels.log_prob(step, value, "sum")
-    assert result.dtype == torch.float64
-    exact = Normal(step.mean.double(), step.step_std.double()[:, None]).log_prob(value.double())
-    torch.testing.assert_close(result, exact.sum(1), rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_t2_the_value_scored_is_the_value_stored(dtype):
-    """Scored again from storage the ratio is exactly 1; scored before rounding it is not."""
-    table = FlowSDE().table(sigma_schedule(4, 3.0)).at(torch.tensor([1, 2]))
-    x, v, noise = torch.randn(3, 2, 4096, generator=torch.Generator().manual_seed(0))
-    step = kernels.advance(table, x, v)
-    stored = kernels.sample(step, noise, dtype)
-    first = kernels.log_prob(step, stored)
-    again = kernels.log_prob(kernels.advance(table, x, v), stored.clone())
-    assert (first == again).all()
-    unrounded = kernels.log_prob(step, kernels.sample(step, noise), "sum")
-    gap = (unrounded - kernels.log_prob(step, stored, "sum")).abs()
-    assert (gap == 0).all() if dtype == torch.float32 else (gap > 1e-3).all()
-
-
-@given(st.integers(1, 3), st.integers(1, 400))
-def test_t4_reductions_differ_by_what_they_say(count, dims):
-    step = Step(torch.zeros(count, dims), torch.full((count,), 0.3))
-    value = torch.randn(count, dims, generator=torch.Generator().manual_seed(dims))
-    total = kernels.log_prob(step, value, "sum")
-    torch.testing.assert_close(kernels.log_prob(step, value, "mean"), total / dims)
-    torch.testing.assert_close(kernels.log_prob(step, value, "sum_sqrt_d"), total / dims**0.5)
-
-
-def test_t5_the_ratio_of_sums_has_expectation_one_and_of_means_less():
-    """Mean of log r is -mean(delta^2) / 2 in the mean form, whatever the dimension."""
-    delta, count, dims = 0.2, 200_000, 16
-    old = Step(torch.zeros(count, dims), torch.ones(count))
-    new = Step(torch.full((count, dims), delta), torch.ones(count))
-    value = torch.randn(count, dims, generator=torch.Generator().manual_seed(0))
-    ratios = {
-        reduction: (
-            kernels.log_prob(new, value, reduction) - kernels.log_prob(old, value, reduction)
-        ).exp()
-        for reduction in ("sum", "mean")
-    }
-    assert float(ratios["sum"].mean()) == pytest.approx(1, abs=0.01)
-    assert float(ratios["mean"].log().mean()) == pytest.approx(-(delta**2) / 2, abs=1e-3)
-    assert float(ratios["mean"].mean()) < 0.99
 
 
 @pytest.mark.parametrize("name", ["flow_sde", "dance_sde", "wan_sde", "cps"])
@@ -298,54 +241,6 @@ def test_t9_tables_are_made_of_levels_and_never_of_integer_timesteps():
     assert (FlowSDE().table(sigmas).sigma == sigmas[:-1]).all()
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
-def test_t10_the_divergence_is_made_of_step_std_and_not_of_the_diffusion(name):
-    table = STOCHASTIC[name]().table(sigma_schedule(10, 3.0)).at(torch.tensor([0, 4, 8]))
-    x, v, other = torch.randn(3, 3, 50, generator=torch.Generator().manual_seed(0))
-    step, reference = kernels.advance(table, x, v), kernels.advance(table, x, other)
-    std = step.step_std[:, None]
-    exact = kl_divergence(Normal(step.mean, std), Normal(reference.mean, std))
-    torch.testing.assert_close(
-        kernels.gaussian_kl(step, reference, "sum").float(), exact.sum(1), rtol=1e-4, atol=1e-6
-    )
-    assert not torch.isclose(table.diffusion, table.step_std).any()
-
-
-@pytest.mark.parametrize("name", STOCHASTIC)
-def test_t11_log_prob_has_all_its_normalisers(name):
-    table = STOCHASTIC[name]().table(sigma_schedule(10, 3.0)).at(torch.tensor([0, 4, 8]))
-    x, v, value = torch.randn(3, 3, 50, generator=torch.Generator().manual_seed(0))
-    step = kernels.advance(table, x, v)
-    exact = Normal(step.mean, step.step_std[:, None]).log_prob(value)
-    torch.testing.assert_close(
-        kernels.log_prob(step, value).float(), exact.mean(1), rtol=1e-4, atol=1e-5
-    )
-    bare = kernels.negative_squared_error(step, value)
-    torch.testing.assert_close(bare.float(), -((value - step.mean) ** 2).mean(1))
-
-
-def test_log_prob_of_a_video_sized_latent_keeps_its_digits():
-    """Summed in float32 two million terms would be off by more than a clip range."""
-    size = 2_096_640
-    step = Step(torch.zeros(1, size), torch.tensor([0.3]))
-    value = 0.3 * torch.randn(1, size, generator=torch.Generator().manual_seed(0))
-    exact = Normal(0.0, step.step_std.double()).log_prob(value.double()).sum()
-    assert abs(float(kernels.log_prob(step, value, "sum") - exact)) < 1e-3
-    assert math.isclose(float(kernels.log_prob(step, value)), float(exact / size), rel_tol=1e-7)
-
-
-def test_t39_a_deterministic_step_has_no_density():
-    table = FlowSDE().table(sigma_schedule(3, 3.0))
-    x = torch.randn(3, 4, requires_grad=True)
-    step = kernels.advance(table, x, x)
-    result = kernels.log_prob(step, torch.zeros(3, 4))
-    assert result.isnan().tolist() == [False, False, True]
-    assert kernels.gaussian_kl(step, step).isnan().tolist() == [False, False, True]
-    result[:2].sum().backward()
-    assert x.grad[:2].isfinite().all()
-    assert not ODE().has_density
-
-
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
@@ -361,13 +256,11 @@ def test_make_kernel_refuses(name, config, message):
         kernels.make_kernel(name, **config)
 
 
-def test_bad_schedules_and_reductions():
+def test_bad_schedules():
     with pytest.raises(ValueError, match="below 1 to exactly 0"):
         DDIM().table(sigma_schedule(4))
     with pytest.raises(ValueError, match="strictly"):
         ODE().table(torch.tensor([1.0, 0.5, 0.5, 0.0]))
-    with pytest.raises(ValueError, match="reduction must be one of"):
-        kernels.log_prob(Step(torch.zeros(1, 2), torch.ones(1)), torch.zeros(1, 2), "max")
 
 
 def test_kernels_by_name():
