@@ -1,5 +1,6 @@
 import pytest
 from PIL import Image
+
 from reelrl.zoo.cli import main
 
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import WanPipeline
+from safetensors.torch import load_file
+
 from reelrl.envs.models import WanVideoModel
 from reelrl.zoo.nano import generator as generator_stage
 from reelrl.zoo.nano.generator import Dataset, train_generator
 from reelrl.zoo.nano.runtime import Average, NanoConfig, learning_rate
 from reelrl.zoo.nano.train import install, main
-from safetensors.torch import load_file
 
 TINY = NanoConfig(
     vae_steps=3,

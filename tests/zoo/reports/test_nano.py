@@ -1,6 +1,7 @@
 """The model card measures what it says it measures."""
 
 import torch
+
 from reelrl.rewards.moving_shapes.gold import gold_axes
 from reelrl.rewards.moving_shapes.world import caption_to_factors, sample_clips
 from reelrl.zoo.nano.evaluate import Evaluation, evaluation_captions
