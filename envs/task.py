@@ -263,7 +263,9 @@ def open_model(model: str | Path | VideoModel, device: str | torch.device | None
     """
     if not isinstance(model, VideoModel):
         return VideoModel.from_pretrained(model, device=device or "cpu")
-    if device is not None and torch.device(device) != model.device:
+    wanted = model.device if device is None else torch.device(device)
+    # "cuda" means any of them, "cuda:1" that one.
+    if wanted.type != model.device.type or wanted.index not in (None, model.device.index):
         raise ValueError(f"the model is on {model.device}, got device={str(device)!r}")
     return model
 

@@ -252,13 +252,14 @@ def test_a_reward_in_time_is_scored(make_batch, reward_types):
     assert (envs.step(good(envs))[1][:, 1] == 0.5).all()
 
 
-def test_an_invalid_component_makes_the_scalar_nan_unless_it_has_no_weight(make_batch):
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_an_invalid_component_makes_the_scalar_nan_unless_it_has_no_weight(make_batch, output):
     rewards = [Faulty("nan")]
     for weight, expected in ((1.0, [True, False]), (0.0, [False, False])):
-        envs = make_batch(2, num_steps=1, rewards=rewards, scalar_weights=[weight])
+        envs = make_batch(2, num_steps=1, rewards=rewards, scalar_weights=[weight], output=output)
         envs.reset(seed=0)
         with pytest.warns(RewardWarning):
-            assert np.isnan(envs.step(good(envs))[1]).tolist() == expected
+            assert np.isnan(np.asarray(envs.step(good(envs))[1])).tolist() == expected
 
 
 def test_score_refuses_what_step_refuses(make_batch):

@@ -142,6 +142,24 @@ def test_a_noise_seed_fixes_the_initial_latent_and_nothing_else(make_batch):
     assert infos["noise_seed"].tolist() == [7, 5]
 
 
+def test_the_seeds_of_an_episode_are_its_own(make_batch):
+    envs = make_batch(50)
+    envs.reset(seed=0)
+    state = envs.unwrapped.state
+    assert len({*state.noise_seed.tolist(), *state.step_seed.tolist()}) == 100
+
+
+def test_gymnasiums_own_batching_works_on_the_scalar_form():
+    envs = gym.make_vec(
+        "reelrl:reelrl/MovingShapes-v0",
+        num_envs=2,
+        vectorization_mode="sync",
+        scalar_weights=[1, 1, 1],
+    )
+    envs.reset(seed=0)
+    assert envs.step(envs.action_space.sample())[1].tolist() == [0, 0]
+
+
 def test_a_group_shares_its_prompt(make_batch):
     envs = make_batch(4)
     observations, infos = envs.reset(seed=0, options={"prompt_id": [2, 2, 0, 0]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -155,3 +156,10 @@ def test_a_pickled_model_opens_its_folder_again(nano):
     assert (again.decode(latent) == nano.decode(latent)).all()
     assert isinstance(again, VideoModel)
     assert "diffusers" in sys.modules
+
+
+def test_examples_in_the_documentation():
+    page = Path(__file__).parents[2] / "docs" / "envs.md"
+    result = doctest.testfile(str(page), module_relative=False)
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -172,6 +172,19 @@ def test_bad_arguments(make_single, wrap, message):
         wrap(make_single())
 
 
+def test_an_ordinary_agent_learns_on_it(make_single):
+    """PPO with a small network, unmodified; its normalised actions through RescaleAction."""
+    from stable_baselines3 import PPO
+
+    low, high = np.full(2, -1, np.float32), np.full(2, 1, np.float32)
+    env = ScalarReward(GuidanceAction(make_single(flat=True)))
+    env = gym.wrappers.RescaleAction(env, low, high)
+    agent = PPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu")
+    before = agent.policy.mlp_extractor.policy_net[0].weight.detach().clone()
+    agent.learn(32)
+    assert not (agent.policy.mlp_extractor.policy_net[0].weight == before).all()
+
+
 def test_another_environment_is_refused():
     with pytest.raises(TypeError, match=r"expected wrappers over a TextToVideoEnv.*CartPole"):
         VelocityAction(gym.make("CartPole-v1"))
