@@ -13,6 +13,7 @@ import tyro
 REPORTS = {
     "attacks": "reelrl.zoo.reports.attacks",
     "distinct-groups": "reelrl.zoo.reports.distinct_groups",
+    "estimator-pages": "reelrl.zoo.reports.estimator_pages",
     "nano": "reelrl.zoo.reports.nano",
     "taros-saturation": "reelrl.zoo.reports.taros_saturation",
 }

@@ -118,8 +118,10 @@ class GDPO(Vector):
         if config.nan == "zero":
             work = work.with_scores(_score_zero(work))
         weights = work.weights if config.use_weights else torch.ones_like(work.weights)
-        batch = config.batch if count > 1 or config.single_batch_norm else None
-        return normalise_first(work, weights, config.group, batch, config.tokens), state
+        if count == 1 and not config.single_batch_norm:
+            # One component without a batch norm is GRPO, from which a weight's scale cancels.
+            return normalise_first(work, weights.sign(), config.group), state
+        return normalise_first(work, weights, config.group, config.batch, config.tokens), state
 
 
 @register_estimator("advantage_sum")

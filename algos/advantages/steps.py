@@ -72,6 +72,6 @@ class StepRegistry(Generic[S]):
         for key in settings:
             if key not in fields:
                 raise ValueError(
-                    f"{self.kind} {spec['name']!r} has no {key!r}{nearest(key, fields)}"
+                    f"{self.kind} {spec['name']!r} has no setting {key!r}{nearest(key, fields)}"
                 )
         return cls(**settings)
