@@ -17,6 +17,7 @@ from torch import Tensor
 from reelrl.envs import mdp
 from reelrl.envs.face import RENDER_FPS, RENDER_MODES, TaskFace, per_sub_env
 from reelrl.envs.scoring import scalarise
+from reelrl.envs.task import row_of
 
 Infos = dict[str, Any]
 
@@ -76,13 +77,18 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         self.single_action_space = self.task.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._rngs: list[np.random.Generator] = []
+        self._rngs: list[tuple[np.random.Generator, int]] = []
         self._finished = np.zeros(num_envs, dtype=np.bool_)
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each sub-environment."""
-        return tuple(self._rngs)
+        return tuple(rng for rng, _ in self._rngs)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed each generator began with."""
+        return tuple(seed for _, seed in self._rngs)
 
     def reset(
         self,
@@ -123,12 +129,8 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
                 sub-environments.
             gymnasium.error.ResetNeeded: in ``"Disabled"`` mode, if one has finished.
         """
+        self._refuse_finished()
         waiting = self._finished
-        if self.autoreset_mode is AutoresetMode.DISABLED and waiting.any():
-            raise ResetNeeded(
-                f"sub-env {', '.join(map(str, np.flatnonzero(waiting)))} has finished: call "
-                "reset(options={'reset_mask': mask}) before stepping on"
-            )
         active = ~waiting
         latent = self.task.read_actions(actions, (self.num_envs,))
         state = mdp.transition(self.state, latent, active)
@@ -137,14 +139,12 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         self._state, self.clean_estimate = state, None
         rewards = state.latent.new_zeros(self.num_envs, self.reward_dim)
         infos: Infos = {}
-        same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
-        final: Infos = {} if same_step else infos
+        final: Infos = {} if self.autoreset_mode is AutoresetMode.SAME_STEP else infos
         if ended.any():
             self._finish(np.flatnonzero(ended), rewards, final)
         if self.task.weights is not None:
-            for rows, target in ((active & ~ended, infos), (ended, final)):
-                index = np.flatnonzero(rows)
-                self._add(target, {"vector_reward": rewards[_index(index)]}, index)
+            self._add({"vector_reward": rewards}, active & ~ended, infos)
+            self._add({"vector_reward": rewards}, ended, final)
         self._autoreset(waiting, ended, infos, final)
         return (
             self.task.observe(self.state),
@@ -179,22 +179,20 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
             return seen
         rows = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(ended):
-            rows[row] = (
-                {k: v[row] for k, v in seen.items()} if isinstance(seen, dict) else seen[row]
-            )
+            rows[row] = row_of(seen, row)
         return rows
 
     def _finish(self, rows: NDArray[np.int64], rewards: Tensor, infos: Infos) -> None:
         """Decode and score the finished rows together; write their rewards and infos."""
         state = self.state
-        index = _index(rows)
+        index = torch.from_numpy(rows).to(self.device)
         every = len(rows) == self.num_envs
-        latent = state.latent if every else state.latent[index.to(state.latent.device)]
+        latent = state.latent if every else state.latent[index]
         clips = self.task.finish(latent, state.prompt_id[rows])
-        rewards.index_copy_(0, index.to(rewards.device), clips.rewards)
+        rewards[index] = clips.rewards
         prompt_id = torch.from_numpy(state.prompt_id[rows])
         found = {"video": clips.videos, "prompt_id": prompt_id, "reward_valid": clips.valid}
-        self._add(infos, found, rows)
+        self._add_rows(found, rows, infos)
 
     def _restart(
         self,
@@ -207,7 +205,7 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         if not len(rows):
             return
         fresh = self.task.begin(
-            [self._rngs[row] for row in rows],
+            [self._rngs[row][0] for row in rows],
             None if prompt_id is None else prompt_id[rows],
             None if noise_seed is None else noise_seed[rows],
         )
@@ -215,7 +213,8 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         self._state = fresh if every else mdp.restarted(self.state, rows, fresh)
         self._finished[rows] = False
         numbers = {"prompt_id": fresh.prompt_id, "noise_seed": fresh.noise_seed}
-        self._add(infos, {key: torch.from_numpy(value) for key, value in numbers.items()}, rows)
+        found = {key: torch.from_numpy(value) for key, value in numbers.items()}
+        self._add_rows(found, rows, infos)
 
     def _read_mask(self, mask: Any) -> NDArray[np.int64]:
         """Rows to reset."""
@@ -231,23 +230,37 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
             raise ResetNeeded("call reset() for all sub-envs before resetting some of them")
         return np.flatnonzero(flags)
 
+    def _refuse_finished(self) -> None:
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._finished.any():
+            raise ResetNeeded(
+                f"sub-env {', '.join(map(str, np.flatnonzero(self._finished)))} has finished: call "
+                "reset(options={'reset_mask': mask}) before stepping on"
+            )
+
     def _seed(self, seeds: Sequence[int | None], rows: NDArray[np.int64]) -> None:
         """New generators for the rows that have a seed, or have none yet."""
         if not self._rngs:
-            self._rngs = [seeding.np_random(None)[0] for _ in range(self.num_envs)]
+            self._rngs = [seeding.np_random(None) for _ in range(self.num_envs)]
         for row in rows:
             if seeds[row] is not None:
-                self._rngs[row] = seeding.np_random(seeds[row])[0]
+                self._rngs[row] = seeding.np_random(seeds[row])
 
-    def _add(self, infos: Infos, values: Mapping[str, Tensor], rows: NDArray[np.int64]) -> None:
+    def _add(self, values: Mapping[str, Tensor], mask: NDArray[np.bool_], infos: Infos) -> None:
+        """Put those rows of the values (N, ...) where ``mask`` is True into the infos."""
+        rows = np.flatnonzero(mask)
+        index = torch.from_numpy(rows)
+        if len(rows):
+            self._add_rows({key: v[index.to(v.device)] for key, v in values.items()}, rows, infos)
+
+    def _add_rows(
+        self, values: Mapping[str, Tensor], rows: NDArray[np.int64], infos: Infos
+    ) -> None:
         """Put the values (M, ...) of M rows into the infos of N, each key with its mask."""
         for key, value in values.items():
-            if not len(rows):
-                continue
             if key not in infos:
                 infos[key] = value.new_zeros(self.num_envs, *value.shape[1:])
                 infos[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
-            infos[key][_index(rows).to(value.device)] = value
+            infos[key][torch.from_numpy(rows).to(value.device)] = value
             infos[f"_{key}"][rows] = True
 
     def _export(self, infos: Infos) -> Infos:
@@ -256,8 +269,7 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
 
     def _export_one(self, value: Any) -> Any:
         if isinstance(value, dict):
-            is_observation = "sigma" in value
-            return value if is_observation else self._export(value)
+            return self._export(value)
         if isinstance(value, Tensor):
             return self.task.export(value.to(self.device))
         return self.task.export_flags(value) if value.dtype == np.bool_ else value
@@ -265,8 +277,3 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
     def _export_rewards(self, rewards: Tensor) -> Any:
         out = self.task.export(rewards)
         return out if self.task.weights is None else scalarise(out, self.task.weights)
-
-
-def _index(rows: NDArray[np.int64]) -> Tensor:
-    """Row numbers as an index tensor on the host."""
-    return torch.from_numpy(rows)

@@ -176,6 +176,13 @@ def test_generators_go_on_where_no_seed_is_given(make_batch):
     assert not (first["latent"][1] == second["latent"][1]).any()
 
 
+def test_seeds_and_generators_are_listed_per_sub_env(make_batch):
+    envs = make_batch(3)
+    envs.reset(seed=4)
+    assert envs.unwrapped.np_random_seed == (4, 5, 6)
+    assert len(envs.unwrapped.np_random) == 3
+
+
 def test_the_global_generator_is_left_alone(make_batch):
     import torch
 
