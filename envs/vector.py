@@ -179,7 +179,7 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
             return seen
         rows = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(ended):
-            rows[row] = row_of(seen, row)
+            rows[row] = row_of(seen, int(row))
         return rows
 
     def _finish(self, rows: NDArray[np.int64], rewards: Tensor, infos: Infos) -> None:
