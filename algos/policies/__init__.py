@@ -1,0 +1,6 @@
+"""Policies: distributions over the next latent, given what an environment shows."""
+
+from reelrl.algos.policies.base import Policy
+from reelrl.algos.policies.flow import FlowPolicy, FlowPolicyConfig
+
+__all__ = ["FlowPolicy", "FlowPolicyConfig", "Policy"]
