@@ -1,6 +1,6 @@
 """A box with one bound for all its entries that costs no memory, whatever its shape.
 
-``gymnasium.spaces.Box`` keeps two bounds and two flags per entry: about 20 bytes each. The latent
+``gymnasium.spaces.Box`` keeps two bounds and two flags per entry: 10 bytes each. The latent
 of a Wan-1.3B clip has two million entries, and a batch of sub-environments many times that.
 """
 

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 
 from reelrl.envs import text_to_video, vector
 from reelrl.envs.models import VideoModel, WanVideoModel
@@ -60,6 +61,12 @@ def test_the_batch_earns_what_single_environments_earn(nano):
         _, single, _, _, info = env.step(actions[i])
         np.testing.assert_allclose(rewards[i], single, atol=1e-5)
         assert abs(infos["video"][i].astype(int) - info["video"]).max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["", "Early", "Gold", "Flat"])
+def test_the_registered_environments_pass_check_env(name):
+    check_env(gym.make(f"reelrl:reelrl/MovingShapes{name}-v0", num_steps=2).unwrapped)
 
 
 def test_unknown_words_are_refused_before_anything_is_made():
