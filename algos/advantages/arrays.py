@@ -7,7 +7,7 @@ values, and the mask is ``None`` when nothing is missing: complete data never pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ Array = Any
 LIMIT = 1e100
 """Largest magnitude taken: sums of squares of anything below stay finite in float64."""
 
-_CHUNK = 1 << 19
-"""Elements per scratch buffer (4 MiB): large enough to thread, small enough to stay mapped."""
+_CHUNK = 1 << 20
+"""Elements per scratch buffer (8 MiB): large enough to thread, small enough to stay mapped."""
 
 
 def to_tensor(array: Array, device: torch.device | None = None) -> Tensor:
@@ -192,6 +192,25 @@ def group_count(x: Masked) -> Tensor:
         return group_sum(x.mask.to(x.values.dtype))
     shape = (x.values.shape[0], 1, *x.values.shape[2:])
     return x.values.new_full((1,), x.values.shape[1]).expand(shape)
+
+
+def blocks(x: Masked) -> Iterator[Masked]:
+    """``x`` in runs of prompts that fit the cache on the CPU; whole on an accelerator or if small.
+
+    For work that treats every group by itself: temporaries then are reused instead of mapped anew.
+    """
+    prompts, step = x.values.shape[0], max(1, _CHUNK // 2 // max(1, x.values[:1].numel()))
+    if x.values.device.type != "cpu" or prompts <= step:
+        yield x
+        return
+    for start in range(0, prompts, step):
+        part = slice(start, start + step)
+        yield Masked(x.values[part], None if x.mask is None else x.mask[part])
+
+
+def constant(values: Any, like: Tensor) -> Tensor:
+    """A small tensor of Python numbers on the device of ``like``, without a wait for the device."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
 def safe_divide(top: Tensor, bottom: Tensor) -> Tensor:

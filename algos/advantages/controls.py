@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Masked, to_tensor
+from reelrl.algos.advantages.arrays import Masked, constant, to_tensor
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, sum_first
 from reelrl.algos.advantages.grpo import ScalarConfig
 from reelrl.algos.advantages.registry import make_estimator, register_estimator
@@ -74,7 +74,7 @@ class RandomSign(Estimator):
         inner = max(1, values[:1, :1].numel()) if values.numel() else 1
         cells = torch.arange(values.shape[1] * inner, device=device)
         key = _mix(torch.full((1, 1), self.config.seed, device=device, dtype=torch.int64))
-        for part in (torch.tensor(work.batch.step, device=device), prompts[:, None], cells[None]):
+        for part in (torch.full_like(key, work.batch.step), prompts[:, None], cells[None]):
             key = _mix(key ^ _mix(part + _GOLDEN))
         return torch.where((key & 1) == 1, 1.0, -1.0).to(values.dtype).reshape(values.shape)
 
@@ -106,7 +106,7 @@ class FixedWeights(Estimator):
         weights = config.weights or (1 / count,) * count
         if len(weights) != count:
             raise ValueError(f"weights must have {count} entries for {work.names}, got {weights}")
-        fixed = work.weights.new_tensor(weights)
+        fixed = constant(weights, work.weights)
         return sum_first(work, fixed, config.group, config.batch, config.tokens), state
 
 

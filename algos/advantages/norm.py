@@ -12,7 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Masked, group_count, group_sum, group_sum_of
+from reelrl.algos.advantages.arrays import (
+    Masked,
+    blocks,
+    group_count,
+    group_sum,
+    group_sum_of,
+)
 from reelrl.algos.advantages.types import Gather
 
 Baseline = Literal["mean", "loo", "batch", "none"]
@@ -205,10 +211,36 @@ def normalise(
         assert batch is not None
         centred = x.values - batch.baseline() if spec.baseline == "batch" else x.values
         return _finish(x, centred, *_batch_factor(batch, spec, tol), spec)
+    return _blockwise(x, spec, batch, tol)
+
+
+def _normalise_groups(x: Masked, spec: NormSpec, batch: Moments | None, tol: float) -> Normalised:
+    """Everything that needs the group's own statistics."""
     stats = GroupStats.of(x)
     factor, scale = _group_factor(x, stats, batch, spec, tol)
     values = _finish(x, _centre(x, stats, batch, spec), factor, scale, spec)
     return _keep_singletons(x, stats, values, spec) if spec.singleton == "raw" else values
+
+
+def _blockwise(x: Masked, spec: NormSpec, batch: Moments | None, tol: float) -> Normalised:
+    """Normalise block by block into one result, so that temporaries stay in the cache."""
+    out = torch.empty_like(x.values) if len(x.values) else x.values
+    scales, clips, start = [], [], 0
+    for block in blocks(x):
+        part = _normalise_groups(block, spec, batch, tol)
+        if block is x:
+            return part
+        stop = start + len(block.values)
+        out[start:stop] = part.out.values
+        scales.append(part.scale)
+        clips.append(part.clipped)
+        start = stop
+    scale = scales[0]
+    # A batch's scale is the same in every block; a group's is a row each.
+    if scale is not None and scale.ndim == x.values.ndim:
+        scale = torch.cat([s for s in scales if s is not None])
+    clipped = None if spec.clip is None else torch.cat([c for c in clips if c is not None])
+    return Normalised(Masked(out, x.mask), scale, clipped)
 
 
 def _centre(x: Masked, stats: GroupStats, batch: Moments | None, spec: NormSpec) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Masked, safe_divide
+from reelrl.algos.advantages.arrays import Masked, constant, safe_divide
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, sum_first
 from reelrl.algos.advantages.grpo import ScalarConfig
 from reelrl.algos.advantages.norm import NormSpec
@@ -98,7 +98,7 @@ class Arena(Estimator):
         score = self._scores(work).unsqueeze(-1)
         present = None if work.scores.mask is None else work.scores.mask.any(-1, keepdim=True)
         one = torch.ones_like(work.weights[..., :1])
-        unit = score.new_tensor([[0.0, 1.0]])
+        unit = constant([[0.0, 1.0]], score)
         ranked = work.with_scores(
             Masked.of(score, present), names=("arena",), weights=one, bounds=unit
         )
@@ -152,7 +152,7 @@ def single_elimination_scores(points: Tensor) -> Tensor:
         return points.new_zeros(prompts, members)
     seeding = _anchor_points(points).argsort(dim=1, descending=True, stable=True)
     size = 1 << (members - 1).bit_length()
-    order = torch.tensor(bracket(size), device=points.device)
+    order = constant(bracket(size), seeding)
     slots = torch.where(order < members, order, 0).expand(prompts, size)
     player = torch.where(order < members, seeding.gather(1, slots), -1)
     earned = points.new_zeros(prompts, members)

@@ -9,7 +9,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Masked, group_count, group_sum, safe_divide
+from reelrl.algos.advantages.arrays import (
+    Masked,
+    blocks,
+    constant,
+    group_count,
+    group_sum,
+    safe_divide,
+)
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, sum_first
 from reelrl.algos.advantages.hoyer import hoyer
 from reelrl.algos.advantages.norm import GroupStats, NormSpec
@@ -123,24 +130,33 @@ class TaRoS(Estimator):
         """Weights from this batch and the thresholds so far; then the history takes it in."""
         config = self.config
         work = Rescale()(work) if config.rescale else work
-        count, mean, spread = self._statistics(work)
-        tau, gated = self._thresholds(state, len(work.names), mean)
-        utility = self._activation(mean - tau, gated) + config.beta * self._difference(spread)
-        weights = self._weights(work, utility, count > 0)
+        tau, gated = self._thresholds(state, len(work.names), work.weights)
+        parts = [self._utility(block, tau, gated) for block in blocks(self._scope(work))]
+        utility, seen = (torch.cat(column) for column in zip(*parts, strict=True))
+        weights = self._weights(work, utility, seen)
         signal = sum_first(work, weights, config.group)
         signal = signal.noting(tau=tau, utility=utility.reshape(-1, len(work.names)).mean(0))
         if config.calibration is not None:
             state = config.calibration.update(state, _history_rows(work), work.gather)
         return signal, state
 
-    def _statistics(self, work: Work) -> tuple[Tensor, Tensor, Tensor]:
-        """Count, mean and spread, each (P or 1, 1, [T,] K)."""
-        scores = work.scores
-        if self.config.scope == "batch":
-            values = scores.with_nan()
-            values = values if work.gather is None else work.gather(values)
-            values = values.reshape(1, -1, *values.shape[2:])
-            scores = Masked.of(values, ~torch.isnan(values))
+    def _scope(self, work: Work) -> Masked:
+        """Scores whose axis 1 is what the statistics are over: the group, or the whole batch."""
+        if self.config.scope == "group":
+            return work.scores
+        values = work.scores.with_nan()
+        values = values if work.gather is None else work.gather(values)
+        values = values.reshape(1, -1, *values.shape[2:])
+        return Masked.of(values, ~torch.isnan(values))
+
+    def _utility(self, scores: Masked, tau: Tensor, gated: Tensor) -> tuple[Tensor, Tensor]:
+        """The utility g of eq. 6, and whether anybody was scored; (P or 1, 1, [T,] K) both."""
+        count, mean, spread = self._statistics(scores)
+        utility = self._activation(mean - tau, gated)
+        return utility + self.config.beta * self._difference(spread), (count > 0).expand_as(mean)
+
+    def _statistics(self, scores: Masked) -> tuple[Tensor, Tensor, Tensor]:
+        """Count, mean and spread over axis 1."""
         count = group_count(scores)
         mean = group_sum(scores.values) / count.clamp(min=1)
         if self.config.spread == "hoyer":
@@ -148,14 +164,14 @@ class TaRoS(Estimator):
         std = GroupStats.of(scores).std(0)
         return count, mean, std if self.config.spread == "std" else safe_divide(std, mean.abs())
 
-    def _thresholds(self, state: State, components: int, mean: Tensor) -> tuple[Tensor, Tensor]:
+    def _thresholds(self, state: State, components: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(K,) thresholds, and (K,) bool for which component has one."""
         tau = expand_tau(self.config.tau, components)
-        gated = torch.tensor([t is not None for t in tau], device=mean.device)
-        static = mean.new_tensor([0.0 if t is None else t for t in tau])
+        gated = constant([float(t is not None) for t in tau], like) > 0
+        static = constant([0.0 if t is None else t for t in tau], like)
         if self.config.calibration is None:
             return static, gated
-        learned = self.config.calibration.thresholds(state).to(mean.dtype)
+        learned = self.config.calibration.thresholds(state).to(like.dtype)
         return torch.where(torch.isnan(learned), static, learned), gated
 
     def _activation(self, distance: Tensor, gated: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Masked, safe_divide
+from reelrl.algos.advantages.arrays import Masked, constant, safe_divide
 from reelrl.algos.advantages.steps import StepRegistry
 from reelrl.algos.advantages.work import Work
 
@@ -97,7 +97,7 @@ class PAR(Transform):
             total = total + there * torch.sigmoid(self.k * (work.scores.values - ref))
             count = count + there
         present = work.scores.present & (count > 0)
-        unit = total.new_tensor([0.0, 1.0]).expand(components, 2)
+        unit = constant([0.0, 1.0], total).expand(components, 2)
         return work.with_scores(Masked.of(safe_divide(total, count), present), bounds=unit)
 
 
@@ -230,7 +230,7 @@ class WinRate(Transform):
         rates = Masked.of(rates.values, present)
         count = rates.values.shape[-1]
         names = ("win_rate",) if count == 1 else tuple(f"win_rate_{n}" for n in work.names)
-        unit = rates.values.new_tensor([0.0, 1.0]).expand(count, 2)
+        unit = constant([0.0, 1.0], rates.values).expand(count, 2)
         weights = work.weights.new_full((*work.weights.shape[:-1], count), self.weight)
         if not self.append:
             return work.with_scores(
@@ -267,7 +267,7 @@ class Harmonic(Transform):
         components = len(work.names)
         if self.lam is not None and len(self.lam) != components:
             raise ValueError(f"lam must have {components} weights, got {self.lam}")
-        lam = work.scores.values.new_tensor(self.lam or [1 / components] * components)
+        lam = constant(self.lam or [1 / components] * components, work.scores.values)
         present = work.scores.present.all(-1, keepdim=True)
         positive = (work.scores.values > 0).all(-1, keepdim=True)
         safe = torch.where(positive, work.scores.values, 1.0)
@@ -304,10 +304,10 @@ class MedianMap(Transform):
                 f"medians and scales must have {components} entries, got {self.medians} "
                 f"and {self.scales}"
             )
-        median = work.scores.values.new_tensor(self.medians)
-        scale = work.scores.values.new_tensor(self.scales)
+        median = constant(self.medians, work.scores.values)
+        scale = constant(self.scales, work.scores.values)
         scores = work.scores.map(lambda r: torch.sigmoid((r - median) / scale))
-        unit = median.new_tensor([0.0, 1.0]).expand(components, 2)
+        unit = constant([0.0, 1.0], median).expand(components, 2)
         return work.with_scores(scores, bounds=unit)
 
 
@@ -330,7 +330,7 @@ class Tiered(Transform):
         components = len(work.names)
         if len(self.thresholds) != components - 1:
             raise ValueError(f"need {components - 1} thresholds, got {self.thresholds}")
-        limit = work.scores.values.new_tensor(self.thresholds)
+        limit = constant(self.thresholds, work.scores.values)
         passed = (work.scores.values[..., :-1] >= limit) & work.scores.present[..., :-1]
         first = torch.ones_like(passed[..., :1]) if components > 1 else work.scores.present
         gates = torch.cat([first, passed.cumprod(-1).to(torch.bool)], -1)[..., :components]

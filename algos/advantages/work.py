@@ -172,8 +172,8 @@ def weighted_sum(scores: Masked, weights: Tensor) -> Masked:
     if weights.ndim == 1:
         total = values @ weights
     elif weights.ndim == 2:
-        flat = values.flatten(1, -2)
-        total = torch.bmm(flat, weights.unsqueeze(-1)).reshape(values.shape[:-1])
+        # An elementwise product would write K numbers to read them once.
+        total = torch.bmm(values.flatten(1, -2), weights.unsqueeze(-1)).reshape(values.shape[:-1])
     else:
         total = (values * weights.unsqueeze(1)).sum(-1)
     return Masked(total, None if scores.mask is None else scores.mask.any(-1))
