@@ -1,0 +1,157 @@
+"""Which denoising steps of an iteration draw noise, and which clips share their way up to where.
+
+Both are decided once per iteration, from seed and iteration alone: a window drawn per clip would
+make the members of a group incomparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+import numpy as np
+
+WindowMode = Literal["all", "random", "sliding"]
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How clips are drawn.
+
+    Steps outside of the window are deterministic (Euler) and not trained.
+
+    Attributes:
+        window: ``"all"`` candidate steps; a ``"random"`` subset of ``window_size`` of them
+            (Flow-GRPO-Fast, DanceGRPO); or a ``"sliding"`` run of ``window_size`` of them that
+            moves on by one every ``window_stride`` iterations and starts over at the end (MixGRPO).
+        window_size: steps in the window; of no effect for ``"all"``.
+        window_stride: iterations that a sliding window stays.
+        first_step: candidates are the stochastic steps of the kernel from here,
+        last_step: to here, both included; None is the last.
+        initial_noise: ``"independent"``, or ``"shared"`` by the members of a group, who then also
+            share the deterministic steps before the window, computed once for all of them.
+        branch_steps: steps at which each node gets ``branches`` children (BranchGRPO). Members of a
+            group are the leaves of one tree from one noise; other steps draw one noise per node.
+        branches: children of a node at a branching step.
+        dense: also score deterministic completions from every step of the window (DenseGRPO,
+            TP-GRPO).
+        keep_means: store the mean of every step, for losses that compare distributions.
+        keep_videos: finished clips to store, the first of the batch.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    window: WindowMode = "all"
+    window_size: int = 2
+    window_stride: int = 1
+    first_step: int = 0
+    last_step: int | None = None
+    initial_noise: Literal["independent", "shared"] = "independent"
+    branch_steps: tuple[int, ...] = ()
+    branches: int = 2
+    dense: bool = False
+    keep_means: bool = False
+    keep_videos: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "branch_steps", tuple(self.branch_steps))
+        for name, known in (
+            ("window", ("all", "random", "sliding")),
+            ("initial_noise", ("independent", "shared")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        for name, low in (("window_size", 1), ("window_stride", 1), ("branches", 2)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One iteration's decision.
+
+    Attributes:
+        steps: the S stochastic and trained steps, ascending.
+        blocks: (T + 1,) consecutive members of a group that are in one place before each step, and
+            at the end, where it is 1.
+    """
+
+    steps: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+    @property
+    def shared(self) -> bool:
+        """True if members of a group share any of their way."""
+        return self.blocks[0] > 1
+
+
+def make_plan(
+    config: RolloutConfig, stochastic: Sequence[bool], group_size: int, seed: int, iteration: int
+) -> Plan:
+    """The plan of an iteration.
+
+    Args:
+        config: how clips are drawn.
+        stochastic: (T,) True where the kernel has a density.
+        group_size: G.
+        seed: of the run.
+        iteration: counts from 0.
+
+    Raises:
+        ValueError: if no step can be stochastic, the window does not fit, or the tree does not
+            have G leaves.
+    """
+    last = len(stochastic) - 1 if config.last_step is None else config.last_step
+    candidates = [
+        t for t, noisy in enumerate(stochastic) if noisy and config.first_step <= t <= last
+    ]
+    if not candidates:
+        raise ValueError(
+            f"no step from {config.first_step} to {last} of {len(stochastic)} is stochastic"
+        )
+    steps = _window(config, candidates, seed, iteration)
+    return Plan(steps, _blocks(config, steps, len(stochastic), group_size))
+
+
+def _window(
+    config: RolloutConfig, candidates: list[int], seed: int, iteration: int
+) -> tuple[int, ...]:
+    if config.window == "all":
+        return tuple(candidates)
+    places = len(candidates) - config.window_size + 1
+    if places < 1:
+        raise ValueError(
+            f"a window of {config.window_size} steps does not fit into the {len(candidates)} "
+            f"candidates {candidates}"
+        )
+    if config.window == "sliding":
+        start = iteration // config.window_stride % places
+        return tuple(candidates[start : start + config.window_size])
+    rng = np.random.default_rng([seed, iteration])
+    return tuple(sorted(rng.choice(candidates, config.window_size, replace=False).tolist()))
+
+
+def _blocks(
+    config: RolloutConfig, steps: tuple[int, ...], num_steps: int, group_size: int
+) -> tuple[int, ...]:
+    if not config.branch_steps:
+        if config.initial_noise == "independent":
+            return (1,) * (num_steps + 1)
+        apart = steps[0] + 1
+        return (group_size,) * apart + (1,) * (num_steps + 1 - apart)
+    outside = sorted(set(config.branch_steps) - set(steps))
+    if outside:
+        raise ValueError(f"branch_steps {outside} are not among the stochastic steps {steps}")
+    leaves = config.branches ** len(config.branch_steps)
+    if leaves != group_size:
+        raise ValueError(
+            f"{len(config.branch_steps)} branchings by {config.branches} make {leaves} leaves, "
+            f"but the group size is {group_size}"
+        )
+    divisors = [config.branches if t in config.branch_steps else 1 for t in range(num_steps)]
+    return tuple(accumulate(divisors, lambda block, by: block // by, initial=group_size))
