@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -80,7 +80,7 @@ def hits(result: Evaluation) -> dict[str, Tensor]:
     }
 
 
-def index_of(names: Sequence[str] | dict[str, object], factors: list[Factors], key: str) -> Tensor:
+def index_of(names: Iterable[str], factors: list[Factors], key: str) -> Tensor:
     """Index of each clip's captioned value of one factor."""
     order = list(names)
     return torch.tensor([order.index(getattr(f, key)) for f in factors])
