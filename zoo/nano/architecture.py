@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
-from reelrl.rewards.moving_shapes.world import VOCABULARY
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from reelrl.rewards.moving_shapes.world import VOCABULARY
 
 MAX_PROMPT_TOKENS = 16
 """Every prompt is padded to this many tokens, in training and ever after."""

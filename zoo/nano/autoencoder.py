@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
-from reelrl.rewards.moving_shapes.world import BACKGROUND, sample_clips
-from reelrl.zoo.nano.architecture import build_vae
-from reelrl.zoo.nano.pictures import save_sheet
-from reelrl.zoo.nano.runtime import LOG_EVERY, NanoConfig, Training, generator_for
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import trange
+
+from reelrl.rewards.moving_shapes.world import BACKGROUND, sample_clips
+from reelrl.zoo.nano.architecture import build_vae
+from reelrl.zoo.nano.pictures import save_sheet
+from reelrl.zoo.nano.runtime import LOG_EVERY, NanoConfig, Training, generator_for
 
 KL_WEIGHT = 1e-6
 MSE_WEIGHT = 4.0

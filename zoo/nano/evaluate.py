@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.sampling import euler_ode, initial_noise
 from reelrl.rewards.moving_shapes.gold import GoldAxes, gold_axes
@@ -15,7 +17,6 @@ from reelrl.rewards.moving_shapes.world import (
     caption_to_factors,
     captions,
 )
-from torch import Tensor
 
 CHUNK = 64
 """Clips per forward pass."""

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from diffusers import AutoencoderKLWan, WanPipeline
+
 from reelrl.envs.models.integrity import write_checksums
 from reelrl.zoo.nano.architecture import build_scheduler, build_tokenizer
 from reelrl.zoo.nano.generator import Generator

@@ -11,6 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.tensorboard import SummaryWriter
+
 from reelrl.rewards.moving_shapes.world import captions as captions_of
 from reelrl.zoo.nano.architecture import (
     SHIFT,
@@ -20,9 +24,6 @@ from reelrl.zoo.nano.architecture import (
     embed,
 )
 from reelrl.zoo.nano.runtime import LOG_EVERY, NanoConfig, Training, generator_for
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.tensorboard import SummaryWriter
 
 OnEvaluation = Callable[["Generator", int], str]
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
+from torch.utils.tensorboard import SummaryWriter
+
 from reelrl.envs.models.integrity import write_checksums
 from reelrl.envs.models.wan import CHECKPOINTS, WanVideoModel
 from reelrl.zoo.nano.autoencoder import encode_dataset, finish_decoder, train_vae, with_statistics
@@ -24,7 +26,6 @@ from reelrl.zoo.nano.generator import Dataset, Generator, train_generator
 from reelrl.zoo.nano.pictures import save_sheet
 from reelrl.zoo.nano.record import write_record
 from reelrl.zoo.nano.runtime import NanoConfig
-from torch.utils.tensorboard import SummaryWriter
 
 EARLY = "nano-wan-early"
 FINAL = "nano-wan"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from reelrl.envs.models import SHIPPED, WanVideoModel
 from reelrl.rewards.moving_shapes.gold import gold_axes
 from reelrl.rewards.moving_shapes.parser import parse
@@ -25,7 +27,6 @@ from reelrl.rewards.moving_shapes.world import (
 from reelrl.zoo.nano.evaluate import CHUNK, Evaluation, evaluate
 from reelrl.zoo.nano.pictures import save_sheet
 from reelrl.zoo.nano.record import RECORD
-from torch import Tensor
 
 AXES = ("gold", "align", "phys", "fid")
 GENERATED_SPLITS = SPLITS[:2]
