@@ -79,6 +79,7 @@ class Rollout:
         rewards: (N, K) float32, ``nan`` where not valid.
         valid: (N, K) bool.
         noise_seeds: (N,) int64 seeds of the initial latents.
+        latents: (N, C, T', H', W') finished, before decoding.
         ode_rewards: (N, T + 1, K) rewards of deterministic completions from each level, if dense.
         videos: (V, F, H, W, 3) uint8, the first clips.
     """
@@ -92,6 +93,7 @@ class Rollout:
     rewards: Tensor
     valid: Tensor
     noise_seeds: np.ndarray
+    latents: Tensor
     ode_rewards: Tensor | None = None
     videos: Tensor | None = None
     _offsets: tuple[int, ...] = field(init=False, default=())
@@ -290,28 +292,28 @@ class _Walk:
         ):
             nodes = {key: torch.as_tensor(value)[::before] for key, value in obs.items()}
             if t in self.plan.steps:
-                step, action = self._draw(t, nodes, during[::after], before // after)
                 rows = torch.arange(start, start + len(ids), after)
-                kept.append(KeptStep(t, rows, **step))
+                step, action = self._draw(t, nodes, rows, during[::after], before // after)
+                kept.append(step)
             else:
                 action = self.policy.predict(nodes, deterministic=True)
                 action = action.repeat_interleave(before // after, dim=0)
             action = action.repeat_interleave(after, dim=0) if after > 1 else action
-            if self.env.unwrapped.output == "numpy":
-                action = action.cpu().numpy()
-            obs, reward, _, _, infos = self.env.step(action)
+            torch_path = self.env.unwrapped.output == "torch"
+            obs, reward, _, _, infos = self.env.step(action if torch_path else action.cpu().numpy())
         vector = infos.get("vector_reward", reward)
         return {
             "kept": kept,
+            "latents": torch.as_tensor(obs["latent"]),
             "rewards": torch.as_tensor(vector),
             "valid": torch.as_tensor(infos["reward_valid"]),
             "videos": torch.as_tensor(infos["video"])[: self.keep_videos].cpu(),
         }
 
     def _draw(
-        self, t: int, nodes: dict[str, Tensor], seeds: np.ndarray, children: int
-    ) -> tuple[dict[str, Tensor | None], Tensor]:
-        """Children of every node, and what is stored of them."""
+        self, t: int, nodes: dict[str, Tensor], rows: Tensor, seeds: np.ndarray, children: int
+    ) -> tuple[KeptStep, Tensor]:
+        """What is stored of the children of every node, and the children."""
         step = self.policy.forward(nodes).step
         latent = nodes["latent"].to(step.mean.device)
         if children > 1:
@@ -323,13 +325,15 @@ class _Walk:
         noise = step_noise(latent.shape[1:], seeds.tolist(), [t] * len(seeds))
         action = self.policy.sample(step, noise)
         dtype = DTYPES[self.policy.config.latent_dtype]
-        stored = {
+        stored = KeptStep(
+            t,
+            rows,
             # Pure noise was not rounded by the policy; what came after it was, and loses nothing.
-            "latent": latent if t == 0 else latent.to(dtype),
-            "action": action.to(dtype),
-            "log_prob": self.policy.score(step, action),
-            "mean": step.mean if self.keep_means else None,
-        }
+            latent if t == 0 else latent.to(dtype),
+            action.to(dtype),
+            self.policy.score(step, action),
+            step.mean if self.keep_means else None,
+        )
         return stored, action
 
 
@@ -398,5 +402,6 @@ def _join(
         joined([walk["rewards"] for walk in walks]),
         joined([walk["valid"] for walk in walks]),
         initial,
+        joined([walk["latents"] for walk in walks]),
         videos=joined([walk["videos"] for walk in walks]),
     )

@@ -57,7 +57,7 @@ def test_clipped_loss_is_ppo_case_by_case(log_ratios, clip, advantage):
 def test_t4_one_clip_range_clips_the_same_changes_at_every_size_and_reduction():
     fractions = []
     for dimensions in (64, 6400):
-        old, new, action = draws(4000, dimensions, delta=0.01)
+        old, new, action = draws(1500, dimensions, delta=0.01)
         for reduction in REDUCTIONS:
             ratio = log_prob(new, action, reduction) - log_prob(old, action, reduction)
             # Without its bias, which does depend on D (see T5).
@@ -65,7 +65,7 @@ def test_t4_one_clip_range_clips_the_same_changes_at_every_size_and_reduction():
             clip = clip_range_of(0.01, dimensions, reduction)
             fractions.append((ratio.abs() > clip).double().mean().item())
     one_sigma = 1 - math.erf(1 / math.sqrt(2))
-    assert fractions == pytest.approx([one_sigma] * 6, abs=0.03)
+    assert fractions == pytest.approx([one_sigma] * 6, abs=0.04)
 
 
 def test_t4_known_recipe_in_transferable_units():

@@ -1,0 +1,65 @@
+"""One gradient per reward component, and their balanced combination (MARBLE)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+
+def gradient_per_component(
+    backward: Callable[[int], None], parameters: Sequence[Parameter], count: int
+) -> list[list[Tensor]]:
+    """Gradients of K losses and, last, of what no component is part of (the penalty).
+
+    Args:
+        backward: leaves the gradient of loss k on the parameters; -1 is the penalty.
+        parameters: what the gradients are of.
+        count: K.
+    """
+    found = []
+    for k in [*range(count), -1]:
+        for parameter in parameters:
+            parameter.grad = None
+        backward(k)
+        found.append([_gradient(parameter) for parameter in parameters])
+    return found
+
+
+def gram_matrix(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+    """(K, K) float64 inner products of K gradients."""
+    rows = [[_inner(a, b) for b in gradients] for a in gradients]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def balanced(gradients: Sequence[Sequence[Tensor]], alphas: Tensor, gram: Tensor) -> list[Tensor]:
+    r"""The combined gradient of MARBLE (2605.06507); without a gradient a component has no part.
+
+    .. math:: \Bigl(\sum_k \alpha_k \frac{g_k}{\lVert g_k \rVert}\Bigr)
+        \mathrm{mean}_k \lVert g_k \rVert
+
+    Args:
+        gradients: K gradients.
+        alphas: (K,) on the simplex.
+        gram: (K, K) of :func:`gram_matrix`.
+    """
+    norms = gram.diagonal().clamp(min=0).sqrt()
+    valid = norms.isfinite() & (norms > 0)
+    mean = torch.where(valid, norms, 0.0).sum() / valid.sum().clamp(min=1)
+    scales = torch.where(valid, alphas.to(norms) / torch.where(valid, norms, 1.0) * mean, 0.0)
+    # A gradient that is not finite has scale zero, and zero times infinity is nan.
+    clean = [[part.nan_to_num(0.0, 0.0, 0.0) for part in gradient] for gradient in gradients]
+    return [
+        torch.stack([s.to(p.dtype) * p for s, p in zip(scales, parts, strict=True)]).sum(dim=0)
+        for parts in zip(*clean, strict=True)
+    ]
+
+
+def _gradient(parameter: Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).sum()

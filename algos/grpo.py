@@ -1,0 +1,348 @@
+"""Group-relative policy optimisation of a video generator, readable from top to bottom.
+
+One iteration: collect P groups of G clips, turn their reward vectors into advantages, and follow
+the gradient of the clipped ratio through the stored transitions (Flow-GRPO, Liu et al. 2025). How
+rewards become advantages is the estimator's business and swapped by name.
+
+All that is random in iteration i follows from (seed, i); there is no generator whose state a
+checkpoint could forget.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
+from reelrl.algos.checkpoint import Checkpoint, load_latest, save_checkpoint
+from reelrl.algos.config import GRPOConfig, config_from_dict
+from reelrl.algos.health import advantage_metrics, rollout_metrics, update_metrics
+from reelrl.algos.objective import Objective
+from reelrl.algos.plan import RolloutConfig
+from reelrl.algos.policies.flow import FlowPolicy
+from reelrl.algos.rollout import Rollout, collect
+from reelrl.algos.runlog import RunLog
+from reelrl.algos.running import describe_env, interruptible, make_env, progress_bar
+from reelrl.algos.update import LearnerWarning, Updater
+from reelrl.envs.rendering import contact_sheet
+
+__all__ = ["GRPO", "GRPOConfig"]
+
+CHECKPOINTS = "checkpoints"
+NOISE_FLOOR_FACTOR = 3.0
+
+
+class GRPO:
+    """The learner.
+
+    ```python
+    learner = GRPO(env, FlowPolicy(env.unwrapped.model), "taros", GRPOConfig(), folder="runs/a")
+    learner.learn(100)
+    ```
+
+    Args:
+        env: the native batch with ``autoreset_mode="Disabled"``.
+        policy: over the same model.
+        estimator: a name for :func:`~reelrl.algos.advantages.make_estimator`, or an instance.
+        config: settings.
+        folder: gets checkpoints, ``metrics.jsonl`` and TensorBoard files; None writes nothing.
+
+    Attributes:
+        iteration: iterations done.
+        updater: optimizer steps, and the average of the weights.
+
+    Raises:
+        ValueError: if estimator, loss and environment do not fit together.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        policy: FlowPolicy,
+        estimator: str | AdvantageEstimator = "grpo",
+        config: GRPOConfig | None = None,
+        *,
+        folder: str | Path | None = None,
+    ) -> None:
+        self.env, self.policy = env, policy.bind(env)
+        self.config = config or GRPOConfig()
+        self.estimator_name = estimator if isinstance(estimator, str) else None
+        self.estimator: Any = make_estimator(estimator) if isinstance(estimator, str) else estimator
+        self.folder = None if folder is None else Path(folder)
+        self.names = list(env.unwrapped.reward_names)
+        self.estimator_state = self.estimator.init_state(self.names)
+        self.rollout_config = self._complete_rollout_config()
+        if self.config.loss.kl_weight > 0:
+            policy.keep_reference()
+        self.updater = Updater(policy, self.config)
+        self.iteration = 0
+        self.best = -math.inf
+
+    def learn(self, iterations: int, *, progress: bool = False) -> list[dict[str, float]]:
+        """Train for some iterations more.
+
+        Ctrl-C lets the iteration finish, saves and returns; a second one stops at once.
+
+        Args:
+            iterations: how many.
+            progress: show a bar with the time left and the mean rewards.
+
+        Returns:
+            One dict of metrics per iteration done.
+
+        Raises:
+            RuntimeError: if more than ``max_skipped`` updates in a row had to be skipped.
+        """
+        log = RunLog(self.folder, self.iteration)
+        history = []
+        with interruptible() as interrupted:
+            for _ in (bar := progress_bar(iterations, progress)):
+                metrics = self._iterate(log)
+                history.append(metrics)
+                means = {name: f"{metrics[f'reward/{name}']:.3f}" for name in self.names}
+                bar.set_postfix(means)
+                self._save_if_due(metrics, bool(interrupted), len(history) == iterations)
+                if interrupted:
+                    break
+        log.close()
+        return history
+
+    def _iterate(self, log: RunLog) -> dict[str, float]:
+        started = time.perf_counter()
+        rollout = self.collect()
+        collected = time.perf_counter()
+        output = self.estimate(rollout)
+        metrics = rollout_metrics(rollout, self.names) | advantage_metrics(output, self.names)
+        estimated = time.perf_counter()
+        metrics |= self.update(rollout, output)
+        finished = time.perf_counter()
+        metrics |= {
+            "time/rollout": collected - started,
+            "time/estimate": estimated - collected,
+            "time/update": finished - estimated,
+        }
+        log.scalars(self.iteration, metrics)
+        log.histogram(self.iteration, "advantage/values", torch.as_tensor(output.advantages))
+        for k, name in enumerate(self.names):
+            log.histogram(self.iteration, f"reward/values/{name}", rollout.rewards[:, k])
+        if rollout.videos is not None and len(rollout.videos):
+            sheets = [contact_sheet(video.numpy()) for video in rollout.videos]
+            log.picture(self.iteration, "rollout/clips", np.concatenate(sheets))
+        self.iteration += 1
+        return metrics
+
+    def collect(self) -> Rollout:
+        """Clips of this iteration's prompts, by the weights as they are."""
+        return collect(
+            self.env,
+            self.policy,
+            self.prompt_ids(self.iteration),
+            self.config.group_size,
+            self.rollout_config,
+            seed=self.config.seed,
+            iteration=self.iteration,
+        )
+
+    def estimate(self, rollout: Rollout) -> AdvantageOutput:
+        """Advantages of a rollout; moves the estimator's state on."""
+        weights = self.config.reward_weights
+        # Penalties change sign before anything is estimated: some estimators know no weights.
+        batch = replace(
+            rollout,
+            rewards=rollout.rewards * self.signs.to(rollout.rewards),
+            ode_rewards=None
+            if rollout.ode_rewards is None
+            else rollout.ode_rewards * self.signs.to(rollout.ode_rewards),
+        ).reward_batch(
+            self.names,
+            weights=None if weights is None else torch.tensor(weights, dtype=torch.float64),
+            bounds=self._bounds(),
+            step=self.iteration,
+        )
+        output, self.estimator_state = self.estimator(batch, self.estimator_state)
+        return output
+
+    @property
+    def signs(self) -> Tensor:
+        """(K,) float64, -1 for penalties."""
+        components = self.env.unwrapped.task.rewards.components
+        return torch.tensor([1.0 if r.higher_is_better else -1.0 for r in components]).double()
+
+    def _bounds(self) -> Tensor | None:
+        """(K, 2) declared bounds of the signed components, if all of them are finite."""
+        components = self.env.unwrapped.task.rewards.components
+        bounds = torch.tensor([r.bounds for r in components]).double() * self.signs[:, None]
+        return bounds.sort(dim=1).values if bool(bounds.isfinite().all()) else None
+
+    def update(self, rollout: Rollout, output: AdvantageOutput) -> dict[str, float]:
+        """Optimizer steps on a rollout."""
+        config = self.config
+        objective = Objective.of(
+            self.policy, rollout, output, config.loss, self.estimator.loss_mode == "per_component"
+        )
+        active = objective.active()
+        # Transitions without a signal count in the average and cost no forward pass.
+        total = objective.signal.weight.sum() / config.updates_per_iteration
+        seen: list[dict[str, Tensor]] = []
+        norms = []
+        first_pass = math.nan
+        due = self.estimator.needs_component_gradients and self.estimator.solve_due(self.iteration)
+        for epoch in range(config.epochs):
+            order = active[self._shuffle(len(active), epoch)]
+            for chunk in order.chunk(config.updates_per_iteration) if len(order) else ():
+                feedback = self._feedback if due and not seen else None
+                norm, parts = self.updater(objective, chunk, total, feedback)
+                norms.append(norm)
+                if not seen:
+                    first_pass = float(torch.cat([part["log_ratio"] for part in parts]).abs().max())
+                    self._check_first_pass(first_pass, objective.clip)
+                seen += parts
+        metrics = update_metrics(seen, [kept.index for kept in rollout.kept])
+        return metrics | {
+            "health/first_pass_log_ratio": first_pass,
+            "health/skipped_updates": float(self.updater.skipped),
+            "health/micro_batch": float(self.updater.gradients.micro_batch),
+            "train/active": len(active) / rollout.num_items,
+            "train/grad_norm": float(np.mean(norms)) if norms else 0.0,
+            "train/updates": float(self.updater.updates),
+        }
+
+    def prompt_ids(self, iteration: int) -> list[int]:
+        """Prompts of an iteration: every pass over all of them is one shuffle."""
+        count, wanted = len(self.env.unwrapped.prompts), self.config.prompts_per_iteration
+        places = range(iteration * wanted, (iteration + 1) * wanted)
+        passes = {p: self._permutation(p, count) for p in {place // count for place in places}}
+        return [int(passes[place // count][place % count]) for place in places]
+
+    def save(self, folder: str | Path, *, best: bool = False) -> Path:
+        """Write a checkpoint below ``folder`` and return its own folder."""
+        tensors, facts = self.updater.state()
+        state = self.estimator.state_dict(self.estimator_state)
+        tensors |= {
+            "weights": self.policy.state_dict(),
+            "reference": self.policy.reference_weights,
+            "estimator": {name: torch.from_numpy(np.array(v)) for name, v in state.items()},
+        }
+        facts |= {
+            "config": asdict(self.config),
+            "policy": self.policy.settings(),
+            "estimator": self.estimator_name,
+            "env": describe_env(self.env),
+            "rewards": self.names,
+            "best": self.best if math.isfinite(self.best) else None,
+        }
+        checkpoint = Checkpoint(self.iteration, tensors, facts)
+        return save_checkpoint(Path(folder), checkpoint, keep=self.config.keep, best=best)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        env: Any = None,
+        policy: FlowPolicy | None = None,
+        estimator: AdvantageEstimator | None = None,
+        log_folder: str | Path | None = None,
+    ) -> GRPO:
+        """Go on where a checkpoint left off; bit for bit the same run on the CPU.
+
+        Args:
+            folder: of :meth:`save`, of a run, or one checkpoint; the newest readable one is taken.
+            env: needed if that of the run cannot be made from its id and plain arguments.
+            policy: built from the stored settings on the environment's model if not given.
+            estimator: needed if the run had one that was given as an instance.
+            log_folder: see ``folder`` of the constructor.
+
+        Raises:
+            CheckpointError: if no checkpoint can be read.
+            ValueError: if something is needed that was not given.
+        """
+        root = Path(folder)
+        root = root / CHECKPOINTS if (root / CHECKPOINTS).is_dir() else root
+        checkpoint = load_latest(root)
+        facts = checkpoint.facts
+        if env is None:
+            env = make_env(facts["env"])
+        if estimator is None and facts["estimator"] is None:
+            raise ValueError("the run's estimator was given as an instance: pass estimator=")
+        policy = policy or FlowPolicy(env.unwrapped.model, **facts["policy"])
+        config = config_from_dict(facts["config"])
+        learner = cls(env, policy, estimator or facts["estimator"], config, folder=log_folder)
+        learner._restore(checkpoint)
+        return learner
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        facts, tensors = checkpoint.facts, checkpoint.tensors
+        if facts["rewards"] != self.names:
+            raise ValueError(
+                f"the run had the rewards {facts['rewards']}, the environment has {self.names}"
+            )
+        self.policy.load_state_dict(dict(tensors["weights"]), dict(tensors["reference"]))
+        self.updater.restore(tensors, facts)
+        arrays = {name: tensor.numpy() for name, tensor in tensors["estimator"].items()}
+        self.estimator_state = self.estimator.load_state_dict(arrays, self.names)
+        self.iteration = checkpoint.iteration
+        self.best = -math.inf if facts["best"] is None else facts["best"]
+
+    def _complete_rollout_config(self) -> RolloutConfig:
+        """The rollout settings with what loss and estimator need switched on."""
+        config = self.config
+        if self.estimator.loss_mode == "per_component" and config.loss.kind == "dppo":
+            raise ValueError(
+                f"{self.estimator.name!r} has one clipped loss per component, not dppo"
+            )
+        rollout = config.rollout
+        if "ode_rewards" in self.estimator.requires:
+            rollout = replace(rollout, dense=True)
+        if "tree_parent" in self.estimator.requires and not rollout.branch_steps:
+            raise ValueError(f"{self.estimator.name!r} needs a tree: set rollout.branch_steps")
+        supplied = {"bounds", "ode_rewards", "tree_parent", "edge_logp"}
+        missing = sorted(self.estimator.requires - supplied)
+        if missing:
+            raise ValueError(f"{self.estimator.name!r} needs {missing}, which no rollout has")
+        return replace(rollout, keep_means=rollout.keep_means or config.loss.needs_means)
+
+    def _feedback(self, gram: Tensor) -> Tensor:
+        """Tell the estimator how the components' gradients lie to each other."""
+        static = self.config.reward_weights
+        self.estimator_state = self.estimator.feedback(
+            self.estimator_state,
+            gram=gram,
+            weights=None if static is None else torch.tensor(static, dtype=torch.float64),
+        )
+        return self.estimator_state["alphas"]
+
+    def _check_first_pass(self, log_ratio: float, clip: float) -> None:
+        """Before any update the ratio is one; what it differs by is the noise of replaying."""
+        if log_ratio * NOISE_FLOOR_FACTOR > clip:
+            warnings.warn(
+                f"before any update log-ratios reach {log_ratio:.2g}, too close to the clip range "
+                f"{clip:.2g}: replaying does not reproduce sampling",
+                LearnerWarning,
+                stacklevel=3,
+            )
+
+    def _save_if_due(self, metrics: dict[str, float], interrupted: bool, last: bool) -> None:
+        due = self.iteration % self.config.save_every == 0
+        if self.folder is None or not (due or interrupted or last):
+            return
+        means = np.array([metrics[f"reward/{name}"] for name in self.names])
+        score = float(np.nansum(means * self.signs.numpy()))
+        best = score > self.best
+        self.best = max(self.best, score)
+        self.save(self.folder / CHECKPOINTS, best=best)
+
+    def _shuffle(self, count: int, epoch: int) -> Tensor:
+        rng = np.random.default_rng([self.config.seed, self.iteration, epoch, 1])
+        return torch.from_numpy(rng.permutation(count))
+
+    def _permutation(self, number: int, count: int) -> np.ndarray:
+        return np.random.default_rng([self.config.seed, number, 2]).permutation(count)

@@ -1,0 +1,82 @@
+"""Where a run's numbers go: metrics.jsonl for programs, TensorBoard and one line for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """The log of one run.
+
+    Args:
+        folder: gets ``metrics.jsonl`` and the TensorBoard files; None keeps no files.
+        start: first iteration to come; lines of it and later ones, from before a resume, are cut
+            off, so that the file is always one curve.
+    """
+
+    def __init__(self, folder: Path | None, start: int = 0) -> None:
+        self.folder = folder
+        self._board: Any = None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS
+        kept = [row for row in read_metrics(folder) if row["iteration"] < start]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._board = _open_board(folder, start)
+
+    def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Write one iteration's numbers, named ``group/name``."""
+        if self.folder is None:
+            return
+        # JSON knows no nan; a missing value is null.
+        clean = {k: float(v) if np.isfinite(v) else None for k, v in values.items()}
+        with (self.folder / METRICS).open("a") as file:
+            file.write(json.dumps({"iteration": iteration, **clean}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, iteration)
+
+    def histogram(self, iteration: int, name: str, values: Tensor) -> None:
+        """Write a distribution; what is not finite is left out."""
+        finite = values[values.isfinite()]
+        if self._board is not None and len(finite):
+            self._board.add_histogram(name, finite.float().cpu(), iteration)
+
+    def picture(self, iteration: int, name: str, picture: np.ndarray) -> None:
+        """Write a picture (H, W, 3) uint8."""
+        if self._board is not None:
+            self._board.add_image(name, picture, iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush what is open."""
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a run's ``metrics.jsonl``; a last line cut short by a kill is left out."""
+    path = folder / METRICS
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _open_board(folder: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=start)

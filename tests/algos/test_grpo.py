@@ -1,0 +1,401 @@
+"""The learner: it learns, it resumes bit for bit, and it survives what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from reelrl.algos.advantages import make_estimator
+from reelrl.algos.checkpoint import CheckpointError
+from reelrl.algos.config import LossConfig
+from reelrl.algos.grpo import GRPO, GRPOConfig
+from reelrl.algos.objective import Objective
+from reelrl.algos.plan import RolloutConfig
+from reelrl.algos.policies import FlowPolicy
+from reelrl.algos.runlog import read_metrics
+from reelrl.algos.update import LearnerWarning
+from reelrl.rewards import Reward
+
+SMALL = {"prompts_per_iteration": 2, "group_size": 4, "learning_rate": 1e-2}
+
+
+class Red(Reward):
+    """A component that cannot fail, of one sign or the other."""
+
+    name = "level"
+    bounds = (0.0, 1.0)
+
+    def score(self, videos, prompts, infos):
+        return videos.flatten(1).mean(dim=1)
+
+
+@pytest.fixture
+def make_learner(make_env, tiny_types):
+    """A learner on a model of its own: ``make_learner("gdpo", kl=0.1)``."""
+
+    def make(estimator="grpo", *, env=None, folder=None, policy=None, model=None, **changes):
+        model = model or tiny_types["model"]()
+        env = make_env(8, model=model, **(env or {}))
+        return GRPO(
+            env,
+            FlowPolicy(model, **(policy or {})),
+            estimator,
+            GRPOConfig(**{**SMALL, **changes}),
+            folder=folder,
+        )
+
+    return make
+
+
+def weights_of(learner):
+    return learner.policy.state_dict()
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def gradient_of(learner, rollout, output, index=None):
+    objective = Objective.of(
+        learner.policy, rollout, output, learner.config.loss,
+        learner.estimator.loss_mode == "per_component",
+    )  # fmt: skip
+    index = objective.active() if index is None else index
+    loss, _ = objective(index, objective.signal.weight.sum())
+    return torch.autograd.grad(loss, list(learner.policy.parameters.values()))
+
+
+def test_it_learns_and_a_random_sign_does_not(make_learner):
+    def gain(estimator):
+        learner = make_learner(estimator, env={"rewards": [Red()]}, prompts_per_iteration=4)
+        history = learner.learn(12)
+        level = [metrics["reward/level"] for metrics in history]
+        return sum(level[-3:]) / 3 - sum(level[:3]) / 3
+
+    assert gain("grpo") > 0.05
+    assert abs(gain("random_sign")) < 0.05
+
+
+def test_gradient_is_that_of_the_loss_written_out(make_learner):
+    learner = make_learner("grpo")
+    rollout = learner.collect()
+    output = learner.estimate(rollout)
+    total = 0.0
+    for kept in rollout.kept:
+        for clip in range(8):
+            obs = {
+                "latent": kept.latent[clip : clip + 1],
+                "sigma": rollout.sigmas[kept.index].float().view(1, 1),
+                "prompt_id": rollout.prompt_ids[clip].view(1, 1),
+            }
+            ratio = (
+                learner.policy.log_prob(obs, kept.action[clip : clip + 1]) - kept.log_prob[clip]
+            ).exp()
+            total = total - output.advantages[clip // 4, clip % 4] * ratio / rollout.num_items
+    expected = torch.autograd.grad(total.sum(), list(learner.policy.parameters.values()))
+    for a, b in zip(gradient_of(learner, rollout, output), expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["clip", "guard", "dppo"])
+def test_micro_batches_do_not_change_the_update(make_learner, kind):
+    after = []
+    for micro_batch in (3, 64):
+        learner = make_learner(
+            "gdpo", micro_batch=micro_batch, loss=LossConfig(kind=kind, kl_weight=0.1)
+        )
+        learner.learn(2)
+        after.append(weights_of(learner))
+    for name, tensor in after[0].items():
+        torch.testing.assert_close(tensor, after[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_t29_every_update_is_one_optimizer_step_over_all_its_steps(make_learner):
+    learner = make_learner("grpo", updates_per_iteration=3, epochs=2, micro_batch=2)
+    metrics = learner.learn(1)[0]
+    assert learner.updater.updates == 6 and metrics["train/updates"] == 6
+    # 3 stochastic steps of 8 clips, all with a signal.
+    assert metrics["train/active"] == 1.0
+    assert metrics["train/approx_kl"] > 0  # Later updates see a ratio other than one.
+    assert {key for key in metrics if key.startswith("health/ratio_mean")} == {
+        f"health/ratio_mean/step_{t}" for t in range(3)
+    }
+
+
+def test_t3_t5_health_metrics_of_the_first_pass(make_learner):
+    metrics = make_learner("gdpo").learn(1)[0]
+    assert 0 <= metrics["health/first_pass_log_ratio"] < 1e-6
+    assert metrics["train/clip_fraction"] == 0
+    for key in (
+        "reward/brightness", "reward/within_std/contrast", "health/zero_std_groups/contrast",
+        "health/residual_noise", "advantage/influence/brightness", "time/rollout", "time/update",
+        "health/failed/contrast", "train/grad_norm",
+    ):  # fmt: skip
+        assert key in metrics
+
+
+def test_t13_replay_that_differs_from_sampling_is_called_out(make_learner, tiny_types):
+    model = tiny_types["model"](dropout=0.5)
+    model.transformer.eval = lambda: model.transformer.train()
+    with pytest.warns(LearnerWarning, match="replaying does not reproduce sampling"):
+        make_learner("grpo", model=model).learn(1)
+
+
+def test_t26_the_penalty_has_a_gradient_and_holds_the_policy_back(make_learner):
+    for kind in ("gaussian", "velocity_mse", "latent_mse"):
+        learner = make_learner("grpo", loss=LossConfig(kl_weight=1.0, kl_kind=kind))
+        learner.learn(1)
+        rollout = learner.collect()
+        output = learner.estimate(rollout)
+        output.advantages.zero_()
+        gradient = gradient_of(learner, rollout, output)
+        assert sum(part.abs().sum() for part in gradient) > 0
+
+    def drift(kl_weight):
+        learner = make_learner("grpo", loss=LossConfig(kl_weight=kl_weight))
+        start = weights_of(learner)
+        learner.learn(8)
+        end = weights_of(learner)
+        return sum((end[name] - start[name]).square().sum().item() for name in start)
+
+    assert drift(10.0) < 0.5 * drift(0.0)
+
+
+def test_t27_lora_trains_the_adapter_alone_with_the_base_as_reference(make_learner):
+    policy = {"lora_rank": 2, "lora_targets": ["to_q", "to_k"]}
+    learner = make_learner("grpo", policy=policy, loss=LossConfig(kl_weight=0.1))
+    before = {k: v.clone() for k, v in learner.policy.module.state_dict().items()}
+    learner.learn(3)
+    after = learner.policy.module.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("lora" in name for name in changed)
+
+
+def test_t28_rollouts_use_the_policy_and_not_its_average(make_learner):
+    plain, averaged = make_learner("grpo"), make_learner("grpo", ema_decay=0.9)
+    plain.learn(3)
+    averaged.learn(3)
+    assert_same(weights_of(plain), weights_of(averaged))
+    own = weights_of(averaged)
+    with averaged.updater.ema.applied():
+        assert not torch.equal(weights_of(averaged)["to_q.weight"], own["to_q.weight"])
+    assert averaged.updater.ema.updates == 3
+
+
+def test_t22_prompts_are_a_fresh_shuffle_per_pass(make_learner):
+    learner = make_learner("grpo")
+    seen = [learner.prompt_ids(iteration) for iteration in range(20)]
+    passes = [sorted(seen[i] + seen[i + 1]) for i in range(0, 20, 2)]
+    assert passes == [[0, 1, 2, 3]] * 10
+    assert len({tuple(seen[i] + seen[i + 1]) for i in range(0, 20, 2)}) > 1
+    assert make_learner("grpo", prompts_per_iteration=6).prompt_ids(0)[4:] == seen[2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"estimator": "taros"},
+        {"estimator": "marble", "updates_per_iteration": 2},
+        {"estimator": "dance_sum_of_losses", "epochs": 2},
+        {"estimator": "dense_grpo", "rollout": RolloutConfig(window="random")},
+        {"estimator": "branch_grpo", "rollout": RolloutConfig(branch_steps=(0, 2))},
+        {"estimator": "gdpo", "policy": {"lora_rank": 2, "lora_targets": ["to_q"]}},
+    ],
+    ids=lambda changes: changes["estimator"],
+)
+def test_t36_resume_is_bit_for_bit(make_learner, make_env, tiny_types, tmp_path, changes):
+    from reelrl.algos.advantages import list_estimators
+
+    if changes["estimator"] == "dance_sum_of_losses":
+        (name,) = [n for n in list_estimators() if make_estimator(n).loss_mode == "per_component"][
+            :1
+        ]
+        changes = {**changes, "estimator": name}
+    settings = {**changes, "ema_decay": 0.9, "loss": LossConfig(kl_weight=0.01)}
+    straight = make_learner(**settings)
+    straight.learn(4)
+    make_learner(**settings, folder=tmp_path).learn(2)
+    model = tiny_types["model"]()
+    resumed = GRPO.load(tmp_path, env=make_env(8, model=model), log_folder=tmp_path)
+    assert resumed.iteration == 2 and resumed.config == straight.config
+    history = resumed.learn(2)
+    assert_same(weights_of(resumed), weights_of(straight))
+    assert_same(resumed.updater.ema.average, straight.updater.ema.average)
+    for name, value in straight.estimator_state.items():
+        assert torch.equal(torch.as_tensor(resumed.estimator_state[name]), torch.as_tensor(value))
+    rows = read_metrics(tmp_path)
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
+    assert rows[3]["reward/contrast"] == pytest.approx(history[1]["reward/contrast"])
+
+
+def test_a_run_of_plain_arguments_loads_by_its_folder_alone(nano_env, tmp_path):
+    env = nano_env(4, num_steps=2)
+    config = GRPOConfig(prompts_per_iteration=2, group_size=2, save_every=1)
+    learner = GRPO(env, FlowPolicy(env.unwrapped.model), "gdpo@trl", config, folder=tmp_path)
+    learner.learn(1)
+    again = GRPO.load(tmp_path)
+    assert again.env.unwrapped.num_envs == 4 and again.estimator.name == "gdpo"
+    assert again.policy.model is not learner.policy.model
+    assert_same(weights_of(again), weights_of(learner))
+
+
+def test_loading_says_what_is_missing(make_learner, make_env, tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        GRPO.load(tmp_path)
+    make_learner(make_estimator("grpo"), folder=tmp_path).learn(1)
+    with pytest.raises(ValueError, match="pass env="):
+        GRPO.load(tmp_path)
+    with pytest.raises(ValueError, match="pass estimator="):
+        GRPO.load(tmp_path, env=make_env(8))
+    with pytest.raises(ValueError, match=r"\['brightness', 'contrast'\].*\['level'\]"):
+        GRPO.load(tmp_path, env=make_env(8, rewards=[Red()]), estimator=make_estimator("grpo"))
+
+
+def test_t23_nan_rewards_and_whole_groups_of_them_do_not_stop_a_run(make_learner, tiny_types):
+    rewards = [tiny_types["flaky"]((0, 1)), tiny_types["contrast"]()]
+    learner = make_learner("gdpo", env={"rewards": rewards})
+    with pytest.warns(UserWarning, match="flaky"):
+        history = learner.learn(3)
+    assert any(metrics["health/failed/flaky"] > 0 for metrics in history)
+    assert all(w.isfinite().all() for w in weights_of(learner).values())
+    everything = make_learner("grpo", env={"rewards": [tiny_types["flaky"](range(4))]})
+    before = weights_of(everything)
+    with pytest.warns(UserWarning, match="flaky"):
+        metrics = everything.learn(1)[0]
+    assert metrics["train/active"] == 0 and everything.updater.updates == 0
+    assert_same(weights_of(everything), before)
+
+
+def test_a_nan_loss_skips_the_update_and_a_run_of_them_stops(make_learner, tmp_path, monkeypatch):
+    learner = make_learner("grpo", max_skipped=2, save_every=1, folder=tmp_path)
+    learner.learn(1)
+    before = weights_of(learner)
+    score = learner.policy.score
+    monkeypatch.setattr(
+        learner.policy,
+        "score",
+        lambda step, action: score(step, action) * (torch.nan if step.mean.requires_grad else 1),
+    )
+    with (
+        pytest.warns(LearnerWarning, match="update skipped: loss nan"),
+        pytest.raises(RuntimeError, match=r"3 updates in a row .* checkpoint is intact"),
+    ):
+        learner.learn(5)
+    assert learner.updater.skipped == 3
+    assert_same(weights_of(learner), before)
+    assert GRPO.load(tmp_path, env=learner.env).iteration == 3
+
+
+def test_out_of_memory_halves_the_micro_batch_once(make_learner, monkeypatch):
+    learner = make_learner("grpo", micro_batch=8)
+    twin = make_learner("grpo", micro_batch=8)
+    forward = learner.policy.forward
+
+    def limited(obs, deterministic=False):
+        if torch.is_grad_enabled() and len(obs["latent"]) > limit:
+            raise torch.OutOfMemoryError("planted")
+        return forward(obs, deterministic)
+
+    monkeypatch.setattr(learner.policy, "forward", limited)
+    limit = 5
+    with pytest.warns(LearnerWarning, match="micro-batch halved to 4"):
+        metrics = learner.learn(1)[0]
+    assert metrics["health/micro_batch"] == 4
+    twin.learn(1)
+    for name, tensor in weights_of(twin).items():
+        torch.testing.assert_close(tensor, weights_of(learner)[name], atol=1e-5, rtol=1e-4)
+    limit = 1
+    with pytest.raises(torch.OutOfMemoryError):
+        learner.learn(1)
+
+
+def test_t19_transitions_without_a_signal_cost_no_forward_pass(make_learner):
+    learner = make_learner("grpo")
+    rollout = learner.collect()
+    output = learner.estimate(rollout)
+    output.advantages[0] = 0
+    gradient = gradient_of(learner, rollout, output)
+    everything = gradient_of(learner, rollout, output, torch.arange(rollout.num_items))
+    for a, b in zip(gradient, everything, strict=True):
+        torch.testing.assert_close(a, b)
+    learner.policy.model.batches.clear()
+    metrics = learner.update(rollout, output)
+    assert metrics["train/active"] == 0.5
+    assert sum(learner.policy.model.batches) == rollout.num_items // 2
+
+
+def test_marble_takes_the_balanced_gradient(make_learner):
+    learner = make_learner("marble", max_grad_norm=1e9, reward_weights=(3.0, 1.0))
+    rollout = learner.collect()
+    output = learner.estimate(rollout)
+    parts = []
+    objective = Objective.of(learner.policy, rollout, output, learner.config.loss, False)
+    for k in range(2):
+        loss, _ = objective(objective.active(), objective.signal.weight.sum(), only=k)
+        gradient = torch.autograd.grad(loss, learner.updater.parameters)
+        parts.append(torch.cat([part.flatten() for part in gradient]).double())
+    norms = torch.stack([part.norm() for part in parts])
+    learner.update(rollout, output)
+    alphas = learner.estimator_state["alphas"]
+    assert learner.estimator_state["solves"] == 1 and not torch.allclose(alphas[:1], alphas[1:])
+    unit = [part / norm for part, norm in zip(parts, norms, strict=True)]
+    torch.testing.assert_close(alphas.sum(), torch.ones((), dtype=torch.float64))
+    expected = (alphas[0] * unit[0] + alphas[1] * unit[1]) * norms.mean()
+    actual = torch.cat([p.grad.flatten() for p in learner.updater.parameters]).double()
+    torch.testing.assert_close(actual, expected, atol=1e-8, rtol=1e-3)
+
+
+def test_ctrl_c_finishes_the_iteration_saves_and_returns(make_learner, tmp_path, monkeypatch):
+    learner = make_learner("grpo", folder=tmp_path, save_every=100)
+    estimate = learner.estimate
+
+    def interrupted(rollout):
+        if learner.iteration == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return estimate(rollout)
+
+    monkeypatch.setattr(learner, "estimate", interrupted)
+    assert len(learner.learn(10)) == 2
+    assert GRPO.load(tmp_path, env=learner.env).iteration == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "gdpo", "marble", "taros"])
+def test_penalties_count_negatively(make_learner, monkeypatch, estimator):
+    learner = make_learner(estimator, env={"rewards": [Red()]})
+    rollout = learner.collect()
+    up = learner.estimate(rollout).advantages.clone()
+    monkeypatch.setattr(Red, "higher_is_better", False)
+    torch.testing.assert_close(learner.estimate(rollout).advantages, -up)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains(make_learner, precision):
+    learner = make_learner("grpo", policy={"precision": precision})
+    before = weights_of(learner)
+    learner.learn(2)
+    after = weights_of(learner)
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_bad_settings_and_combinations_are_refused(make_learner):
+    for changes, message in (
+        ({"group_size": 0}, "group_size must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GRPOConfig(**changes)
+    with pytest.raises(ValueError, match=r"kind must be one of .* got 'ppo'"):
+        LossConfig(kind="ppo")
+    with pytest.raises(TypeError, match="learning_rat"):
+        GRPOConfig(learning_rat=1.0)
+    with pytest.raises(ValueError, match="needs a tree"):
+        make_learner("branch_grpo")
+    with pytest.raises(ValueError, match=r"needs \['pairwise'\]"):
+        make_learner("pref_grpo")
