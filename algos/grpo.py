@@ -24,6 +24,7 @@ from torch import Tensor
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.checkpoint import Checkpoint, load_latest, save_checkpoint
 from reelrl.algos.config import GRPOConfig, config_from_dict
+from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.health import advantage_metrics, rollout_metrics, update_metrics
 from reelrl.algos.objective import Objective
 from reelrl.algos.plan import RolloutConfig
@@ -54,6 +55,7 @@ class GRPO:
         estimator: a name for :func:`~reelrl.algos.advantages.make_estimator`, or an instance.
         config: settings.
         folder: gets checkpoints, ``metrics.jsonl`` and TensorBoard files; None writes nothing.
+        evaluation: examined before an iteration every so often, under ``eval/`` in the metrics.
 
     Attributes:
         iteration: iterations done.
@@ -71,8 +73,9 @@ class GRPO:
         config: GRPOConfig | None = None,
         *,
         folder: str | Path | None = None,
+        evaluation: Evaluation | None = None,
     ) -> None:
-        self.env, self.policy = env, policy.bind(env)
+        self.env, self.policy, self.evaluation = env, policy.bind(env), evaluation
         self.config = config or GRPOConfig()
         self.estimator_name = estimator if isinstance(estimator, str) else None
         self.estimator: Any = make_estimator(estimator) if isinstance(estimator, str) else estimator
@@ -116,6 +119,9 @@ class GRPO:
         return history
 
     def _iterate(self, log: RunLog) -> dict[str, float]:
+        held_out = {}
+        if self.evaluation and self.iteration % self.evaluation.every == 0:
+            held_out = self.evaluation.metrics(self.policy, self.updater.ema)
         started = time.perf_counter()
         rollout = self.collect()
         collected = time.perf_counter()
@@ -124,7 +130,7 @@ class GRPO:
         estimated = time.perf_counter()
         metrics |= self.update(rollout, output)
         finished = time.perf_counter()
-        metrics |= {
+        metrics |= held_out | {
             "time/rollout": collected - started,
             "time/estimate": estimated - collected,
             "time/update": finished - estimated,
@@ -251,6 +257,7 @@ class GRPO:
         policy: FlowPolicy | None = None,
         estimator: AdvantageEstimator | None = None,
         log_folder: str | Path | None = None,
+        evaluation: Evaluation | None = None,
     ) -> GRPO:
         """Go on where a checkpoint left off; bit for bit the same run on the CPU.
 
@@ -260,6 +267,7 @@ class GRPO:
             policy: built from the stored settings on the environment's model if not given.
             estimator: needed if the run had one that was given as an instance.
             log_folder: see ``folder`` of the constructor.
+            evaluation: see there.
 
         Raises:
             CheckpointError: if no checkpoint can be read.
@@ -275,7 +283,14 @@ class GRPO:
             raise ValueError("the run's estimator was given as an instance: pass estimator=")
         policy = policy or FlowPolicy(env.unwrapped.model, **facts["policy"])
         config = config_from_dict(facts["config"])
-        learner = cls(env, policy, estimator or facts["estimator"], config, folder=log_folder)
+        learner = cls(
+            env,
+            policy,
+            estimator or facts["estimator"],
+            config,
+            folder=log_folder,
+            evaluation=evaluation,
+        )
         learner._restore(checkpoint)
         return learner
 

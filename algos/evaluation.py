@@ -1,0 +1,75 @@
+"""What the policy makes without noise on the way, from fixed prompts and fixed initial noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reelrl.algos.policies.flow import FlowPolicy
+from reelrl.algos.policies.weights import EMA
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A fixed examination, best with rewards that nothing is trained on.
+
+    Attributes:
+        env: the native batch over the policy's model, ``autoreset_mode="Disabled"``.
+        prompt_ids: N rows of its prompts, a multiple of its ``num_envs``.
+        seed: of the initial noise; clip i starts from seed + i.
+        every: iterations between two examinations of a learner.
+
+    Raises:
+        ValueError: if N does not fit the environment.
+    """
+
+    env: Any
+    prompt_ids: Sequence[int]
+    seed: int = 0
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        count, batch = len(self.prompt_ids), self.env.unwrapped.num_envs
+        if not count or count % batch:
+            raise ValueError(
+                f"an evaluation needs a positive multiple of num_envs = {batch} prompts, "
+                f"got {count}"
+            )
+
+    @torch.no_grad()
+    def __call__(self, policy: FlowPolicy, ema: EMA | None = None) -> tuple[Tensor, Tensor]:
+        """Examine a policy; it is bound to this environment afterwards.
+
+        Args:
+            policy: takes the Euler steps of its probability flow.
+            ema: average of the weights to examine instead of the weights.
+
+        Returns:
+            rewards (N, K) and clips (N, F, H, W, 3) uint8, both on the host.
+        """
+        policy.bind(self.env)
+        batch = self.env.unwrapped.num_envs
+        rewards, videos = [], []
+        with nullcontext() if ema is None else ema.applied():
+            for start in range(0, len(self.prompt_ids), batch):
+                options = {
+                    "prompt_id": list(self.prompt_ids[start : start + batch]),
+                    "noise_seed": [self.seed + start + i for i in range(batch)],
+                }
+                obs, _ = self.env.reset(options=options)
+                for _ in range(self.env.unwrapped.num_steps):
+                    obs, reward, _, _, infos = self.env.step(policy.predict(obs, True))
+                rewards.append(torch.as_tensor(infos.get("vector_reward", reward)).cpu())
+                videos.append(torch.as_tensor(infos["video"]).cpu())
+        return torch.cat(rewards), torch.cat(videos)
+
+    def metrics(self, policy: FlowPolicy, ema: EMA | None = None) -> dict[str, float]:
+        """Mean reward per component as ``eval/<name>``; clips that could not be scored aside."""
+        means = self(policy, ema)[0].double().nanmean(dim=0).tolist()
+        names = self.env.unwrapped.reward_names
+        return {f"eval/{name}": mean for name, mean in zip(names, means, strict=True)}

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from reelrl.algos.evaluation import Evaluation
+from reelrl.algos.grpo import GRPO, GRPOConfig
+from reelrl.algos.policies import FlowPolicy
+from reelrl.algos.policies.weights import EMA
+from reelrl.envs.sampling import euler_ode, initial_noise
+
+
+def test_an_evaluation_is_the_euler_solution_from_fixed_noise(make_env, tiny_model):
+    env = make_env(2)
+    rewards, videos = Evaluation(env, [0, 1, 2, 3], seed=5)(FlowPolicy(tiny_model))
+    noise = initial_noise((2, 3, 2, 2), [5, 6, 7, 8])
+    clean = euler_ode(tiny_model, env.unwrapped.embeddings, noise, num_steps=4)
+    expected = env.unwrapped.score(clean, [0, 1, 2, 3])
+    torch.testing.assert_close(rewards, expected, atol=1e-5, rtol=0)
+    assert videos.shape == (4, 5, 8, 8, 3)
+
+
+def test_the_average_is_examined_if_there_is_one(make_env, tiny_model):
+    policy = FlowPolicy(tiny_model)
+    examination = Evaluation(make_env(4), [0, 1, 2, 3])
+    before, _ = examination(policy)
+    average = EMA(policy.parameters, 0.9)
+    with torch.no_grad():
+        tiny_model.transformer.to_k.bias.add_(0.5)
+    assert torch.equal(examination(policy, average)[0], before)
+    assert not torch.allclose(examination(policy)[0], before)
+
+
+def test_t41_a_learner_watches_rewards_it_is_not_trained_on(make_env, tiny_model, tiny_types):
+    held_out = make_env(4, rewards=[tiny_types["contrast"]()], num_steps=6)
+    env = make_env(8, rewards=[tiny_types["brightness"]()])
+    config = GRPOConfig(prompts_per_iteration=2, group_size=4)
+    examination = Evaluation(held_out, [0, 1, 2, 3], every=2)
+    learner = GRPO(env, FlowPolicy(tiny_model), "grpo", config, evaluation=examination)
+    history = learner.learn(3)
+    assert ["eval/contrast" in metrics for metrics in history] == [True, False, True]
+    tiny_model.transformer.load_state_dict(tiny_types["model"]().transformer.state_dict())
+    blind = GRPO(env, FlowPolicy(tiny_model), "grpo", config).learn(3)
+    assert blind[2]["reward/brightness"] == history[2]["reward/brightness"]
+
+
+def test_numbers_that_do_not_fit_are_refused(make_env):
+    with pytest.raises(ValueError, match="multiple of num_envs = 4 prompts, got 3"):
+        Evaluation(make_env(4), [0, 1, 2])
