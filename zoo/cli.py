@@ -59,6 +59,41 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Train:
+    """Post-train a model by reinforcement, or go on with the run of a folder."""
+
+    preset: str = "nano-quick"
+    """Name of a preset, or a yaml file of the same form."""
+    estimator: str | None = None
+    """Advantage estimator in place of the preset's, such as taros or gdpo@trl."""
+    env: str | None = None
+    """Environment id in place of the preset's."""
+    iterations: int | None = None
+    """Iterations in all, in place of the preset's."""
+    seed: int | None = None
+    """Seed in place of the preset's."""
+    set: tuple[str, ...] = ()
+    """Further settings, such as learner.learning_rate=1e-4 policy.lora_rank=8."""
+    out: Path | None = None
+    """Folder of the run; default runs/<preset>-<estimator>-<seed>."""
+
+    def run(self) -> None:
+        """Train, and print where the results are."""
+        from reelrl.zoo.train import train
+
+        folder = train(
+            self.preset,
+            estimator=self.estimator,
+            env=self.env,
+            iterations=self.iterations,
+            seed=self.seed,
+            settings=self.set,
+            out=self.out,
+        )
+        print(f"wrote {folder}")
+
+
+@dataclass(frozen=True)
 class Bench:
     """Draw clips from both shipped checkpoints and print their gold scores."""
 
@@ -101,7 +136,7 @@ class List:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run it; a bad value ends with one line and exit code 2."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"sample": Sample, "bench": Bench, "report": Report, "list": List},
+        {"train": Train, "sample": Sample, "bench": Bench, "report": Report, "list": List},
         prog="reelrl",
         description="Text-to-video generation as a Gymnasium environment with vector rewards.",
         args=argv,

@@ -1,0 +1,98 @@
+"""A run in a folder: settings that can be wrong, clips before and after, taking up again."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from reelrl.algos.runlog import read_metrics
+from reelrl.zoo.cli import main
+from reelrl.zoo.settings import PRESETS, TrainConfig, build, override, read_preset
+from reelrl.zoo.train import train
+
+TINY = (
+    "learner.prompts_per_iteration=2",
+    "learner.group_size=2",
+    "learner.save_every=1",
+    "env_args.num_steps=3",
+    "learner.rollout.last_step=1",
+    "evaluation.clips=4",
+    "evaluation.every=2",
+)
+
+
+def test_a_run_leaves_a_folder_and_goes_on_from_it(tmp_path, capsys):
+    folder = train(settings=TINY, iterations=2, out=tmp_path / "run", progress=False)
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "checkpoints", "config.yaml", "metrics.jsonl", "before.png", "after.png", "before.gif",
+        "after.gif", "weights", "tensorboard",
+    }  # fmt: skip
+    first = read_metrics(folder)
+    train(settings=TINY, iterations=4, out=folder, progress=False)
+    resumed = read_metrics(folder)
+    assert [row["iteration"] for row in resumed] == [0, 1, 2, 3] and resumed[:2] == first
+    straight = train(settings=TINY, iterations=4, out=tmp_path / "other", progress=False)
+
+    def curve(rows):
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+    assert curve(read_metrics(straight)) == curve(resumed)
+    assert "before iteration 0: gold" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        train(settings=TINY, seed=1, out=folder, progress=False)
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_presets_are_valid(preset):
+    config = build(TrainConfig, read_preset(preset))
+    assert config.iterations > 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("learner.learning_rat=1", "unknown key 'learner.learning_rat'; did you mean 'learning_ra"),
+        ("learner.rollout.windw=all", "'learner.rollout.windw'; did you mean 'window'"),
+        ("estimater=gdpo", "unknown key 'estimater'; did you mean 'estimator'"),
+        ("learner.learning_rate=fast", "learner.learning_rate must be float, got 'fast'"),
+        ("learner.group_size=4.5", "learner.group_size must be int, got 4.5"),
+        ("learner.loss.kind=ppo", "learner.loss.kind must be 'clip', 'guard', 'dppo', got 'ppo'"),
+        ("learner=3", "learner must hold keys and values, got 3"),
+        ("seed", "a setting is key=value, got 'seed'"),
+        ("env.seed=1", "'env' holds 'reelrl/MovingShapesEarly-v0' and has no keys"),
+    ],
+)
+def test_t37_a_typo_is_an_error_that_names_the_nearest_key(setting, message):
+    with pytest.raises(ValueError) as error:
+        build(TrainConfig, override(read_preset("nano-quick"), [setting]))
+    assert message in str(error.value)
+
+
+def test_values_are_converted_as_meant():
+    config = build(
+        TrainConfig,
+        yaml.safe_load(
+            "{learner: {learning_rate: 1e-4, betas: [0.8, 1], reward_weights: [1, 2]},"
+            " policy: {eta: null, lora_targets: [to_q]}, evaluation: {prompts: [a, b]}}"
+        ),
+    )
+    assert config.learner.learning_rate == 1e-4
+    assert config.learner.betas == (0.8, 1.0) and config.learner.reward_weights == (1.0, 2.0)
+    assert config.policy.eta is None and config.policy.lora_targets == ("to_q",)
+    assert config.evaluation.prompts == ("a", "b")
+
+
+def test_unknown_presets_name_the_nearest():
+    with pytest.raises(ValueError, match="unknown preset 'nano-quik'; did you mean 'nano-quick'"):
+        read_preset("nano-quik")
+
+
+def test_the_command_ends_a_typo_with_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--estimator", "tarros"])
+    assert stop.value.code == 2 and "did you mean 'taros'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "--set", "learner.group_siz=3"])
+    assert "did you mean 'group_size'" in capsys.readouterr().err

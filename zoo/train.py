@@ -1,0 +1,143 @@
+"""``reelrl train``: a run in a folder, begun or taken up again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+import reelrl  # noqa: F401  (registers the ids)
+from reelrl.algos.checkpoint import list_checkpoints
+from reelrl.algos.evaluation import Evaluation
+from reelrl.algos.grpo import CHECKPOINTS, GRPO
+from reelrl.algos.policies import FlowPolicy
+from reelrl.zoo.nano.pictures import save_gif, save_sheet
+from reelrl.zoo.settings import TrainConfig, build, override, read_preset
+
+CONFIG = "config.yaml"
+SHOWN = 4
+
+
+def train(
+    preset: str = "nano-quick",
+    *,
+    estimator: str | None = None,
+    env: str | None = None,
+    iterations: int | None = None,
+    seed: int | None = None,
+    settings: tuple[str, ...] = (),
+    out: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train a model and leave a folder with checkpoints, metrics, clips and weights.
+
+    A folder with a run of the same settings is taken up where it stopped.
+
+    Args:
+        preset: name of a preset, or a yaml file.
+        estimator: replaces the preset's.
+        env: replaces the preset's.
+        iterations: replaces the preset's; in all, not in addition.
+        seed: replaces ``learner.seed``.
+        settings: further replacements, ``"learner.learning_rate=1e-4"``.
+        out: the folder; default ``runs/<preset>-<estimator>-<seed>``.
+        progress: show a bar.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: for an unknown key or value, or a folder with a run of other settings.
+    """
+    given = {"estimator": estimator, "env": env, "iterations": iterations}
+    values = read_preset(preset) | {k: v for k, v in given.items() if v is not None}
+    if seed is not None:
+        values = override(values, [f"learner.seed={seed}"])
+    config = build(TrainConfig, override(values, settings))
+    name = f"{Path(preset).stem}-{config.estimator}-{config.learner.seed}"
+    folder = out or Path("runs") / name
+    learner, examination = _open(config, folder)
+    remaining = config.iterations - learner.iteration
+    if remaining > 0:
+        learner.learn(remaining, progress=progress)
+    _show(learner, examination, folder, "after")
+    learner.policy.save_pretrained(folder / "weights")
+    return folder
+
+
+def _open(config: TrainConfig, folder: Path) -> tuple[GRPO, Evaluation]:
+    """The run of a folder, new or taken up."""
+    # The number of iterations may change: a finished run can be made longer.
+    plain = {k: v for k, v in _plain(asdict(config)).items() if k != "iterations"}
+    begun = bool(list_checkpoints(folder / CHECKPOINTS))
+    if begun and yaml.safe_load((folder / CONFIG).read_text()) != plain:
+        raise ValueError(
+            f"{folder} holds a run with other settings (see its {CONFIG}); choose another --out"
+        )
+    count = config.learner.prompts_per_iteration * config.learner.group_size
+    env = _make(config.env, count, config.env_args)
+    model = env.unwrapped.model
+    examination = _examination(config, model)
+    if begun:
+        learner = GRPO.load(folder, env=env, log_folder=folder, evaluation=examination)
+        return learner, examination
+    learner = GRPO(
+        env,
+        FlowPolicy(model, **asdict(config.policy)),
+        config.estimator,
+        config.learner,
+        folder=folder,
+        evaluation=examination,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
+    _show(learner, examination, folder, "before")
+    return learner, examination
+
+
+def _examination(config: TrainConfig, model: Any) -> Evaluation:
+    wanted = config.evaluation
+    given = wanted.prompts if isinstance(wanted.prompts, str) else list(wanted.prompts)
+    own = {
+        **config.env_args,
+        "model": model,
+        "prompts": given,
+        "rewards": list(wanted.rewards),
+        "scalar_weights": None,
+    }
+    # The model has a device already.
+    own.pop("device", None)
+    env = _make("reelrl/TextToVideo-v0", wanted.clips, own)
+    places = np.linspace(0, len(env.unwrapped.prompts) - 1, wanted.clips).round().astype(int)
+    return Evaluation(env, places.tolist(), seed=wanted.seed, every=wanted.every)
+
+
+def _make(env_id: str, count: int, arguments: dict[str, Any]) -> Any:
+    fixed = {"output": "torch", "autoreset_mode": "Disabled"}
+    return gym.make_vec(env_id, num_envs=count, **{**arguments, **fixed})
+
+
+def _show(learner: GRPO, examination: Evaluation, folder: Path, name: str) -> None:
+    """Write the first clips of the examination and print its scores."""
+    rewards, videos = examination(learner.policy, learner.updater.ema)
+    learner.policy.bind(learner.env)
+    shown: Tensor = videos[:SHOWN].to(torch.float32) / 255
+    save_sheet(folder / f"{name}.png", shown, scale=4)
+    save_gif(folder / f"{name}.gif", torch.cat(list(shown), dim=2))
+    means = rewards.double().nanmean(dim=0).tolist()
+    names = examination.env.unwrapped.reward_names
+    scores = ", ".join(f"{n} {mean:.3f}" for n, mean in zip(names, means, strict=True))
+    print(f"{name} iteration {learner.iteration}: {scores} on {len(rewards)} fixed clips")
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, the way they come back from yaml."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
