@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
 
 import pytest
 import torch
 
 from reelrl.algos.advantages import make_estimator
-from reelrl.algos.checkpoint import CheckpointError
+from reelrl.algos.checkpoint import CheckpointError, load_latest
 from reelrl.algos.config import LossConfig
 from reelrl.algos.grpo import GRPO, GRPOConfig
 from reelrl.algos.objective import Objective
@@ -363,6 +365,38 @@ def test_ctrl_c_finishes_the_iteration_saves_and_returns(make_learner, tmp_path,
     assert len(learner.learn(10)) == 2
     assert GRPO.load(tmp_path, env=learner.env).iteration == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_kill_at_any_moment_resumes_and_loses_at_most_one_save(make_learner, make_env, tmp_path):
+    """Fifty runs over one folder, each killed at a random moment and taken up by the next."""
+    rng = random.Random(0)
+    make_learner("taros", folder=tmp_path, save_every=1).learn(1)
+    done = 1
+    for _ in range(50):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            learner = GRPO.load(tmp_path, env=make_env(8), log_folder=tmp_path)
+            while True:
+                learner.learn(1)
+                os.write(writing, learner.iteration.to_bytes(4, "big"))
+        os.close(writing)
+        time.sleep(rng.uniform(0, 0.15))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        told = os.read(reading, 2**16)
+        os.close(reading)
+        done = int.from_bytes(told[-4:], "big") if told else done
+        found = load_latest(tmp_path / "checkpoints").iteration
+        assert done <= found <= done + 1
+        done = found
+    assert done > 20
+    straight = make_learner("taros")
+    straight.learn(done)
+    resumed = GRPO.load(tmp_path, env=make_env(8))
+    assert_same(weights_of(resumed), weights_of(straight))
+    rows = read_metrics(tmp_path)
+    assert [row["iteration"] for row in rows][:done] == list(range(done))
 
 
 @pytest.mark.parametrize("estimator", ["grpo", "gdpo", "marble", "taros"])
