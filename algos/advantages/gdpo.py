@@ -9,7 +9,12 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from reelrl.algos.advantages.arrays import Masked
-from reelrl.algos.advantages.base import Estimator, EstimatorConfig, normalise_first
+from reelrl.algos.advantages.base import (
+    Estimator,
+    EstimatorConfig,
+    normalise_first,
+    sum_first,
+)
 from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
@@ -56,7 +61,8 @@ class GDPO(Vector):
         Attributes:
             nan: a missing score is skipped ("skip"), or scored zero before normalising ("zero",
                 the first released code).
-            single_batch_norm: normalise over the batch even if K = 1; the TRL fork does not.
+            single_batch_norm: normalise over the batch even if K = 1; the TRL fork falls back to
+                GRPO there.
             use_weights: False ignores static weights (the released verl fork).
             components: (fewest, most) components taken; None for no limit.
         """
@@ -119,8 +125,8 @@ class GDPO(Vector):
             work = work.with_scores(_score_zero(work))
         weights = work.weights if config.use_weights else torch.ones_like(work.weights)
         if count == 1 and not config.single_batch_norm:
-            # One component without a batch norm is GRPO, from which a weight's scale cancels.
-            return normalise_first(work, weights.sign(), config.group), state
+            # The fork then takes GRPO's path: the weight meets the epsilon, so it matters.
+            return sum_first(work, weights, config.group), state
         return normalise_first(work, weights, config.group, config.batch, config.tokens), state
 
 

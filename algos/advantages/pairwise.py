@@ -95,8 +95,9 @@ class Arena(Estimator):
         """Play, map, normalise."""
         if work.dense:
             raise ValueError("arena takes terminal rewards (P, G, K)")
-        score = self._scores(work).unsqueeze(-1)
-        present = None if work.scores.mask is None else work.scores.mask.any(-1, keepdim=True)
+        scored = self._scores(work)
+        score = scored.values.unsqueeze(-1)
+        present = None if scored.mask is None else scored.mask.unsqueeze(-1)
         one = torch.ones_like(work.weights[..., :1])
         unit = constant([[0.0, 1.0]], score)
         ranked = work.with_scores(
@@ -104,12 +105,14 @@ class Arena(Estimator):
         )
         return sum_first(ranked, one, self.config.group), state
 
-    def _scores(self, work: Work) -> Tensor:
-        """(P, G) in [0, 1], 1 the best."""
+    def _scores(self, work: Work) -> Masked:
+        """(P, G) in [0, 1], 1 the best; missing for members without a reward or a rank."""
         valid = work.scores.present.any(-1)
+        known = None if work.scores.mask is None else valid
         if self.config.tournament == "rank":
-            rank = work.extra("rank", *work.shape).values
-            return 1 - rank / max(1, work.shape[1] - 1)
+            rank = work.extra("rank", *work.shape)
+            rank = rank if known is None else rank.drop(known)
+            return rank.map(lambda r: 1 - r / max(1, work.shape[1] - 1))
         points = pairwise_points(work)
         if points.values.shape[-1] != 1:
             raise ValueError(f"arena takes pairwise (P, G, G), got {tuple(points.values.shape)}")
@@ -117,9 +120,8 @@ class Arena(Estimator):
         # Whoever is not there loses every match, and so never pushes a present member down.
         table = torch.where(valid.unsqueeze(2), table, 0.0)
         table = torch.where(valid.unsqueeze(1), table, 1.0)
-        if self.config.tournament == "anchor":
-            return anchor_scores(table)
-        return single_elimination_scores(table)
+        play = anchor_scores if self.config.tournament == "anchor" else single_elimination_scores
+        return Masked(play(table), known)
 
 
 def anchor_scores(points: Tensor) -> Tensor:

@@ -269,6 +269,15 @@ def test_released_gdpo_scores_missing_as_zero() -> None:
     np.testing.assert_allclose(output.advantages, expected, atol=ATOL)
 
 
+def test_released_gdpo_with_one_component_is_grpo() -> None:
+    """A small weight makes the epsilon visible: normalising first would not see it."""
+    weights = np.array([0.01])
+    got = run("gdpo@nvlabs_trl", INPUTS["A"][..., :1], weights=weights).advantages
+    s = 0.01 * INPUTS["A"][..., 0]
+    expected = (s - s.mean(1, keepdims=True)) / (s.std(1, ddof=1, keepdims=True) + 1e-4)
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
 def test_nemo_leave_one_out_on_one_hot() -> None:
     output = run("grpo@nemo_loo", INPUTS["ONEHOT"])
     np.testing.assert_allclose(output.advantages, [[1.0] + [-0.577349] * 3], atol=ATOL)
