@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reelrl.algos.advantages.arrays import Array, Masked, like, output_dtype, to_tensor
 from reelrl.algos.advantages.diagnostics import Diagnostics, diagnose
-from reelrl.algos.advantages.norm import NormSpec, normalise
+from reelrl.algos.advantages.norm import NormSpec, make_norm, normalise
 from reelrl.algos.advantages.post import Post, make_post
 from reelrl.algos.advantages.transforms import Transform, make_transform
 from reelrl.algos.advantages.types import AdvantageOutput, Gather, RewardBatch, State
@@ -48,6 +48,9 @@ class EstimatorConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(make_transform(t) for t in self.transforms))
         object.__setattr__(self, "post", tuple(make_post(p) for p in self.post))
+        for name in ("group", "batch"):
+            if getattr(self, name, None) is not None:
+                object.__setattr__(self, name, make_norm(getattr(self, name)))
         if self.credit not in ("instant", "return_to_go", "trajectory"):
             raise ValueError(
                 f"credit must be 'instant', 'return_to_go' or 'trajectory', got {self.credit!r}"
@@ -77,6 +80,12 @@ class Estimator(ABC):
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config
+        lost = [post.name for post in self.config.post if not post.drops_only]
+        if lost and self.loss_mode == "per_component":
+            raise ValueError(
+                f"{self.name!r} has one loss per component, which post steps that change the "
+                f"summed advantage never reach: {lost}; only steps that drop samples do"
+            )
 
     @abstractmethod
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
@@ -102,16 +111,23 @@ class Estimator(ABC):
         Raises:
             ValueError: if the version, the entries or a shape are not those of this estimator.
         """
-        fresh = self.init_state(names)
         state = {key: torch.as_tensor(np.array(value)) for key, value in saved.items()}
-        shapes = {key: tuple(value.shape) for key, value in state.items()}
-        wanted = {key: tuple(value.shape) for key, value in fresh.items()}
-        if shapes != wanted or int(state["version"]) != STATE_VERSION:
+        self._check_state(state, names)
+        if int(state["version"]) != STATE_VERSION:
             raise ValueError(
-                f"state of {self.name!r} for components {tuple(names)} must be version "
-                f"{STATE_VERSION} with shapes {wanted}, got {shapes}"
+                f"state of {self.name!r} must be version {STATE_VERSION}, got {state['version']}"
             )
         return state
+
+    def _check_state(self, state: State, names: Sequence[str]) -> None:
+        """Entries and shapes are those of this estimator; looks at no values."""
+        shapes = {key: tuple(value.shape) for key, value in state.items()}
+        wanted = {key: tuple(value.shape) for key, value in self.init_state(names).items()}
+        if shapes != wanted:
+            raise ValueError(
+                f"state of {self.name!r} for components {tuple(names)} must have the shapes "
+                f"{wanted}, got {shapes}; make it by init_state({tuple(names)})"
+            )
 
     def check(self, batch: RewardBatch) -> None:
         """See that the batch has what this estimator needs.
@@ -136,7 +152,8 @@ class Estimator(ABC):
 
         Args:
             batch: the global batch, or whole groups of this rank's if ``gather`` is given.
-            state: from :meth:`init_state` or the last call; None starts afresh.
+            state: from :meth:`init_state` or the last call; None starts afresh. Behind transforms
+                that change the components it is the state of those they make.
             gather: concatenates a tensor over ranks along axis 0; batch statistics then are
                 those of all ranks.
 
@@ -144,19 +161,26 @@ class Estimator(ABC):
             The advantages with their diagnostics, and the next state.
 
         Raises:
-            ValueError: for missing requirements or infinite rewards.
+            ValueError: for missing requirements, infinite rewards, or the state of something else.
         """
         self.check(batch)
-        work = open_batch(batch, gather)
+        work, signal, state = self.run(open_batch(batch, gather), state)
+        return _close(work, signal), state
+
+    def run(self, work: Work, state: State | None) -> tuple[Work, Signal, State]:
+        """Transforms, credit, the estimator and post steps, on an opened batch."""
         for transform in self.config.transforms:
             work = transform(work)
         work = assign_credit(work, self.config.credit, self.config.gamma)
-        state = self.init_state(batch.names) if state is None else state
+        if state is None:
+            state = self.init_state(work.names)
+        else:
+            self._check_state(state, work.names)
         state = {key: value.to(work.device, non_blocking=True) for key, value in state.items()}
         signal, state = self.estimate(work, state)
         for post in self.config.post:
             signal = post(work, signal)
-        return _close(work, signal), state
+        return work, signal, state
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"

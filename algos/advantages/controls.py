@@ -60,7 +60,8 @@ class RandomSign(Estimator):
 
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """The base's signal with other signs."""
-        signal, state = self.base.estimate(work, state)
+        # The whole of the base, so that its preset's credit and steps count too.
+        _, signal, state = self.base.run(work, state)
         values = signal.advantages.values
         sign = self._signs(work, values)
         flipped = Masked(values.abs() * sign, signal.advantages.mask)

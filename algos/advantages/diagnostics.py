@@ -78,7 +78,10 @@ def diagnose(work: Work, signal: Signal) -> dict[str, Thunk]:
         thunks["saturation"] = lambda: view.saturation
     if signal.sample_weight is not None:
         kept = signal.sample_weight
-        thunks["kept_frac"] = lambda: (kept > 0).to(view.dtype).mean()
+        present = signal.advantages.present
+        thunks["kept_frac"] = lambda: safe_divide(
+            ((kept > 0) & present).sum().to(view.dtype), present.sum().to(view.dtype)
+        )
     if signal.kl_gate is not None:
         gate = signal.kl_gate
         thunks["kl_gate_frac"] = lambda: gate.to(view.dtype).mean()

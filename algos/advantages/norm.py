@@ -6,8 +6,9 @@ in float64; a group or batch without real spread gives exact zeros whatever the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from reelrl.algos.advantages.arrays import (
     group_sum,
     group_sum_of,
 )
+from reelrl.algos.advantages.steps import nearest
 from reelrl.algos.advantages.types import Gather
 
 Baseline = Literal["mean", "loo", "batch", "none"]
@@ -72,6 +74,24 @@ _CHOICES = {
     "eps_mode": ("add", "floor", "insqrt", "clampvar", "where"),
     "singleton": ("zero", "raw"),
 }
+
+
+def make_norm(spec: Any) -> NormSpec:
+    """A ``NormSpec`` from itself or from a mapping of its fields, as a config file has it.
+
+    Raises:
+        ValueError: for an unknown field; the message names the nearest known one.
+        TypeError: for anything else.
+    """
+    if isinstance(spec, NormSpec):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise TypeError(f"a normalisation is a NormSpec or a mapping of its fields, got {spec!r}")
+    known = [field.name for field in fields(NormSpec)]
+    for key in spec:
+        if key not in known:
+            raise ValueError(f"a normalisation has no field {key!r}{nearest(key, known)}")
+    return NormSpec(**spec)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ def advantages(
         (N,) advantages, NumPy or torch like the rewards.
 
     Raises:
-        ValueError: if the number of ids is not N, or settings come with a ready estimator.
+        ValueError: if there are not N ids, if an id is not a single number or string, or if
+            settings come with a ready estimator.
     """
     if not isinstance(rewards_nk, (np.ndarray, Tensor)):
         rewards_nk = to_tensor(rewards_nk).numpy()
@@ -61,7 +62,7 @@ def advantages(
     numpy_in = isinstance(rewards_nk, np.ndarray)
     batch = RewardBatch(
         rewards=padded.numpy() if numpy_in else padded,
-        names=tuple(names or (f"r{k}" for k in range(rewards.shape[1]))),
+        names=tuple((f"r{k}" for k in range(rewards.shape[1])) if names is None else names),
         weights=weights,
         valid=None if bool(valid.all()) else valid,
         bounds=bounds,
@@ -78,7 +79,10 @@ def _slots(
     if isinstance(ids, Tensor):
         _, group, count = torch.unique(ids.to(device), return_inverse=True, return_counts=True)
     else:
-        _, inverse, counts = np.unique(np.asarray(ids), return_inverse=True, return_counts=True)
+        flat = np.asarray(ids)
+        if flat.ndim != 1:
+            raise ValueError(f"a group id must be one number or string, got ids of {flat.shape}")
+        _, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
         group = torch.from_numpy(inverse.reshape(-1)).to(device)
         count = torch.from_numpy(counts).to(device)
     order = torch.argsort(group, stable=True)

@@ -20,10 +20,12 @@ class Post(ABC):
     Attributes:
         name: registry name.
         needs: what a batch must have.
+        drops_only: True if all it does is to leave samples out.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    drops_only: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, work: Work, signal: Signal) -> Signal:
@@ -86,6 +88,7 @@ class BestOfN(Post):
 
     n: int = 8
     scope: Literal["group", "batch"] = "group"
+    drops_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.n < 2 or self.n % 2:
@@ -94,16 +97,17 @@ class BestOfN(Post):
             raise ValueError(f"scope must be 'group' or 'batch', got {self.scope!r}")
 
     def __call__(self, work: Work, signal: Signal) -> Signal:
-        """Drop the middle; ties go to the earlier member."""
+        """Drop the middle; the earlier of equals counts as the higher."""
         advantages = signal.advantages
         values, present = advantages.values, advantages.present
         shape = values.shape
         if self.scope == "batch":
             values, present = values.reshape(1, -1), present.reshape(1, -1)
         half = self.n // 2
-        top = _rank(torch.where(present, values, -torch.inf), descending=True) < half
-        bottom = _rank(torch.where(present, values, torch.inf), descending=False) < half
-        return drop(signal, ((top | bottom) & present).reshape(shape))
+        # One order for both ends: with two, equals would be picked twice and too few kept.
+        rank = _rank(torch.where(present, values, -torch.inf))
+        ends = (rank < half) | (rank >= present.sum(1, keepdim=True) - half)
+        return drop(signal, (ends & present).reshape(shape))
 
 
 @register_post("keep_ratio")
@@ -138,9 +142,9 @@ def keep_ratio(weight: Tensor, present: Tensor) -> Tensor:
     return safe_divide(group_sum(weight * valid), group_sum(valid))
 
 
-def _rank(values: Tensor, *, descending: bool) -> Tensor:
-    """Position of each member in its group's order, axis 1, ties in member order."""
-    order = values.argsort(dim=1, descending=descending, stable=True)
+def _rank(values: Tensor) -> Tensor:
+    """Position of each member in its group's order from the top, axis 1, ties in member order."""
+    order = values.argsort(dim=1, descending=True, stable=True)
     positions = torch.arange(values.shape[1], device=values.device)
     positions = positions.reshape(1, -1, *[1] * (values.ndim - 2)).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, positions)

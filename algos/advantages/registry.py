@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from reelrl.algos.advantages.base import Estimator
-from reelrl.algos.advantages.norm import NormSpec
+from reelrl.algos.advantages.norm import NormSpec, make_norm
 from reelrl.algos.advantages.steps import nearest
 
 _REGISTRY: dict[str, type[Estimator]] = {}
@@ -93,7 +93,8 @@ def _build_config(cls: type[Estimator], settings: dict[str, Any]) -> Any:
             known = [*fields, *(_NORM_FIELDS if "group" in fields else [])]
             raise ValueError(f"estimator {cls.name!r} has no setting {key!r}{nearest(key, known)}")
     if norm:
-        own["group"] = dataclasses.replace(own.get("group", fields["group"].default), **norm)
+        group = make_norm(own.get("group", fields["group"].default))
+        own["group"] = dataclasses.replace(group, **norm)
     return cls.Config(**own)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -124,6 +125,19 @@ def test_settings_override_presets_and_reach_the_group_norm() -> None:
     assert config.credit == "trajectory"
 
 
+def test_normalisations_may_come_from_a_config_file() -> None:
+    for name in ("gdpo@trl", "gdpo@flow_factory", "rloo@trl_norm"):
+        config = make_estimator(name).config
+        again = make_estimator(name.split("@")[0], **dataclasses.asdict(config)).config
+        assert again == config
+    config = make_estimator("grpo", group={"ddof": 0}, eps=0.5).config
+    assert config.group == NormSpec(ddof=0, eps=0.5)
+    with pytest.raises(ValueError, match="did you mean 'ddof'"):
+        make_estimator("grpo", group={"dof": 0})
+    with pytest.raises(TypeError, match="got 'group'"):
+        make_estimator("gdpo", batch="group")
+
+
 def test_requirements_are_known_before_and_checked_at_the_call() -> None:
     assert make_estimator("taros").requires == {"bounds"}
     assert make_estimator("taros", rescale=False).requires == set()
@@ -169,6 +183,10 @@ def test_one_line_defaults_and_errors() -> None:
     assert flat.shape == (4,)
     assert advantages(np.zeros((0, 2)), np.zeros(0, int)).shape == (0,)
     assert advantages(np.ones((3, 1)), [1, 2, 3], "grpo@trl").tolist() == [0.0, 0.0, 0.0]
+    named = advantages(np.eye(2), [0, 0], "grpo", names=np.array(["a", "b"]))
+    assert named.tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match=r"ids of \(2, 2\)"):
+        advantages(np.eye(2), [(0, 1), (0, 1)])
     with pytest.raises(ValueError, match="3 ids"):
         advantages(np.zeros((4, 2)), [0, 0, 1])
     with pytest.raises(ValueError, match="ready estimator"):
@@ -263,6 +281,24 @@ def test_best_of_n_keeps_both_ends() -> None:
     assert float(halved.diagnostics["kept_frac"]) == 0.5
 
 
+def test_best_of_n_keeps_n_among_equals() -> None:
+    r = np.array([[1.0, 0.5, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0], [0.5] * 8])[..., None]
+    valid = np.ones((2, 8), bool)
+    valid[0, 6:] = False
+    batch = RewardBatch(r, ("a",), valid=valid)
+    output, _ = make_estimator("grpo", post=({"name": "best_of_n", "n": 6},))(batch)
+    assert output.sample_weight.sum(1).tolist() == [6, 6]
+    assert not output.sample_weight[~valid].any()
+    assert float(output.diagnostics["kept_frac"]) == pytest.approx(12 / 14)  # of the valid ones
+
+
+def test_steps_that_cannot_reach_the_losses_per_component_are_refused() -> None:
+    make_estimator("dancegrpo", post=("best_of_n",))
+    for step in ("clip", "keep_ratio", "gardo_diversity"):
+        with pytest.raises(ValueError, match=step):
+            make_estimator("dancegrpo", post=(step,))
+
+
 def test_clip_counts_what_it_clips() -> None:
     output, _ = make_estimator("grpo", post=({"name": "clip", "limit": 1.0},))(batch_of())
     free = make_estimator("grpo")(batch_of())[0].advantages
@@ -318,6 +354,26 @@ def test_a_state_of_something_else_is_refused() -> None:
         saw.load_state_dict(saved, ("a", "b", "c"))
     with pytest.raises(ValueError, match="version 1"):
         saw.load_state_dict({**saved, "version": np.array(2)}, ("a", "b"))
+
+
+def test_a_state_of_something_else_is_refused_at_the_call() -> None:
+    batch, saw = batch_of(), make_estimator("saw")
+    with pytest.raises(ValueError, match=r"init_state\(\('a', 'b'\)\)"):
+        saw(batch, saw.init_state(("a",)))  # would broadcast
+    with pytest.raises(ValueError, match="state of 'marble'"):
+        make_estimator("marble")(batch, saw.init_state(batch.names))
+
+
+@pytest.mark.parametrize("name", ["saw", "marble", "dynamic_weight@gradient", "taros@calibrated"])
+def test_states_follow_transforms_that_change_the_components(name: str) -> None:
+    wins = (np.random.default_rng(0).random((6, 4, 4)) > 0.5).astype(float)
+    batch = batch_of(extras={"pairwise": wins})
+    estimator = make_estimator(name, transforms=({"name": "win_rate", "append": True},))
+    _, state = estimator(batch)
+    output, _ = estimator(batch, state)
+    assert output.component_weights.shape[-1] == 3
+    with pytest.raises(ValueError, match="'win_rate'"):
+        estimator(batch, estimator.init_state(batch.names))
 
 
 def test_calibrated_thresholds_are_quantiles_of_past_group_means() -> None:
@@ -487,6 +543,13 @@ def test_random_sign_is_a_fair_null() -> None:
     assert abs((np.sign(estimator(later)[0].advantages) * np.sign(output.advantages)).mean()) < 0.05
 
 
+def test_random_sign_takes_the_whole_of_its_base() -> None:
+    batch = RewardBatch(np.random.default_rng(0).random((3, 4, 5, 2)), ("a", "b"))
+    output, _ = make_estimator("random_sign", base="reinforce_pp@verl")(batch)
+    base = make_estimator("reinforce_pp@verl")(batch)[0].advantages  # credit: return to go
+    np.testing.assert_allclose(np.abs(output.advantages), np.abs(base))
+
+
 def test_fixed_weights_are_those_of_the_config() -> None:
     batch = batch_of(weights=np.array([5.0, 7.0]))
     got, _ = make_estimator("fixed_weights", weights=(0.25, 0.75))(batch)
@@ -510,6 +573,9 @@ def test_tournaments() -> None:
     ranked = RewardBatch(r, ("a",), extras={"rank": np.array([[3, 0, 1, 2]])})
     got = make_estimator("arena", "rank")(ranked)[0].aggregated_reward
     np.testing.assert_allclose(got[0], [0.0, 1.0, 2 / 3, 1 / 3])
+    unranked = RewardBatch(r, ("a",), extras={"rank": np.array([[np.nan, 0, 1, 2]])})
+    got = make_estimator("arena", "rank")(unranked)[0].advantages
+    np.testing.assert_allclose(got[0], [0.0, 1.0, 0.0, -1.0], atol=1e-5)
 
 
 def test_path_weights_of_a_tree() -> None:
