@@ -433,6 +433,6 @@ def test_estimator_equals_the_slow_loop(name: str, seed: int) -> None:
 
 
 def test_no_estimator_is_without_a_loop() -> None:
-    """The null has none: its magnitudes are its base's, see test_controls."""
+    """The null has none: its magnitudes are its base's, see test_interface."""
     shipped = {n for n in list_estimators() if not n.startswith("user_")}
     assert shipped - LOOPS.keys() <= {"random_sign"}
