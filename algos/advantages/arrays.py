@@ -107,6 +107,13 @@ class Masked:
         """Apply an elementwise function; missing stays missing."""
         return Masked.of(function(self.values), self.mask)
 
+    def share(self, flags: Tensor) -> Tensor:
+        """Share of what is present where ``flags`` (bool, same shape) holds; 0 of nothing."""
+        dtype = self.values.dtype
+        held = (flags if self.mask is None else flags & self.mask).sum().to(dtype)
+        count = self.values.numel() if self.mask is None else self.mask.sum()
+        return held / (max(1, count) if isinstance(count, int) else count.clamp(min=1).to(dtype))
+
     def drop(self, keep: Tensor) -> Masked:
         """Also treat everything outside ``keep`` as missing."""
         return Masked.of(self.values, keep if self.mask is None else self.mask & keep)

@@ -210,7 +210,7 @@ def normalise_first(
     total = weighted_sum(parts.out, weights)
     signal = Signal(total, parts.out, weights, total, are_components=True)
     if parts.clipped is not None:
-        signal = signal.noting(frac_clipped=parts.clipped.to(total.values.dtype).mean())
+        signal = signal.noting(frac_clipped=parts.out.share(parts.clipped))
     return _normalise_sum(work, signal, None, batch, tokens)
 
 
@@ -226,7 +226,7 @@ def _normalise_sum(
         if done.scale is not None:
             signal = signal.noting(**{note: done.scale.mean()})
         if done.clipped is not None:
-            signal = signal.noting(frac_clipped=done.clipped.to(done.out.values.dtype).mean())
+            signal = signal.noting(frac_clipped=done.out.share(done.clipped))
     return signal
 
 

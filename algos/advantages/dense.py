@@ -96,7 +96,7 @@ class TPGRPO(Estimator):
         ends = completion.present[..., :1] & completion.present[..., -1:]
         steps = Masked.of(reward, None if gains.mask is None else gains.mask & ends)
         signal = _per_step(work, completion, steps, self.config.group)
-        return signal.noting(turn_frac=turn.to(reward.dtype).mean()), state
+        return signal.noting(turn_frac=steps.share(turn)), state
 
 
 @register_estimator("mapo_mica")

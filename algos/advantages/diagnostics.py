@@ -78,13 +78,10 @@ def diagnose(work: Work, signal: Signal) -> dict[str, Thunk]:
         thunks["saturation"] = lambda: view.saturation
     if signal.sample_weight is not None:
         kept = signal.sample_weight
-        present = signal.advantages.present
-        thunks["kept_frac"] = lambda: safe_divide(
-            ((kept > 0) & present).sum().to(view.dtype), present.sum().to(view.dtype)
-        )
+        thunks["kept_frac"] = lambda: signal.advantages.share(kept > 0)
     if signal.kl_gate is not None:
         gate = signal.kl_gate
-        thunks["kl_gate_frac"] = lambda: gate.to(view.dtype).mean()
+        thunks["kl_gate_frac"] = lambda: signal.advantages.share(gate)
     for name, value in {**work.notes, **signal.notes}.items():
         thunks[name] = lambda value=value: value  # type: ignore[misc]
     return thunks

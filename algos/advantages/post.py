@@ -68,7 +68,7 @@ class Clip(Post):
     def __call__(self, work: Work, signal: Signal) -> Signal:
         """Clip, noting how many samples that changed."""
         values = signal.advantages.values
-        clipped = (values.abs() > self.limit).to(values.dtype).mean()
+        clipped = signal.advantages.share(values.abs() > self.limit)
         bounded = Masked(values.clamp(-self.limit, self.limit), signal.advantages.mask)
         return replace(signal, advantages=bounded).noting(frac_clipped=clipped)
 

@@ -304,6 +304,14 @@ def test_clip_counts_what_it_clips() -> None:
     free = make_estimator("grpo")(batch_of())[0].advantages
     np.testing.assert_allclose(output.advantages, free.clip(-1, 1))
     assert output.diagnostics["frac_clipped"] == pytest.approx((np.abs(free) > 1).mean())
+    padded = np.concatenate([batch_of().rewards, np.zeros((6, 4, 2))], 1)
+    valid = np.arange(8)[None].repeat(6, 0) < 4
+    for settings in ({"clip": 1.0}, {"post": ({"name": "clip", "limit": 1.0},)}):
+        a, b = RewardBatch(padded, ("a", "b"), valid=valid), batch_of()
+        found = [
+            make_estimator("grpo", **settings)(x)[0].diagnostics["frac_clipped"] for x in (a, b)
+        ]
+        assert found[0] == found[1] > 0  # padding is not among what could be clipped
 
 
 # --- state --------------------------------------------------------------------------------------
