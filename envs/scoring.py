@@ -32,17 +32,25 @@ def build_reward(spec: RewardSpec) -> Reward:
     """A component from an instance, a registered name, or ``{"name": ..., **config}``.
 
     Raises:
-        ValueError: for anything else, or an unknown name.
+        ValueError: for anything else, an unknown name, or a class without name or bounds.
     """
     if isinstance(spec, Reward):
-        return spec
+        return _declared(spec)
     config = {"name": spec} if isinstance(spec, str) else spec
     if not isinstance(config, Mapping) or "name" not in config:
         raise ValueError(
             "a reward is a Reward, a registered name or a dict with a 'name', "
             f"got {type(spec).__name__}: {spec!r}"
         )
-    return make_reward(**config)
+    return _declared(make_reward(**config))
+
+
+def _declared(reward: Reward) -> Reward:
+    """The component, if its class says what the reward space is made of."""
+    missing = [key for key in ("name", "bounds") if not hasattr(reward, key)]
+    if missing:
+        raise ValueError(f"reward class {type(reward).__name__} declares no {', '.join(missing)}")
+    return reward
 
 
 def call_within(function: Callable[[], T], seconds: float | None) -> T:

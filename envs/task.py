@@ -75,6 +75,10 @@ class Task:
     ) -> None:
         if output not in ("numpy", "torch"):
             raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
+        sizes = {"num_steps": num_steps, "num_frames": num_frames, "height": height, "width": width}
+        for name, value in sizes.items():
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise ValueError(f"{name} must be an integer, got {value!r}")
         self.model = open_model(model, device)
         self.device = self.model.device
         self.prompts = resolve_prompts(prompts)
@@ -140,7 +144,11 @@ class Task:
             ValueError: for a wrong shape or a dtype that is not floating point.
         """
         expected = (*batch, *self.action_space.shape)
-        tensor = actions.detach() if isinstance(actions, Tensor) else _to_tensor(actions)
+        if isinstance(actions, Tensor):
+            # Only output="torch" says that the observed latent is the caller's tensor.
+            tensor = actions.detach().clone() if self.output == "numpy" else actions.detach()
+        else:
+            tensor = _to_tensor(actions)
         if not tensor.is_floating_point():
             raise ValueError(f"actions must be floating point (float32), got {tensor.dtype}")
         if tuple(tensor.shape) != expected:

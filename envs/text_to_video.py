@@ -173,7 +173,6 @@ class TextToVideoEnv(TaskFace, gym.Env[Any, Any]):
         state = mdp.transition(self.state, latent)
         ended = bool(mdp.terminal(state, self.num_steps)[0])
         self.task.refuse_nonfinite(state, ended)
-        self._state, self.clean_estimate = state, None
         rewards = latent.new_zeros(1, self.reward_dim)
         info: dict[str, Any] = {}
         if ended:
@@ -184,6 +183,8 @@ class TextToVideoEnv(TaskFace, gym.Env[Any, Any]):
                 "prompt_id": int(state.prompt_id[0]),
                 "reward_valid": row_of(self.task.export(clips.valid), 0),
             }
+        # Only now: a reward that stops the run leaves the episode where it was.
+        self._state, self.clean_estimate = state, None
         reward = row_of(self.task.export(rewards), 0)
         if self.task.weights is not None:
             info["vector_reward"] = reward

@@ -136,12 +136,13 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         state = mdp.transition(self.state, latent, active)
         ended = mdp.terminal(state, self.num_steps) & active
         self.task.refuse_nonfinite(state, bool(ended.any()))
-        self._state, self.clean_estimate = state, None
         rewards = state.latent.new_zeros(self.num_envs, self.reward_dim)
         infos: Infos = {}
         final: Infos = {} if self.autoreset_mode is AutoresetMode.SAME_STEP else infos
         if ended.any():
-            self._finish(np.flatnonzero(ended), rewards, final)
+            self._finish(state, np.flatnonzero(ended), rewards, final)
+        # Only now: a reward that stops the run leaves the episodes where they were.
+        self._state, self.clean_estimate = state, None
         if self.task.weights is not None:
             self._add({"vector_reward": rewards}, active & ~ended, infos)
             self._add({"vector_reward": rewards}, ended, final)
@@ -182,9 +183,10 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
             rows[row] = row_of(seen, int(row))
         return rows
 
-    def _finish(self, rows: NDArray[np.int64], rewards: Tensor, infos: Infos) -> None:
+    def _finish(
+        self, state: mdp.State, rows: NDArray[np.int64], rewards: Tensor, infos: Infos
+    ) -> None:
         """Decode and score the finished rows together; write their rewards and infos."""
-        state = self.state
         index = torch.from_numpy(rows).to(self.device)
         every = len(rows) == self.num_envs
         latent = state.latent if every else state.latent[index]

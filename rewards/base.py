@@ -101,7 +101,7 @@ class Reward(ABC):
 
         Raises:
             ValueError: if ``videos`` is not (N, F, H, W, 3) floating point, the number of prompts
-                or infos is not N, or :meth:`score` returns another shape than (N,).
+                or infos is not N, or :meth:`score` returns anything but a tensor (N,).
         """
         if videos.ndim != 5 or videos.shape[-1] != 3 or not videos.is_floating_point():
             raise ValueError(
@@ -119,12 +119,17 @@ class Reward(ABC):
             finite = videos.flatten(1).sum(-1).isfinite()
             videos = torch.where(finite[:, None, None, None, None], videos, 0.0)
             values = self.score(videos, prompts, infos)
+        if not isinstance(values, Tensor):
+            raise ValueError(
+                f"reward {self.name!r} must return a torch.Tensor ({len(videos)},), "
+                f"got {type(values).__name__}"
+            )
         if values.shape != (len(videos),):
             raise ValueError(
                 f"reward {self.name!r} must return shape ({len(videos)},), "
                 f"got {tuple(values.shape)}"
             )
-        return RewardOutput.of(torch.where(finite, values, torch.nan))
+        return RewardOutput.of(torch.where(finite, values.to(finite.device), torch.nan))
 
     def __repr__(self) -> str:
         low, high = self.bounds

@@ -151,6 +151,9 @@ def test_seeds_of_another_length(make_batch):
         ({"rewards": [3]}, "a reward is a Reward"),
         ({"rewards": "gold"}, "rewards must be a list"),
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_steps": 2.5}, "num_steps must be an integer, got 2.5"),
+        ({"num_steps": True}, "num_steps must be an integer, got True"),
+        ({"height": 8.0}, "height must be an integer, got 8.0"),
         ({"shift": 0.0}, "shift must be positive"),
         ({"num_frames": 6}, "4k.1, got 6"),
         ({"output": "jax"}, "output must be 'numpy' or 'torch', got 'jax'"),
@@ -199,6 +202,8 @@ class Faulty(Reward):
             time.sleep(0.5)
         if self.fault == "shape":
             return torch.zeros(len(videos), 2)
+        if self.fault == "list":
+            return [0.5] * len(videos)
         values = torch.full((len(videos),), 0.5)
         if self.fault == "nan":
             values[0] = torch.nan
@@ -214,6 +219,7 @@ FAULTS = {
     "raises": (Faulty("raises"), "faulty.*ZeroDivisionError: no pixels", [False, False]),
     "late": (Faulty("late"), "faulty.*TimeoutError: no answer within 0.05 s", [False, False]),
     "shape": (Faulty("shape"), r"faulty.*must return shape \(2,\)", [False, False]),
+    "list": (Faulty("list"), r"faulty.*return a torch.Tensor \(2,\), got list", [False, False]),
     "type": (WrongType("type"), "faulty.*expected a RewardOutput, got Tensor", [False, False]),
     "nan": (Faulty("nan"), "faulty.*could not score 1 of 2 clips", [False, True]),
 }
@@ -271,3 +277,34 @@ def test_score_refuses_what_step_refuses(make_batch):
         envs.unwrapped.score(latents, [0, 1, 2])
     with pytest.raises(ValueError, match="actions must have shape"):
         envs.unwrapped.score(latents[:, 0], [0, 1])
+
+
+class OnceBroken(Faulty):
+    """Raises when first called and scores from then on."""
+
+    def score(self, videos, prompts, infos):
+        fault, self.fault = self.fault, "none"
+        return Faulty(fault).score(videos, prompts, infos)
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+def test_a_reward_that_stops_the_run_leaves_the_episode_where_it_was(make_single, make_batch, mode):
+    """The same step can be taken again, once the cause is gone."""
+    changes = {"rewards": [OnceBroken("raises")], "on_reward_error": "raise", "num_steps": 2}
+    env = make_batch(2, autoreset_mode=mode, **changes) if mode else make_single(**changes)
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    with pytest.raises(RewardError, match="no pixels"):
+        env.step(env.action_space.sample())
+    _, reward, terminated, _, _ = env.step(env.action_space.sample())
+    assert np.all(terminated)
+    assert (reward == 0.5).all()
+
+
+def test_a_reward_class_without_name_or_bounds(make_single):
+    class Nameless(Reward):
+        def score(self, videos, prompts, infos):
+            return videos.flatten(1).mean(dim=1)
+
+    with pytest.raises(ValueError, match="Nameless declares no name, bounds"):
+        make_single(rewards=[Nameless()])

@@ -129,3 +129,7 @@ def test_numpy_output_shares_no_memory_with_the_environment(make_batch):
     envs.step(actions)
     actions[:] = 7
     assert (envs.unwrapped.state.latent == 0).all()
+    tensor = torch.zeros(envs.action_space.shape)
+    envs.step(tensor)
+    tensor += 7
+    assert (envs.unwrapped.state.latent == 0).all()
