@@ -18,6 +18,10 @@ CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 SHIPPED = {"nano": "nano-wan", "nano-early": "nano-wan-early"}
 """Names of the models that come with the library -> folder under ``checkpoints``."""
 
+VAE_DEFAULTS = {"z_dim": 16, "scale_factor_temporal": 4, "scale_factor_spatial": 8}
+"""Sizes of ``AutoencoderKLWan`` where a config is silent: Wan 2.1's own predates two of them."""
+VOCABULARY_SHOWN = 200
+"""An error lists a vocabulary of at most this many tokens; UMT5's has 256,000."""
 TIMESTEPS = 1000
 """Wan transformers are conditioned on ``1000 * sigma``."""
 
@@ -131,8 +135,8 @@ class WanVideoModel(VideoModel):
 
     @cached_property
     def vae_config(self) -> dict[str, Any]:
-        """The VAE's ``config.json``, read without loading the VAE."""
-        return json.loads((self.folder / "vae" / "config.json").read_text())
+        """The VAE's ``config.json`` over :data:`VAE_DEFAULTS`, read without loading the VAE."""
+        return VAE_DEFAULTS | json.loads((self.folder / "vae" / "config.json").read_text())
 
     @cached_property
     def _patch_size(self) -> tuple[int, int, int]:
@@ -178,10 +182,12 @@ class WanVideoModel(VideoModel):
             return
         row = int((ids == unknown).any(dim=1).nonzero()[0])
         known = self.tokenizer.get_vocab()
-        words = [word for word in prompts[row].split() if word.lower() not in known]
+        # A vocabulary of word pieces holds few whole words, so each word is asked for alone.
+        words = [word for word in prompts[row].split() if unknown in self.tokenizer(word).input_ids]
+        listed = f" are: {', '.join(sorted(known))}" if len(known) <= VOCABULARY_SHOWN else ""
         raise ValueError(
             f"prompt {prompts[row]!r} has words that the tokenizer of {self.name!r} does not know: "
-            f"{', '.join(words)}; its {len(known)} tokens are: {', '.join(sorted(known))}"
+            f"{', '.join(words)}; its {len(known)} tokens{listed or ' are too many to list'}"
         )
 
     def velocity(self, latent: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:

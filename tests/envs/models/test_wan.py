@@ -156,3 +156,19 @@ def test_velocity_carries_gradients_and_is_float32():
     assert velocity.dtype == torch.float32
     velocity.square().mean().backward()
     assert any(p.grad is not None for p in model.transformer.parameters())
+
+
+def test_a_vae_config_that_is_silent_about_its_strides_has_those_of_wan_21(copy):
+    """The published 2.1 folders were written before diffusers had the two keys."""
+    path = copy / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    del config["scale_factor_temporal"], config["scale_factor_spatial"]
+    path.write_text(json.dumps(config))
+    channels = config["z_dim"]
+    assert WanVideoModel(copy).latent_shape(81, 480, 832) == (channels, 21, 60, 104)
+
+
+def test_a_large_vocabulary_is_not_listed(nano, monkeypatch):
+    monkeypatch.setattr("reelrl.envs.models.wan.VOCABULARY_SHOWN", 5)
+    with pytest.raises(ValueError, match=r"not know: elephant; its 20 tokens are too many to list"):
+        nano.check_prompts(["a red elephant moving right"])
