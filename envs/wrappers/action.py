@@ -122,7 +122,10 @@ class GuidanceAction(gym.Wrapper, RecordConstructorArgs):
         noise_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, kernel=kernel, guidance_range=list(guidance_range), noise_range=list(noise_range)
+            self,
+            kernel=kernel,
+            guidance_range=[float(scale) for scale in guidance_range],
+            noise_range=[float(eta) for eta in noise_range],
         )
         gym.Wrapper.__init__(self, env)
         self.kernel = guided_kernel(kernel, noise_range)

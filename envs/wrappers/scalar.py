@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Tensor
@@ -37,9 +38,11 @@ class ScalarReward(gym.Wrapper, RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env, weights: Sequence[float] | None = None) -> None:
-        RecordConstructorArgs.__init__(self, weights=weights)
         gym.Wrapper.__init__(self, env)
         self.weights = _weights(env, weights)
+        # A spec is JSON, which knows lists and no arrays.
+        recorded = None if weights is None else self.weights.tolist()
+        RecordConstructorArgs.__init__(self, weights=recorded)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step and weigh."""
@@ -60,6 +63,8 @@ class VectorScalarReward(VectorWrapper):
         """Step and weigh."""
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         every = np.ones(self.num_envs, dtype=np.bool_)
+        if isinstance(rewards, Tensor):
+            every = torch.from_numpy(every).to(rewards.device)
         infos = {**infos, "vector_reward": rewards, "_vector_reward": every}
         scalars = scalarise(rewards, self.weights)
         return observations, scalars, terminations, truncations, infos

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -154,6 +155,12 @@ def test_guidance_actions_are_clipped_to_their_ranges(make_single):
         env.reset(seed=0)
         outcomes.append(env.step(np.array(action, np.float32))[0]["latent"])
     assert (outcomes[0] == outcomes[1]).all()
+
+
+def test_ranges_given_as_arrays_survive_json():
+    env = gym.make("reelrl:reelrl/MovingShapes-v0")
+    env = GuidanceAction(env, guidance_range=np.array([1, 4], np.float32))
+    assert gym.make(EnvSpec.from_json(env.spec.to_json())).action_space == env.action_space
 
 
 @pytest.mark.parametrize(

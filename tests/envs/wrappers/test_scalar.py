@@ -61,6 +61,8 @@ def test_weights_survive_json():
     env = ScalarReward(gym.make("reelrl:reelrl/MovingShapesGold-v0"), WEIGHTS)
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert again.weights.tolist() == WEIGHTS
+    arrays = ScalarReward(gym.make("reelrl:reelrl/MovingShapesGold-v0"), np.array(WEIGHTS))
+    assert arrays.spec.to_json() == env.spec.to_json()
 
 
 def test_torch_rewards_stay_tensors(make_single, make_batch):
@@ -72,7 +74,9 @@ def test_torch_rewards_stay_tensors(make_single, make_batch):
     assert reward.shape == ()
     envs = VectorScalarReward(make_batch(2, output="torch", num_steps=1), WEIGHTS)
     envs.reset(seed=0)
-    assert envs.step(torch.zeros(envs.action_space.shape))[1].shape == (2,)
+    _, rewards, _, _, infos = envs.step(torch.zeros(envs.action_space.shape))
+    assert rewards.shape == (2,)
+    assert isinstance(infos["_vector_reward"], torch.Tensor)
 
 
 def test_bad_arguments(make_single, make_batch):
