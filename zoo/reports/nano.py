@@ -219,8 +219,8 @@ the captioned value (direction within 45 degrees, speed nearest to the captioned
 ## Training
 
 `python -m reelrl.zoo.nano.train --install` trains both from nothing and puts them in place; killed,
-the same command goes on. With the encoder frozen, decoder and generator do not depend on each other;
-in this run they trained side by side, one core each, while the machine did other work. It took
+the same command goes on. With the encoder frozen, decoder and generator are independent of each
+other; in this run they trained side by side, one core each, on a machine that did other work:
 {minutes} ({machine}).
 Its settings:
 
