@@ -62,7 +62,7 @@ class VectorScalarReward(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step and weigh."""
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        every = np.ones(self.num_envs, dtype=np.bool_)
+        every: Any = np.ones(self.num_envs, dtype=np.bool_)
         if isinstance(rewards, Tensor):
             every = torch.from_numpy(every).to(rewards.device)
         infos = {**infos, "vector_reward": rewards, "_vector_reward": every}
