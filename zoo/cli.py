@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,8 @@ class List:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run it; a bad value ends with one line and exit code 2."""
+    # Read when transformers is imported: a bar per loaded component would drown what we print.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     command = tyro.extras.subcommand_cli_from_dict(
         {"train": Train, "sample": Sample, "bench": Bench, "report": Report, "list": List},
         prog="reelrl",
