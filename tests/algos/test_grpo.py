@@ -13,6 +13,7 @@ import torch
 from reelrl.algos.advantages import make_estimator
 from reelrl.algos.checkpoint import CheckpointError, load_latest
 from reelrl.algos.config import LossConfig
+from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.grpo import GRPO, GRPOConfig
 from reelrl.algos.objective import Objective
 from reelrl.algos.plan import RolloutConfig
@@ -433,3 +434,23 @@ def test_bad_settings_and_combinations_are_refused(make_learner):
         make_learner("branch_grpo")
     with pytest.raises(ValueError, match=r"needs \['pairwise'\]"):
         make_learner("pref_grpo")
+
+
+@pytest.mark.slow
+def test_the_shipped_model_learns_the_colour_proxy(nano_env):
+    """Ten iterations raise a hackable proxy by far more than two standard errors."""
+    env = nano_env(32, model="nano-early", rewards=["proxy_ta"], num_steps=5)
+    count = len(env.unwrapped.prompts)
+    examination = Evaluation(env, list(range(0, count, count // 32))[:32], seed=77)
+    policy = FlowPolicy(env.unwrapped.model)
+    config = GRPOConfig(
+        prompts_per_iteration=4,
+        group_size=8,
+        learning_rate=4e-4,
+        rollout=RolloutConfig(last_step=2),
+    )
+    before, _ = examination(policy)
+    GRPO(env, policy, "grpo", config).learn(10)
+    after, _ = examination(policy)
+    gain = (after - before).flatten()
+    assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5 > 0
