@@ -18,7 +18,7 @@ from torch import Tensor
 from reelrl.algos.advantages import RewardBatch
 from reelrl.algos.plan import Plan, RolloutConfig, make_plan
 from reelrl.algos.policies.flow import DTYPES, FlowPolicy
-from reelrl.envs.sampling import step_noise
+from reelrl.envs.sampling import NOISE_SEEDS, step_noise
 from reelrl.envs.steps import Step
 
 
@@ -368,8 +368,7 @@ def _seeds(
     pairs = (words >> np.uint64(1)).astype(np.int64).reshape(count, 2)
     first = np.arange(count) // group_size * group_size
     initial = pairs[first, 0] if plan.shared else pairs[:, 0]
-    # The environment takes seeds below 2^63 - 1.
-    return initial % (2**63 - 1), pairs[:, 1]
+    return initial % NOISE_SEEDS, pairs[:, 1]
 
 
 def _join(

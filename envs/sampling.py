@@ -12,12 +12,21 @@ from torch import Tensor
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.schedule import sigma_schedule
 
+NOISE_SEEDS = 2**32
+"""How many noise seeds there are: torch's CPU generator reads the low 32 bits of a seed only."""
+
 
 def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Standard normal latents (N, *shape), row i from seed i alone, always drawn on the CPU.
 
     Row i therefore depends neither on the batch it is drawn in nor on the device it moves to.
+
+    Raises:
+        ValueError: for a seed that is not below :data:`NOISE_SEEDS`: another has the same noise.
     """
+    for seed in seeds:
+        if not 0 <= seed < NOISE_SEEDS:
+            raise ValueError(f"a noise seed must be in [0, {NOISE_SEEDS}), got {seed}")
     rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)
 
@@ -28,7 +37,7 @@ def step_noise(shape: Sequence[int], seeds: Sequence[int], steps: Sequence[int])
     No generator has to be carried from step to step, so noise survives resets in any order.
     """
     streams = [np.random.SeedSequence(pair) for pair in zip(seeds, steps, strict=True)]
-    return initial_noise(shape, [int(s.generate_state(1, np.uint64)[0] >> 1) for s in streams])
+    return initial_noise(shape, [int(s.generate_state(1)[0]) for s in streams])
 
 
 @torch.no_grad()

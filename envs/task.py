@@ -19,13 +19,13 @@ from torch import Tensor
 from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
+from reelrl.envs.sampling import NOISE_SEEDS
 from reelrl.envs.schedule import sigma_schedule
 from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, read_weights
 from reelrl.envs.spaces import UniformBox
 
 ACTION_BOUND = 10.0
 """Latents have unit variance, so nothing a sampler makes comes near; agents need finite bounds."""
-SEED_LIMIT = 2**63 - 1
 ENCODE_CHUNK = 64
 """Prompts per forward of the text encoder."""
 
@@ -184,7 +184,7 @@ class Task:
 
         All three numbers are drawn in any case: fixing one must not change the others.
         """
-        high = (len(self.prompts), SEED_LIMIT, SEED_LIMIT)
+        high = (len(self.prompts), NOISE_SEEDS, NOISE_SEEDS)
         drawn = np.array([[rng.integers(limit) for limit in high] for rng in rngs])
         return mdp.initial(
             self.latent_shape,
@@ -250,7 +250,7 @@ class Task:
             None if prompt_id is None else self.read_prompt_ids(prompt_id, count),
             None
             if noise_seed is None
-            else _read_integers("noise_seed", noise_seed, count, SEED_LIMIT),
+            else _read_integers("noise_seed", noise_seed, count, NOISE_SEEDS),
         )
 
     def export(self, value: Tensor) -> Any:

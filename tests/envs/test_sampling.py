@@ -1,7 +1,8 @@
+import pytest
 import torch
 
 from reelrl.envs.models.base import VideoModel
-from reelrl.envs.sampling import euler_ode, guided_velocity, initial_noise
+from reelrl.envs.sampling import NOISE_SEEDS, euler_ode, guided_velocity, initial_noise
 
 SHAPE = (2, 3, 4, 4)
 
@@ -50,3 +51,11 @@ def test_guidance_extrapolates_and_costs_one_forward():
     guided = guided_velocity(model, latent, sigma, embedding, 2.5)
     assert model.calls == 1
     torch.testing.assert_close(guided, empty + 2.5 * (plain - empty))
+
+
+def test_a_seed_that_would_repeat_the_noise_of_another_is_refused():
+    last = initial_noise(SHAPE, [NOISE_SEEDS - 1])
+    assert not torch.equal(last, initial_noise(SHAPE, [0]))
+    for seed in (NOISE_SEEDS, NOISE_SEEDS + 5, -1):
+        with pytest.raises(ValueError, match=rf"must be in \[0, {NOISE_SEEDS}\), got {seed}"):
+            initial_noise(SHAPE, [seed])
