@@ -29,8 +29,17 @@ def export_pipeline(folder: Path, generator: Generator, vae: AutoencoderKLWan) -
     )
     pipeline.save_pretrained(partial, safe_serialization=True)
     _make_tokenizer_portable(partial)
+    _forget_origins(partial)
     write_checksums(partial)
     replace_folder(partial, folder)
+
+
+def _forget_origins(folder: Path) -> None:
+    """Drop the paths that a component was once loaded from: they mean nothing elsewhere."""
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def replace_folder(new: Path, old: Path) -> None:

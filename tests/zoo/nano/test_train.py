@@ -49,6 +49,7 @@ def test_a_run_leaves_two_pipelines_that_diffusers_loads(tmp_path):
         folder = tmp_path / "checkpoints" / name
         WanPipeline.from_pretrained(folder)
         assert not list(folder.rglob("*.bin")) and not list(folder.rglob("*.pt"))
+        assert not [f for f in folder.glob("*/config.json") if "_name_or_path" in f.read_text()]
         assert "TokenizersBackend" not in (folder / "model_index.json").read_text()
         model = WanVideoModel.from_pretrained(folder)
         assert abs(sum(model.vae_config["latents_std"])) > 0
