@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS
         kept = [row for row in read_metrics(folder) if row["iteration"] < start]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        # Renamed into place: a kill in between must not cost the curve so far.
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(temporary, path)
         self._board = _open_board(folder, start)
 
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
