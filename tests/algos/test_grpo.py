@@ -369,11 +369,13 @@ def test_ctrl_c_finishes_the_iteration_saves_and_returns(make_learner, tmp_path,
 
 
 def test_kill_at_any_moment_resumes_and_loses_at_most_one_save(make_learner, make_env, tmp_path):
-    """Fifty runs over one folder, each killed at a random moment and taken up by the next."""
+    """Fifty runs or more in one folder, each killed at random and taken up by the next."""
     rng = random.Random(0)
     make_learner("taros", folder=tmp_path, save_every=1).learn(1)
-    done = 1
-    for _ in range(50):
+    done, kills, reach = 1, 0, 0.15
+    while kills < 50 or done <= 20:
+        assert kills < 500
+        before = done
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -382,7 +384,7 @@ def test_kill_at_any_moment_resumes_and_loses_at_most_one_save(make_learner, mak
                 learner.learn(1)
                 os.write(writing, learner.iteration.to_bytes(4, "big"))
         os.close(writing)
-        time.sleep(rng.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, reach))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         told = os.read(reading, 2**16)
@@ -390,8 +392,9 @@ def test_kill_at_any_moment_resumes_and_loses_at_most_one_save(make_learner, mak
         done = int.from_bytes(told[-4:], "big") if told else done
         found = load_latest(tmp_path / "checkpoints").iteration
         assert done <= found <= done + 1
-        done = found
-    assert done > 20
+        # On a busy machine a child may need longer to get anything done at all.
+        reach *= 1.1 if found == before else 1.0
+        done, kills = found, kills + 1
     straight = make_learner("taros")
     straight.learn(done)
     resumed = GRPO.load(tmp_path, env=make_env(8))
