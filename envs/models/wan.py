@@ -149,16 +149,16 @@ class WanVideoModel(VideoModel):
         return {key: value for key, value in self.__dict__.items() if key not in parts}
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse words the tokenizer maps to ``<unk>``; see :meth:`VideoModel.check_prompts`."""
+        """Refuse unknown words and prompts too long; see :meth:`VideoModel.check_prompts`."""
         self._tokenize(prompts)
 
     def _tokenize(self, prompts: Sequence[str]) -> Any:
         """Token ids and attention mask (N, L) of prompts whose words are all known."""
+        self._refuse_long_prompts(prompts)
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",
             max_length=self.max_prompt_tokens,
-            truncation=True,
             return_tensors="pt",
         )
         self._refuse_unknown_words(prompts, tokens.input_ids)
@@ -169,12 +169,21 @@ class WanVideoModel(VideoModel):
         """Embed N prompts: (N, L, D) float32, zero beyond each prompt's length.
 
         Raises:
-            ValueError: for a prompt with a word the tokenizer maps to ``<unk>``.
+            ValueError: for a prompt of more than L tokens, or with a word that the tokenizer maps
+                to ``<unk>``.
         """
         tokens = self._tokenize(prompts)
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         hidden = self.text_encoder(ids, mask).last_hidden_state
         return hidden.float() * mask[..., None]
+
+    def _refuse_long_prompts(self, prompts: Sequence[str]) -> None:
+        for prompt, ids in zip(prompts, self.tokenizer(list(prompts)).input_ids, strict=True):
+            if len(ids) > self.max_prompt_tokens:
+                raise ValueError(
+                    f"prompt {prompt!r} has {len(ids)} tokens, {self.name!r} takes at most "
+                    f"{self.max_prompt_tokens}: what is cut off would not be drawn"
+                )
 
     def _refuse_unknown_words(self, prompts: Sequence[str], ids: Tensor) -> None:
         unknown = self.tokenizer.unk_token_id

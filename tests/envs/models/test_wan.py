@@ -105,6 +105,13 @@ def test_unknown_model_name_lists_the_known(tmp_path):
         VideoModel.from_pretrained(tmp_path)
 
 
+def test_a_prompt_that_would_be_cut_is_refused(nano):
+    longest = " ".join(["red"] * 15)
+    assert nano.encode([longest]).ne(0).any(-1).sum() == 16
+    with pytest.raises(ValueError, match="has 17 tokens, 'nano' takes at most 16"):
+        nano.encode([CAPTION, f"{longest} red"])
+
+
 def test_unknown_words_are_named(nano):
     with pytest.raises(ValueError, match=r"does not know: pink, zebra; its \d+ tokens are: .*red"):
         nano.encode([CAPTION, "a pink zebra moving right"])
