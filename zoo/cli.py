@@ -146,6 +146,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     try:
         command.run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; nothing is left to tell it, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, FileNotFoundError) as error:
         print(f"reelrl: {error}", file=sys.stderr)
         raise SystemExit(2) from error
