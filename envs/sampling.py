@@ -40,7 +40,6 @@ def step_noise(shape: Sequence[int], seeds: Sequence[int], steps: Sequence[int])
     return initial_noise(shape, [int(s.generate_state(1)[0]) for s in streams])
 
 
-@torch.no_grad()
 def guided_velocity(
     model: VideoModel,
     latent: Tensor,
@@ -50,6 +49,8 @@ def guided_velocity(
     empty: Tensor | None = None,
 ) -> Tensor:
     """Velocity with classifier-free guidance (Ho and Salimans 2022), both branches in one forward.
+
+    Carries gradients where they are enabled.
 
     Args:
         model: the model.

@@ -127,6 +127,7 @@ class TextToVideoEnv(TaskFace, gym.Env[Any, Any]):
     * v0: first version.
     """
 
+    # Gymnasium declares it a plain instance-or-class dict, so ClassVar would contradict the base.
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(self, *, render_mode: str | None = None, **task: Any) -> None:

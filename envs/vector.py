@@ -54,6 +54,7 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         **task: the other arguments of the single environment.
     """
 
+    # Gymnasium declares it a plain instance-or-class dict, so ClassVar would contradict the base.
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(
@@ -80,6 +81,7 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         self._rngs: list[tuple[np.random.Generator, int]] = []
         self._finished = np.zeros(num_envs, dtype=np.bool_)
 
+    # Gymnasium types both as one generator and one seed; its own SyncVectorEnv returns tuples.
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each sub-environment."""

@@ -112,6 +112,7 @@ class Bench:
 class Report:
     """Print a generated table, or write it (and its plots) to a folder."""
 
+    # The choices are known at run time only, which a checker cannot follow.
     name: Annotated[Literal[tuple(REPORTS)], tyro.conf.Positional]  # type: ignore[valid-type]
     """Which report."""
     out: Path | None = None
@@ -126,6 +127,7 @@ class Report:
 class List:
     """List what is registered."""
 
+    # As above: choices of run time.
     what: Annotated[Literal[tuple(LISTS)], tyro.conf.Positional]  # type: ignore[valid-type]
     """Which registry."""
 

@@ -111,6 +111,7 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
         ValueError: for an unknown key, naming the nearest known one, or a value of another type.
     """
     hints = get_type_hints(kind)
+    # Callers pass dataclasses, which a type variable cannot say.
     known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:

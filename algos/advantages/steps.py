@@ -41,6 +41,7 @@ class StepRegistry(Generic[S]):
             # __qualname__, so that re-running a notebook cell may replace its own class.
             if name in self.known and self.known[name].__qualname__ != cls.__qualname__:
                 raise ValueError(f"{self.kind} name {name!r} is taken by {self.known[name]!r}")
+            # T is any class; that it has a name is what this line makes true.
             cls.name = name  # type: ignore[attr-defined]
             self.known[name] = cls
             return cls
@@ -68,6 +69,7 @@ class StepRegistry(Generic[S]):
                 f"unknown {self.kind} {spec['name']!r}{nearest(spec['name'], self.known)}"
             )
         cls = self.known[spec["name"]]
+        # Steps are dataclasses, which a type variable cannot say.
         fields = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
         for key in settings:
             if key not in fields:

@@ -34,6 +34,7 @@ class Transform(ABC):
         """The transformed batch."""
 
 
+# An abstract base is what a registry of its subclasses is for; the checker sees it instantiated.
 _REGISTRY: StepRegistry[Transform] = StepRegistry("transform", Transform)  # type: ignore[type-abstract]
 register_transform = _REGISTRY.register
 

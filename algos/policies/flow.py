@@ -20,6 +20,7 @@ from reelrl.algos.policies.base import Observation
 from reelrl.algos.policies.weights import Weights, load_into, snapshot, swapped
 from reelrl.envs import kernels, steps
 from reelrl.envs.models import VideoModel
+from reelrl.envs.sampling import guided_velocity
 
 Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -149,6 +150,7 @@ class FlowPolicy:
                 self.config.lora_seed,
             )
         if self.config.gradient_checkpointing:
+            # diffusers has no types: to the checker the transformer is any module.
             module.enable_gradient_checkpointing()  # type: ignore[operator]
         if self.config.compile:
             # In place: a wrapper would hide the adapters and rename the weights.
@@ -312,6 +314,7 @@ class FlowPolicy:
         if self.config.lora_rank:
             lora.save_lora(self.module, folder)
         else:
+            # diffusers has no types: to the checker the transformer is any module.
             self.module.save_pretrained(folder / "transformer")  # type: ignore[operator]
 
     def settings(self) -> dict[str, Any]:
@@ -335,23 +338,14 @@ class FlowPolicy:
     def _velocity(
         self, latent: Tensor, sigma: Tensor, embedding: Tensor, scale: float | Tensor
     ) -> Tensor:
-        """Guided velocity, both branches in one forward; a float scale of 1 costs one branch."""
+        """Guided velocity in the policy's precision."""
         # Dropout between sampling and replaying would be a ratio that no training made.
         self.module.eval()
-        if not isinstance(scale, Tensor) and scale == 1:
-            with self._autocast():
-                return self.model.velocity(latent, sigma, embedding)
-        if self._empty is None:
+        scale = scale if isinstance(scale, int | float) else torch.as_tensor(scale)
+        if self._empty is None and (isinstance(scale, Tensor) or scale != 1):
             self._empty = self.model.encode([""])
-        weight = torch.as_tensor(scale, dtype=latent.dtype, device=latent.device)
         with self._autocast():
-            both = self.model.velocity(
-                torch.cat([latent, latent]),
-                torch.cat([sigma, sigma]),
-                torch.cat([embedding, self._empty.expand_as(embedding)]),
-            )
-        conditional, unconditional = both.chunk(2)
-        return unconditional + weight.view(-1, 1, 1, 1, 1) * (conditional - unconditional)
+            return guided_velocity(self.model, latent, sigma, embedding, scale, self._empty)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "float32":

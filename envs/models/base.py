@@ -46,6 +46,7 @@ class VideoModel(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> VideoModel:
         return self
 
+    # Not abstract: a model that reads any text has nothing to refuse.
     def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027
         """Refuse prompts the model cannot read, without loading a text encoder; default: none.
 

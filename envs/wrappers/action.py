@@ -223,6 +223,7 @@ def _by_velocity(
     return _advance(task, state, kernel, velocity)
 
 
+@torch.no_grad()
 def _by_guidance(
     task: Task, state: mdp.State, kernel: kernels.StepKernel, controls: Tensor
 ) -> tuple[Any, Tensor]:
@@ -238,6 +239,7 @@ def _by_guidance(
         scale,
         task.empty_embedding,
     )
+    # Every kernel that has a noise level is a dataclass with eta; the base class promises neither.
     return _advance(task, state, replace(kernel, eta=eta.double()), velocity)  # type: ignore[type-var]
 
 

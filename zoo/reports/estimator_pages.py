@@ -7,7 +7,6 @@ two markers and is rewritten from it, so that a page cannot disagree with the co
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def generated(name: str) -> str:
         [
             BEGIN,
             f"Needs besides the rewards: {needs}. Loss: {cls.loss_mode.replace('_', ' ')}. "
-            f"Class: `{inspect.getmodule(cls).__name__}.{cls.__name__}`.",  # type: ignore[union-attr]
+            f"Class: `{cls.__module__}.{cls.__name__}`.",
             "",
             presets_table(name),
             "",
