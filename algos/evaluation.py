@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA
+
+
+class Examination(Protocol):
+    """What a learner asks for now and then."""
+
+    @property
+    def every(self) -> int:
+        """Iterations between two examinations."""
+
+    def metrics(self, policy: FlowPolicy, ema: EMA | None = None) -> dict[str, float]:
+        """Numbers by name, of the weights or of their average."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.checkpoint import Checkpoint, load_latest, save_checkpoint
 from reelrl.algos.config import GRPOConfig, config_from_dict
-from reelrl.algos.evaluation import Evaluation
+from reelrl.algos.evaluation import Examination
 from reelrl.algos.health import advantage_metrics, rollout_metrics, update_metrics
 from reelrl.algos.objective import Objective
 from reelrl.algos.plan import RolloutConfig
@@ -39,6 +40,11 @@ __all__ = ["GRPO", "GRPOConfig"]
 
 CHECKPOINTS = "checkpoints"
 NOISE_FLOOR_FACTOR = 3.0
+SHOWN = 4
+"""Clips of a rollout in its picture."""
+
+Observer = Callable[["GRPO", Rollout, AdvantageOutput], Mapping[str, float]]
+"""Measures an iteration."""
 
 
 class GRPO:
@@ -56,6 +62,8 @@ class GRPO:
         config: settings.
         folder: gets checkpoints, ``metrics.jsonl`` and TensorBoard files; None writes nothing.
         evaluation: examined before an iteration every so often, under ``eval/`` in the metrics.
+        observe: looks at every rollout and its advantages, before the update; what it returns goes
+            into the metrics.
 
     Attributes:
         iteration: iterations done.
@@ -73,9 +81,11 @@ class GRPO:
         config: GRPOConfig | None = None,
         *,
         folder: str | Path | None = None,
-        evaluation: Evaluation | None = None,
+        evaluation: Examination | None = None,
+        observe: Observer | None = None,
     ) -> None:
-        self.env, self.policy, self.evaluation = env, policy.bind(env), evaluation
+        self.env, self.policy = env, policy.bind(env)
+        self.evaluation, self.observe = evaluation, observe
         self.config = config or GRPOConfig()
         self.estimator_name = estimator if isinstance(estimator, str) else None
         self.estimator: Any = make_estimator(estimator) if isinstance(estimator, str) else estimator
@@ -126,21 +136,24 @@ class GRPO:
         rollout = self.collect()
         collected = time.perf_counter()
         output = self.estimate(rollout)
-        metrics = rollout_metrics(rollout, self.names) | advantage_metrics(output, self.names)
         estimated = time.perf_counter()
+        metrics = rollout_metrics(rollout, self.names) | advantage_metrics(output, self.names)
+        if self.observe:
+            metrics |= self.observe(self, rollout, output)
+        observed = time.perf_counter()
         metrics |= self.update(rollout, output)
         finished = time.perf_counter()
         metrics |= held_out | {
             "time/rollout": collected - started,
             "time/estimate": estimated - collected,
-            "time/update": finished - estimated,
+            "time/update": finished - observed,
         }
         log.scalars(self.iteration, metrics)
         log.histogram(self.iteration, "advantage/values", torch.as_tensor(output.advantages))
         for k, name in enumerate(self.names):
             log.histogram(self.iteration, f"reward/values/{name}", rollout.rewards[:, k])
         if rollout.videos is not None and len(rollout.videos):
-            sheets = [contact_sheet(video.numpy()) for video in rollout.videos]
+            sheets = [contact_sheet(video.numpy()) for video in rollout.videos[:SHOWN]]
             log.picture(self.iteration, "rollout/clips", np.concatenate(sheets))
         self.iteration += 1
         return metrics
@@ -257,7 +270,8 @@ class GRPO:
         policy: FlowPolicy | None = None,
         estimator: AdvantageEstimator | None = None,
         log_folder: str | Path | None = None,
-        evaluation: Evaluation | None = None,
+        evaluation: Examination | None = None,
+        observe: Observer | None = None,
     ) -> GRPO:
         """Go on where a checkpoint left off; bit for bit the same run on the CPU.
 
@@ -268,6 +282,7 @@ class GRPO:
             estimator: needed if the run had one that was given as an instance.
             log_folder: see ``folder`` of the constructor.
             evaluation: see there.
+            observe: see there.
 
         Raises:
             CheckpointError: if no checkpoint can be read.
@@ -290,6 +305,7 @@ class GRPO:
             config,
             folder=log_folder,
             evaluation=evaluation,
+            observe=observe,
         )
         learner._restore(checkpoint)
         return learner

@@ -13,10 +13,10 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 import reelrl.rewards.moving_shapes  # noqa: F401  (registers the shipped components)
-from reelrl.rewards import Reward, RewardOutput, make_reward
+from reelrl.rewards import Reward, RewardOutput
+from reelrl.rewards.base import RewardSpec, build_reward
 
 OnRewardError = Literal["mask", "raise"]
-RewardSpec = str | Mapping[str, Any] | Reward
 T = TypeVar("T")
 
 
@@ -26,31 +26,6 @@ class RewardError(RuntimeError):
 
 class RewardWarning(UserWarning):
     """A reward component failed and its scores are masked."""
-
-
-def build_reward(spec: RewardSpec) -> Reward:
-    """A component from an instance, a registered name, or ``{"name": ..., **config}``.
-
-    Raises:
-        ValueError: for anything else, an unknown name, or a class without name or bounds.
-    """
-    if isinstance(spec, Reward):
-        return _declared(spec)
-    config = {"name": spec} if isinstance(spec, str) else spec
-    if not isinstance(config, Mapping) or "name" not in config:
-        raise ValueError(
-            "a reward is a Reward, a registered name or a dict with a 'name', "
-            f"got {type(spec).__name__}: {spec!r}"
-        )
-    return _declared(make_reward(**config))
-
-
-def _declared(reward: Reward) -> Reward:
-    """The component, if its class says what the reward space is made of."""
-    missing = [key for key in ("name", "bounds") if not hasattr(reward, key)]
-    if missing:
-        raise ValueError(f"reward class {type(reward).__name__} declares no {', '.join(missing)}")
-    return reward
 
 
 def call_within(function: Callable[[], T], seconds: float | None) -> T:

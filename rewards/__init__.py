@@ -1,6 +1,7 @@
 """What a clip is worth: reward components, their registry, and the MovingShapes world."""
 
 from reelrl.rewards import moving_shapes as moving_shapes
+from reelrl.rewards import transforms as transforms
 from reelrl.rewards.base import Reward, RewardOutput, list_rewards, make_reward, register_reward
 
 __all__ = ["Reward", "RewardOutput", "list_rewards", "make_reward", "register_reward"]

@@ -57,7 +57,8 @@ class Reward(ABC):
     """One component of the reward vector.
 
     Subclasses set the class attributes and implement :meth:`score`; calling the instance checks the
-    input and wraps the scores.
+    input and wraps the scores. What depends on the arguments, such as the name of a component made
+    of another one, is set by the constructor.
 
     Attributes:
         name: registry name, also the column name in logs.
@@ -67,8 +68,8 @@ class Reward(ABC):
         license: SPDX id of code *and* weights.
     """
 
-    name: ClassVar[str]
-    bounds: ClassVar[tuple[float, float]]
+    name: str
+    bounds: tuple[float, float]
     higher_is_better: ClassVar[bool] = True
     deterministic: ClassVar[bool] = True
     license: ClassVar[str] = "Apache-2.0"
@@ -170,6 +171,45 @@ def make_reward(name: str, **config: Any) -> Reward:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown reward {name!r}{hint} Known: {', '.join(list_rewards())}")
     return _REGISTRY[name](**config)
+
+
+RewardSpec = str | Mapping[str, Any] | Reward
+"""A registered name, ``{"name": ..., **config}``, or an instance; see :func:`build_reward`."""
+
+
+def build_reward(spec: RewardSpec) -> Reward:
+    """A component from an instance, a registered name, or ``{"name": ..., **config}``.
+
+    The keys ``transforms`` and ``label`` of a dict are not for the component's constructor: they
+    are those of :class:`~reelrl.rewards.transforms.Transformed` around it.
+
+    Raises:
+        ValueError: for anything else, an unknown name, or a class without name or bounds.
+    """
+    if isinstance(spec, Reward):
+        return _declared(spec)
+    config = {"name": spec} if isinstance(spec, str) else spec
+    if not isinstance(config, Mapping) or "name" not in config:
+        raise ValueError(
+            "a reward is a Reward, a registered name or a dict with a 'name', "
+            f"got {type(spec).__name__}: {spec!r}"
+        )
+    if "transforms" in config or "label" in config:
+        # Down here: a component made of others is built on this room.
+        from reelrl.rewards.transforms import Transformed, make_transform
+
+        inner = {k: v for k, v in config.items() if k not in ("transforms", "label")}
+        transforms = [make_transform(**given) for given in config.get("transforms", ())]
+        return Transformed(inner, transforms, config.get("label"))
+    return _declared(make_reward(**config))
+
+
+def _declared(reward: Reward) -> Reward:
+    """The component, if its class says what the reward space is made of."""
+    missing = [key for key in ("name", "bounds") if not hasattr(reward, key)]
+    if missing:
+        raise ValueError(f"reward class {type(reward).__name__} declares no {', '.join(missing)}")
+    return reward
 
 
 def list_rewards() -> list[str]:

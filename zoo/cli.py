@@ -96,16 +96,32 @@ class Train:
 
 @dataclass(frozen=True)
 class Bench:
-    """Draw clips from both shipped checkpoints and print their gold scores."""
+    """Run a benchmark: estimators against each other, by scenario and paired seed."""
 
-    clips: int = 96
-    """Clips per split."""
+    suite: Annotated[str, tyro.conf.Positional] = "quick"
+    """Name of a suite (quick, standard, full, learning), or a yaml file of the same form."""
+    out: Path | None = None
+    """Folder of the runs; default runs/bench/<suite>. A killed benchmark goes on from there."""
+    results: Path | None = None
+    """Folder of tables and report; default <out>/results. Runs that are in it are not repeated."""
+    jobs: int | None = None
+    """Runs at a time, one core each; default all cores."""
 
     def run(self) -> None:
-        """Print the table."""
-        from reelrl.zoo.sample import bench
+        """Run what is missing, and print where the report is."""
+        from reelrl.zoo.benchmark.runner import bench
+        from reelrl.zoo.benchmark.suite import read_suite
 
-        bench(self.clips)
+        suite = read_suite(self.suite)
+        out = self.out or Path("runs") / "bench" / suite.name
+        results = self.results or out / "results"
+        command = f"reelrl bench {self.suite}"
+        failures = bench(suite, out, results, jobs=self.jobs, command=command)
+        for run, error in failures:
+            print(f"failed: {run.path}: {error}", file=sys.stderr)
+        print(f"wrote {results}")
+        if failures:
+            raise SystemExit(1)
 
 
 @dataclass(frozen=True)

@@ -54,16 +54,3 @@ def sample(
     ):
         print(f"  {name:<6}{float(getattr(scores, name)):.3f}  {meaning}")
     print(f"wrote {out} and {out.with_suffix('.png')}")
-
-
-def bench(clips: int) -> None:
-    """Draw clips from both shipped models and print their gold scores per split."""
-    print(f"{clips} clips per row, 10 Euler steps, no guidance; means over clips\n")
-    print("| model | captions | GOLD | align | phys | fid |")
-    print("|---|---|---|---|---|---|")
-    for name in SHIPPED:
-        model = VideoModel.from_pretrained(name)
-        for split in SPLITS[:2]:
-            axes = evaluate(model, split, clips).axes()
-            cells = " | ".join(f"{axes[axis]:.3f}" for axis in ("gold", "align", "phys", "fid"))
-            print(f"| {name} | {split} | {cells} |", flush=True)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import reelrl  # noqa: F401  (registers the ids)
 from reelrl.algos.checkpoint import list_checkpoints
-from reelrl.algos.evaluation import Evaluation
-from reelrl.algos.grpo import CHECKPOINTS, GRPO
+from reelrl.algos.evaluation import Evaluation, Examination
+from reelrl.algos.grpo import CHECKPOINTS, GRPO, Observer
 from reelrl.algos.policies import FlowPolicy
 from reelrl.zoo.nano.pictures import save_gif, save_sheet
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
@@ -62,7 +62,11 @@ def train(
     config = build(TrainConfig, override(values, settings))
     name = f"{Path(preset).stem}-{config.estimator}-{config.learner.seed}"
     folder = out or Path("runs") / name
-    learner, examination = _open(config, folder)
+    env = make_env(config)
+    examination = _examination(config, env.unwrapped.model)
+    learner = open_run(config, folder, env, examination)
+    if learner.iteration == 0:
+        _show(learner, examination, folder, "before")
     remaining = config.iterations - learner.iteration
     if remaining > 0:
         learner.learn(remaining, progress=progress)
@@ -71,8 +75,31 @@ def train(
     return folder
 
 
-def _open(config: TrainConfig, folder: Path) -> tuple[GRPO, Evaluation]:
-    """The run of a folder, new or taken up."""
+def make_env(config: TrainConfig) -> Any:
+    """The native batch that a run trains in, one sub-environment per clip of an iteration."""
+    count = config.learner.prompts_per_iteration * config.learner.group_size
+    return _make(config.env, count, config.env_args)
+
+
+def open_run(
+    config: TrainConfig,
+    folder: Path,
+    env: Any,
+    examination: Examination,
+    observe: Observer | None = None,
+) -> GRPO:
+    """The run of a folder, begun or taken up from its last checkpoint.
+
+    Args:
+        config: settings; the number of iterations may be another one than it was.
+        folder: of the run.
+        env: from :func:`make_env`.
+        examination: see :class:`GRPO`.
+        observe: see there.
+
+    Raises:
+        ValueError: if the folder holds a run of other settings.
+    """
     # The number of iterations may change: a finished run can be made longer.
     plain = {k: v for k, v in _plain(asdict(config)).items() if k != "iterations"}
     begun = bool(list_checkpoints(folder / CHECKPOINTS))
@@ -80,25 +107,21 @@ def _open(config: TrainConfig, folder: Path) -> tuple[GRPO, Evaluation]:
         raise ValueError(
             f"{folder} holds a run with other settings (see its {CONFIG}); choose another --out"
         )
-    count = config.learner.prompts_per_iteration * config.learner.group_size
-    env = _make(config.env, count, config.env_args)
-    model = env.unwrapped.model
-    examination = _examination(config, model)
     if begun:
-        learner = GRPO.load(folder, env=env, log_folder=folder, evaluation=examination)
-        return learner, examination
-    learner = GRPO(
+        return GRPO.load(
+            folder, env=env, log_folder=folder, evaluation=examination, observe=observe
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
+    return GRPO(
         env,
-        FlowPolicy(model, **asdict(config.policy)),
+        FlowPolicy(env.unwrapped.model, **asdict(config.policy)),
         config.estimator,
         config.learner,
         folder=folder,
         evaluation=examination,
+        observe=observe,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
-    _show(learner, examination, folder, "before")
-    return learner, examination
 
 
 def _examination(config: TrainConfig, model: Any) -> Evaluation:

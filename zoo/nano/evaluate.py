@@ -64,6 +64,7 @@ def generate(
     seeds: list[int],
     *,
     num_steps: int = 10,
+    shift: float = 3.0,
     guidance_scale: float = 1.0,
 ) -> Iterator[Tensor]:
     """Clips (at most :data:`CHUNK` at a time, F, H, W, 3) for prompts and noise seeds."""
@@ -75,6 +76,7 @@ def generate(
             model.encode(prompts[rows]),
             initial_noise(shape, seeds[rows]),
             num_steps=num_steps,
+            shift=shift,
             guidance_scale=guidance_scale,
         )
         yield model.decode(latent).cpu()

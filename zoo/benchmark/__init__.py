@@ -1,0 +1,1 @@
+"""The head-to-head benchmark: scenarios, methods and seeds, run in parallel and taken up again."""
