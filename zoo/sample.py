@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reelrl.envs.models import SHIPPED, VideoModel
+from reelrl.envs.models import VideoModel
 from reelrl.rewards.moving_shapes.gold import gold_axes
-from reelrl.rewards.moving_shapes.world import SPLITS, caption_to_factors
-from reelrl.zoo.nano.evaluate import evaluate, generate
+from reelrl.rewards.moving_shapes.world import caption_to_factors
+from reelrl.zoo.nano.evaluate import generate
 from reelrl.zoo.nano.pictures import save_gif, save_sheet
 
 
