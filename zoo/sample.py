@@ -1,4 +1,4 @@
-"""``reelrl sample`` and ``reelrl bench``: clips from a shipped model and what gold says of them."""
+"""``reelrl sample``: a clip from a shipped model and what gold says of it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,114 @@
+"""The runner: nothing is done twice, a kill costs a save interval, one failure stops nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reelrl.algos.grpo import GRPO
+from reelrl.zoo.benchmark import runner
+from reelrl.zoo.benchmark.results import Results, read_rows
+from reelrl.zoo.benchmark.run import execute, finished
+from reelrl.zoo.benchmark.runner import bench
+
+
+def rows_of(folder, scenario="goodhart"):
+    """Rows of the results without what depends on the clock."""
+    rows = read_rows(folder / f"{scenario}.csv")
+    return [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]
+
+
+@pytest.mark.slow
+def test_parallel_equals_one_after_the_other_and_nothing_is_done_twice(
+    tiny_suite, tmp_path, monkeypatch
+):
+    suite = tiny_suite(methods={"grpo": None, "broken": {"estimator": "branch_grpo"}})
+    failures = bench(suite, tmp_path / "runs", tmp_path / "results", jobs=2, progress=False)
+    ((failed, why),) = failures
+    assert failed.method == "broken" and "needs a tree" in why
+    facts = json.loads((tmp_path / "results" / "suite.json").read_text())
+    assert facts["failed"][0]["method"] == "broken" and len(facts["runs"]) == 1
+    assert facts["scenarios"]["goodhart"]["rewards"] == ["proxy_vq", "proxy_mq", "proxy_ta"]
+
+    whole = tiny_suite()
+    alone = Results(tmp_path / "alone", whole)
+    for run in whole.runs():
+        alone.add(run, execute(run, tmp_path / "alone_runs" / run.path, whole.examined))
+    assert rows_of(tmp_path / "results") == [
+        row for row in rows_of(tmp_path / "alone") if row["method"] == "grpo"
+    ]
+
+    # With the second run's folder at hand there is nothing left to run, only to be taken over.
+    def refuse(*arguments):
+        raise AssertionError("a finished run was started again")
+
+    monkeypatch.setattr(runner, "_Crew", refuse)
+    assert bench(whole, tmp_path / "alone_runs", tmp_path / "results", progress=False) == []
+    assert rows_of(tmp_path / "results") == rows_of(tmp_path / "alone")
+    # And without any folder of runs the committed results are enough.
+    assert bench(whole, tmp_path / "none", tmp_path / "results", progress=False) == []
+
+
+def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, monkeypatch):
+    suite = tiny_suite(methods=["gdpo"])
+    (run,) = suite.runs()
+    straight = Results(tmp_path / "straight", suite)
+    straight.add(run, execute(run, tmp_path / "a", suite.examined))
+    iterate = GRPO._iterate
+
+    def dies(self, log):
+        if self.iteration == 2:
+            raise RuntimeError("planted")
+        return iterate(self, log)
+
+    monkeypatch.setattr(GRPO, "_iterate", dies)
+    with pytest.raises(RuntimeError, match="planted"):
+        execute(run, tmp_path / "b", suite.examined)
+    monkeypatch.undo()
+    assert not finished(run, tmp_path / "b")
+    resumed = Results(tmp_path / "resumed", suite)
+    resumed.add(run, execute(run, tmp_path / "b", suite.examined))
+    assert rows_of(tmp_path / "resumed") == rows_of(tmp_path / "straight")
+    for row, kl in zip(rows_of(tmp_path / "resumed"), (0, None, 1, 1), strict=True):
+        assert (row["kl"] == "") if kl is None else (float(row["kl"]) > 0) == bool(kl)
+    assert (tmp_path / "straight" / "clips" / "goodhart" / "gdpo.gif").read_bytes() == (
+        tmp_path / "resumed" / "clips" / "goodhart" / "gdpo.gif"
+    ).read_bytes()
+
+
+def test_results_of_other_settings_are_not_this_runs(tiny_suite, tmp_path):
+    suite = tiny_suite(methods=["grpo"])
+    (run,) = suite.runs()
+    kept = Results(tmp_path, suite)
+    kept.facts["runs"] = {str(run.path): run.digest}
+    assert kept.has(run)
+    (other,) = tiny_suite(methods={"grpo": {"set": {"learner.learning_rate": 1e-9}}}).runs()
+    assert other.path == run.path and not kept.has(other)
+
+
+def test_rows_of_a_run_replace_those_it_had_before(tiny_suite, tmp_path):
+    suite = tiny_suite()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    runs = {run.method: run for run in suite.runs()}
+
+    def write(values):
+        lines = [
+            json.dumps({"iteration": i, "watch/gold": v, "watch/kl": None, "time/rollout": 2.0})
+            for i, v in enumerate(values)
+        ]
+        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        for name in ("base.gif", "after.gif"):
+            (folder / name).write_bytes(b"x")
+
+    kept = Results(tmp_path / "results", suite)
+    for method, values in (("gdpo", [0.1]), ("grpo", [0.2, 0.3]), ("gdpo", [0.4, 0.123456789])):
+        write(values)
+        kept.add(runs[method], folder)
+    rows = read_rows(tmp_path / "results" / "goodhart.csv")
+    assert [(r["method"], r["iteration"], r["gold"]) for r in rows] == [
+        ("grpo", "0", "0.2"), ("grpo", "1", "0.3"), ("gdpo", "0", "0.4"), ("gdpo", "1", "0.12346"),
+    ]  # fmt: skip
+    assert [r["wall_s"] for r in rows] == ["0", "2", "0", "2"] and rows[0]["kl"] == ""
+    assert [r["reward_calls"] for r in rows[:2]] == ["0", "4"]

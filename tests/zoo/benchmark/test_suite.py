@@ -1,0 +1,88 @@
+"""Suites: every one that ships is made of runs that can start, and a typo is an error."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from reelrl.algos.advantages import make_estimator
+from reelrl.rewards.base import build_reward
+from reelrl.zoo.benchmark.suite import list_suites, read_suite
+
+
+@pytest.mark.parametrize("name", list_suites())
+def test_a_suite_that_ships_can_start(name):
+    suite = read_suite(name)
+    runs = list(suite.runs())
+    assert len({run.path for run in runs}) == len({run.digest for run in runs}) == len(runs)
+    assert suite.baseline in suite.methods and suite.control in (None, *suite.methods)
+    for scenario in suite.scenarios.values():
+        names = [build_reward(spec).name for spec in scenario.rewards]
+        assert len(set(names)) == len(names) and scenario.prediction and scenario.about
+        for pairs in scenario.expect.values():
+            assert all(len(pair) == 2 for pair in pairs)
+    for run in runs:
+        make_estimator(run.config.estimator)
+        clips = run.config.learner.prompts_per_iteration * run.config.learner.group_size
+        assert run.config.learner.rollout.keep_videos == clips
+        assert run.config.learner.seed == run.seed
+
+
+def test_methods_differ_in_what_their_line_says_and_in_nothing_else():
+    suite = read_suite("learning")
+    plain, held = (suite.run("proxies", method, 3).config for method in ("grpo", "grpo_kl"))
+    assert held.learner.loss.kl_weight > 0 == plain.learner.loss.kl_weight
+    assert held.estimator == plain.estimator == "grpo"
+    assert held.env_args == plain.env_args and held.iterations == plain.iterations
+
+
+def test_runs_go_seed_by_seed():
+    suite = read_suite("learning")
+    seeds = [run.seed for run in suite.runs()]
+    assert seeds == sorted(seeds)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**changes):
+        values = {
+            "title": "t", "seeds": [0], "scenarios": ["gold"], "methods": ["grpo"],
+            "base": {"iterations": 2},
+        } | changes  # fmt: skip
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+def test_a_suite_of_ones_own(write):
+    described = {"title": "x", "about": "y", "rewards": ["gold"], "prediction": "z"}
+    path = write(
+        scenarios={"mine": described},
+        methods={"slow": {"estimator": "gdpo@trl", "set": {"learner.learning_rate": 1e-6}}},
+    )
+    (run,) = read_suite(str(path)).runs()
+    assert run.config.estimator == "gdpo@trl" and run.config.learner.learning_rate == 1e-6
+    assert run.config.env_args["rewards"] == ["gold"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scenarios": ["onest"]}, "unknown scenario 'onest'; did you mean 'honest'"),
+        ({"methods": ["tarros"]}, "unknown method 'tarros'; did you mean 'taros'"),
+        ({"sedes": [1]}, "unknown key 'sedes'; did you mean 'seeds'"),
+        ({"base": {"iteration": 3}}, "unknown key 'iteration'; did you mean 'iterations'"),
+        ({"methods": {"a": {"sett": {}}}}, "unknown key 'methods.a.sett'; did you mean 'set'"),
+        ({"examined": {"clip": 3}}, "unknown key 'examined.clip'; did you mean 'clips'"),
+    ],
+)
+def test_typos(write, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_suite(str(write(**changes)))
+
+
+def test_unknown_suites_name_the_nearest():
+    with pytest.raises(ValueError, match="unknown suite 'quik'; did you mean 'quick'"):
+        read_suite("quik")
