@@ -119,7 +119,7 @@ class Results:
             "base": suite.base,
             "scenarios": {
                 name: {**asdict(scenario), "rewards": self._reward_names(name),
-                       "methods": list(scenario.methods or suite.methods)}
+                       "methods": list(scenario.methods)}
                 for name, scenario in suite.scenarios.items()
             },
             "methods": {

@@ -49,7 +49,7 @@ class Scenario:
         prediction: what theory says, written before the runs.
         expect: the same for programs, on the gain in gold: ``better`` and ``same`` hold pairs of
             methods.
-        methods: of this scenario, if not those of the suite.
+        methods: of this scenario; those of the suite if none are given.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Scenario:
     rewards: tuple[Any, ...]
     prediction: str
     expect: dict[str, Any] = field(default_factory=dict)
-    methods: tuple[str, ...] | None = None
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Suite:
         """All runs, seed by seed, so that a benchmark cut short has every cell."""
         for seed in self.seeds:
             for scenario, described in self.scenarios.items():
-                for method in described.methods or self.methods:
+                for method in described.methods:
                     yield self.run(scenario, method, seed)
 
     def run(self, scenario: str, method: str, seed: int) -> Run:
@@ -185,13 +185,13 @@ def read_suite(name_or_path: str) -> Suite:
         raise ValueError(f"unknown suite {name_or_path!r}{nearest(name_or_path, known)}")
     values = yaml.safe_load(path.read_text())
     library = {kind: yaml.safe_load((SUITES / f"{kind}.yaml").read_text()) for kind in LIBRARIES}
+    names = dict(_named(values.pop("methods")))
     scenarios = {
-        name: _scenario(library["scenarios"], name, given)
+        name: _scenario(library["scenarios"], name, {"methods": list(names)} | (given or {}))
         for name, given in _named(values.pop("scenarios"))
     }
-    names = dict(_named(values.pop("methods")))
     for scenario in scenarios.values():
-        names |= {name: None for name in scenario.methods or () if name not in names}
+        names |= {name: None for name in scenario.methods if name not in names}
     methods = {name: _method(library["methods"], name, given) for name, given in names.items()}
     examined = build(Examined, values.pop("examined", {}), "examined.")
     defaults = {"margin": 0.05, "baseline": "grpo", "control": None, "best_of": 0}
@@ -218,10 +218,10 @@ def _named(given: Any) -> list[tuple[str, Any]]:
     return [(name, None) for name in given] if isinstance(given, list) else list(given.items())
 
 
-def _scenario(library: Mapping[str, Any], name: str, given: Any) -> Scenario:
-    if name not in library and given is None:
+def _scenario(library: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> Scenario:
+    if name not in library and "rewards" not in given:
         raise ValueError(f"unknown scenario {name!r}{nearest(name, list(library))}")
-    return build(Scenario, library.get(name, {}) | (given or {}), f"scenarios.{name}.")
+    return build(Scenario, library.get(name, {}) | given, f"scenarios.{name}.")
 
 
 def _method(library: Mapping[str, Any], name: str, given: Any) -> Method:
