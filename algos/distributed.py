@@ -108,18 +108,32 @@ class Ranks:
 
 
 @contextmanager
-def launched() -> Iterator[Ranks]:
+def launched(device: str = "cpu") -> Iterator[Ranks]:
     """The processes ``accelerate launch`` (or torchrun) started with this one; one if neither did.
 
-    On an accelerator every process is given a device of its own, which ``"cuda"`` means from then
-    on; on the CPU they talk through gloo.
+    Args:
+        device: what they train on. ``"cuda"`` is a device of its own for each of them from then on;
+            on the CPU they talk through gloo.
+
+    Raises:
+        ValueError: if several processes were asked for and one was started.
+        RuntimeError: if accelerate knows of fewer processes than were started.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    count = int(os.environ.get("WORLD_SIZE", "0"))
+    # What accelerate sets for several processes before it starts a single one.
+    if not count and {"MASTER_PORT", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys():
+        raise ValueError(
+            "accelerate was asked for several processes and started one, as it does without "
+            "accelerators: add --multi_gpu, which starts all of them on the CPU too"
+        )
+    if count <= 1:
         yield Ranks()
         return
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(cpu=torch.device(device).type == "cpu")
+    if state.num_processes != count:
+        raise RuntimeError(f"expected {count} processes on {device!r}, got {state.num_processes}")
     yield Ranks(state.process_index, state.num_processes)
     # Not after an error: the launcher ends the others, who may be waiting for this process.
     state.destroy_process_group()

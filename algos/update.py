@@ -46,9 +46,7 @@ class Updater:
         gradients: makes them in micro-batches.
     """
 
-    def __init__(
-        self, policy: FlowPolicy, config: GRPOConfig, ranks: Ranks | None = None
-    ) -> None:
+    def __init__(self, policy: FlowPolicy, config: GRPOConfig, ranks: Ranks | None = None) -> None:
         self.config, self.ranks = config, ranks or Ranks()
         self.parameters = list(policy.parameters.values())
         self.optimizer = torch.optim.AdamW(

@@ -39,7 +39,5 @@ def encode_gif(video: NDArray[np.uint8], milliseconds: int = 120) -> bytes:
 
     first, *others = [Image.fromarray(frame) for frame in video]
     buffer = io.BytesIO()
-    first.save(
-        buffer, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0
-    )
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
     return buffer.getvalue()

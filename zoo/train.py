@@ -65,7 +65,7 @@ def train(
     config = build(TrainConfig, override(values, settings))
     name = f"{Path(preset).stem}-{config.estimator}-{config.learner.seed}"
     folder = out or Path("runs") / name
-    with launched() as ranks:
+    with launched(config.env_args.get("device", "cpu")) as ranks:
         learner, examination = _open(config, folder, ranks)
         remaining = config.iterations - learner.iteration
         if remaining > 0:
