@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together; by default this one alone.
+    """The processes that train together.
 
     All methods but :meth:`part` wait for the other processes: each process must call them in the
     same order, never inside of a branch that only some of them take.
@@ -107,6 +107,10 @@ class Ranks:
             dist.barrier()
 
 
+ALONE = Ranks()
+"""This process by itself."""
+
+
 @contextmanager
 def launched(device: str = "cpu") -> Iterator[Ranks]:
     """The processes ``accelerate launch`` (or torchrun) started with this one; one if neither did.
@@ -127,7 +131,7 @@ def launched(device: str = "cpu") -> Iterator[Ranks]:
             "accelerators: add --multi_gpu, which starts all of them on the CPU too"
         )
     if count <= 1:
-        yield Ranks()
+        yield ALONE
         return
     from accelerate import PartialState
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelrl.algos.distributed import Ranks
+from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA
 
@@ -34,7 +34,7 @@ class Evaluation:
     prompt_ids: Sequence[int]
     seed: int = 0
     every: int = 10
-    ranks: Ranks = Ranks()
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         own, batch = self._own(), self.env.unwrapped.num_envs

@@ -24,7 +24,7 @@ from torch import Tensor
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.checkpoint import Checkpoint, load_latest, save_checkpoint
 from reelrl.algos.config import GRPOConfig, config_from_dict
-from reelrl.algos.distributed import Ranks
+from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.health import advantage_metrics, rollout_metrics, update_metrics
 from reelrl.algos.objective import Objective
@@ -77,10 +77,10 @@ class GRPO:
         *,
         folder: str | Path | None = None,
         evaluation: Evaluation | None = None,
-        ranks: Ranks | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.env, self.policy, self.evaluation = env, policy.bind(env), evaluation
-        self.config, self.ranks = config or GRPOConfig(), ranks or Ranks()
+        self.config, self.ranks = config or GRPOConfig(), ranks
         self.ranks.part(self.config.prompts_per_iteration, "prompts_per_iteration")
         self.estimator_name = estimator if isinstance(estimator, str) else None
         self.estimator: Any = make_estimator(estimator) if isinstance(estimator, str) else estimator
@@ -237,9 +237,10 @@ class GRPO:
         return [int(passes[place // count][place % count]) for place in places]
 
     def save(self, folder: str | Path, *, best: bool = False) -> Path:
-        """Write a checkpoint below ``folder`` and return its own folder; all processes must call it.
+        """Write a checkpoint below ``folder`` and return its own folder.
 
-        It does not depend on their number: a run goes on with any other.
+        All processes must call it. The checkpoint does not depend on their number: the run goes on
+        with any other.
         """
         tensors, facts = self.updater.state()
         state = self.estimator.state_dict(self.estimator_state)
@@ -272,7 +273,7 @@ class GRPO:
         estimator: AdvantageEstimator | None = None,
         log_folder: str | Path | None = None,
         evaluation: Evaluation | None = None,
-        ranks: Ranks | None = None,
+        ranks: Ranks = ALONE,
     ) -> GRPO:
         """Go on where a checkpoint left off; bit for bit the same run on the CPU.
 
@@ -296,7 +297,7 @@ class GRPO:
         config = config_from_dict(facts["config"])
         if env is None:
             clips = config.prompts_per_iteration * config.group_size
-            env = make_env(facts["env"], clips // (ranks or Ranks()).count)
+            env = make_env(facts["env"], clips // ranks.count)
         if estimator is None and facts["estimator"] is None:
             raise ValueError("the run's estimator was given as an instance: pass estimator=")
         policy = policy or FlowPolicy(env.unwrapped.model, **facts["policy"])

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from reelrl.algos.advantages import RewardBatch
-from reelrl.algos.distributed import Ranks
+from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.plan import Plan, RolloutConfig, make_plan
 from reelrl.algos.policies.flow import DTYPES, FlowPolicy
 from reelrl.envs.sampling import NOISE_SEEDS, step_noise
@@ -102,7 +102,7 @@ class Rollout:
     latents: Tensor
     ode_rewards: Tensor | None = None
     videos: Tensor | None = None
-    ranks: Ranks = Ranks()
+    ranks: Ranks = ALONE
     _offsets: tuple[int, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
@@ -215,7 +215,7 @@ def collect(
     *,
     seed: int = 0,
     iteration: int = 0,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
 ) -> Rollout:
     """Make G clips of each of P prompts and score them.
 
@@ -234,7 +234,7 @@ def collect(
     Raises:
         ValueError: if the environment is not of that kind or the numbers do not fit.
     """
-    config, ranks = config or RolloutConfig(), ranks or Ranks()
+    config = config or RolloutConfig()
     task = env.unwrapped
     policy.bind(env)
     plan = make_plan(config, policy.table.stochastic.tolist(), group_size, seed, iteration)

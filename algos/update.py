@@ -17,7 +17,7 @@ from torch import Tensor
 from reelrl.algos.checkpoint import pack_optimizer, unpack_optimizer
 from reelrl.algos.component_gradients import balanced, gradient_per_component, gram_matrix
 from reelrl.algos.config import GRPOConfig
-from reelrl.algos.distributed import Ranks
+from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.objective import Objective
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA
@@ -46,8 +46,8 @@ class Updater:
         gradients: makes them in micro-batches.
     """
 
-    def __init__(self, policy: FlowPolicy, config: GRPOConfig, ranks: Ranks | None = None) -> None:
-        self.config, self.ranks = config, ranks or Ranks()
+    def __init__(self, policy: FlowPolicy, config: GRPOConfig, ranks: Ranks = ALONE) -> None:
+        self.config, self.ranks = config, ranks
         self.parameters = list(policy.parameters.values())
         self.optimizer = torch.optim.AdamW(
             self.parameters,

@@ -137,7 +137,7 @@ def test_a_run_goes_on_with_another_number_of_processes(results, folder, tmp_pat
 
 def test_shares_are_consecutive_and_even_or_refused():
     assert [Ranks(rank, 3).part(6) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
-    with pytest.raises(ValueError, match="prompts_per_iteration = 2 must be a multiple of .* = 3"):
+    with pytest.raises(ValueError, match=r"prompts_per_iteration = 2 must be a multiple of .* = 3"):
         runs.GRPO(
             runs.make_env(runs.tiny.TinyModel(), 8),
             runs.FlowPolicy(runs.tiny.TinyModel()),
@@ -161,5 +161,5 @@ def test_one_process_where_several_were_asked_for_is_an_error(monkeypatch):
         assert ranks == Ranks()
     monkeypatch.setitem(os.environ, "MASTER_PORT", "29500")
     monkeypatch.setitem(os.environ, "ACCELERATE_MIXED_PRECISION", "no")
-    with pytest.raises(ValueError, match="started one.*add --multi_gpu"), launched():
+    with pytest.raises(ValueError, match=r"started one.*add --multi_gpu"), launched():
         pass

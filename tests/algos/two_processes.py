@@ -80,8 +80,8 @@ def one_rank_without_a_signal(ranks, folder):
 
 def balanced_components(ranks, folder):
     return learner_of(
-        ranks, make_estimator("marble", warmup=2), updates_per_iteration=2, loss=LossConfig(kl_weight=0.1),
-        rewards=[tiny.Brightness(), tiny.Flaky((0, 1))],
+        ranks, make_estimator("marble", warmup=2), updates_per_iteration=2,
+        loss=LossConfig(kl_weight=0.1), rewards=[tiny.Brightness(), tiny.Flaky((0, 1))],
     )  # fmt: skip
 
 
