@@ -49,6 +49,11 @@ class Checkpoint:
     tensors: Mapping[str, Mapping[str, Tensor]]
     facts: Mapping[str, Any]
 
+    @property
+    def folder_name(self) -> str:
+        """Name of its folder below that of the run's checkpoints."""
+        return f"{PREFIX}{self.iteration:08d}"
+
 
 def save_checkpoint(
     root: Path, checkpoint: Checkpoint, *, keep: int = 2, best: bool = False
@@ -67,7 +72,7 @@ def save_checkpoint(
     root.mkdir(parents=True, exist_ok=True)
     for left_over in root.glob(".*.tmp"):
         shutil.rmtree(left_over, ignore_errors=True)
-    final = root / f"{PREFIX}{checkpoint.iteration:08d}"
+    final = root / checkpoint.folder_name
     temporary = root / f".{final.name}.tmp"
     temporary.mkdir()
     _write_files(temporary, checkpoint)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA
 
@@ -31,9 +32,10 @@ class Evaluation:
 
     Attributes:
         env: the native batch over the policy's model, ``autoreset_mode="Disabled"``.
-        prompt_ids: N rows of its prompts, a multiple of its ``num_envs``.
+        prompt_ids: N rows of its prompts; the share of each process a multiple of its ``num_envs``.
         seed: of the initial noise; clip i starts from seed + i.
         every: iterations between two examinations of a learner.
+        ranks: processes that share the clips out among them.
 
     Raises:
         ValueError: if N does not fit the environment.
@@ -43,14 +45,19 @@ class Evaluation:
     prompt_ids: Sequence[int]
     seed: int = 0
     every: int = 10
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
-        count, batch = len(self.prompt_ids), self.env.unwrapped.num_envs
+        own, batch = self._own(), self.env.unwrapped.num_envs
+        count = own.stop - own.start
         if not count or count % batch:
             raise ValueError(
                 f"an evaluation needs a positive multiple of num_envs = {batch} prompts, "
                 f"got {count}"
             )
+
+    def _own(self) -> slice:
+        return self.ranks.part(len(self.prompt_ids), "number of examined prompts")
 
     @torch.no_grad()
     def __call__(self, policy: FlowPolicy, ema: EMA | None = None) -> tuple[Tensor, Tensor]:
@@ -61,13 +68,14 @@ class Evaluation:
             ema: average of the weights to examine instead of the weights.
 
         Returns:
-            rewards (N, K) and clips (N, F, H, W, 3) uint8, both on the host.
+            rewards (N, K) of all and clips (N / processes, F, H, W, 3) uint8 of this process, both
+            on the host.
         """
         policy.bind(self.env)
-        batch = self.env.unwrapped.num_envs
+        own, batch = self._own(), self.env.unwrapped.num_envs
         rewards, videos = [], []
         with nullcontext() if ema is None else ema.applied():
-            for start in range(0, len(self.prompt_ids), batch):
+            for start in range(own.start, own.stop, batch):
                 options = {
                     "prompt_id": list(self.prompt_ids[start : start + batch]),
                     "noise_seed": [self.seed + start + i for i in range(batch)],
@@ -77,7 +85,7 @@ class Evaluation:
                     obs, reward, _, _, infos = self.env.step(policy.predict(obs, True))
                 rewards.append(torch.as_tensor(infos.get("vector_reward", reward)).cpu())
                 videos.append(torch.as_tensor(infos["video"]).cpu())
-        return torch.cat(rewards), torch.cat(videos)
+        return self.ranks.gather(torch.cat(rewards)), torch.cat(videos)
 
     def metrics(self, policy: FlowPolicy, ema: EMA | None = None) -> dict[str, float]:
         """Mean reward per component as ``eval/<name>``; clips that could not be scored aside."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.checkpoint import Checkpoint, load_latest, save_checkpoint
 from reelrl.algos.config import GRPOConfig, config_from_dict
+from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.evaluation import Examination
 from reelrl.algos.health import advantage_metrics, rollout_metrics, update_metrics
 from reelrl.algos.objective import Objective
@@ -34,7 +35,6 @@ from reelrl.algos.rollout import Rollout, collect
 from reelrl.algos.runlog import RunLog
 from reelrl.algos.running import describe_env, interruptible, make_env, progress_bar
 from reelrl.algos.update import LearnerWarning, Updater
-from reelrl.envs.rendering import contact_sheet
 
 __all__ = ["GRPO", "GRPOConfig"]
 
@@ -64,13 +64,16 @@ class GRPO:
         evaluation: examined before an iteration every so often, under ``eval/`` in the metrics.
         observe: looks at every rollout and its advantages, before the update; what it returns goes
             into the metrics.
+        ranks: processes that train together, each with a learner of the same arguments and an
+            environment of its own; from :func:`~reelrl.algos.distributed.launched`.
 
     Attributes:
         iteration: iterations done.
         updater: optimizer steps, and the average of the weights.
 
     Raises:
-        ValueError: if estimator, loss and environment do not fit together.
+        ValueError: if estimator, loss and environment do not fit together, or the prompts cannot be
+            shared out evenly.
     """
 
     def __init__(
@@ -83,10 +86,12 @@ class GRPO:
         folder: str | Path | None = None,
         evaluation: Examination | None = None,
         observe: Observer | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.env, self.policy = env, policy.bind(env)
         self.evaluation, self.observe = evaluation, observe
-        self.config = config or GRPOConfig()
+        self.config, self.ranks = config or GRPOConfig(), ranks
+        self.ranks.part(self.config.prompts_per_iteration, "prompts_per_iteration")
         self.estimator_name = estimator if isinstance(estimator, str) else None
         self.estimator: Any = make_estimator(estimator) if isinstance(estimator, str) else estimator
         self.folder = None if folder is None else Path(folder)
@@ -95,7 +100,7 @@ class GRPO:
         self.rollout_config = self._complete_rollout_config()
         if self.config.loss.kl_weight > 0:
             policy.keep_reference()
-        self.updater = Updater(policy, self.config)
+        self.updater = Updater(policy, self.config, self.ranks)
         self.iteration = 0
         self.best = -math.inf
 
@@ -109,21 +114,23 @@ class GRPO:
             progress: show a bar with the time left and the mean rewards.
 
         Returns:
-            One dict of metrics per iteration done.
+            One dict of metrics per iteration done, the same on every process.
 
         Raises:
             RuntimeError: if more than ``max_skipped`` updates in a row had to be skipped.
         """
-        log = RunLog(self.folder, self.iteration)
+        log = RunLog(self.folder if self.ranks.is_main else None, self.iteration)
         history = []
         with interruptible() as interrupted:
-            for _ in (bar := progress_bar(iterations, progress)):
+            for _ in (bar := progress_bar(iterations, progress and self.ranks.is_main)):
                 metrics = self._iterate(log)
                 history.append(metrics)
                 means = {name: f"{metrics[f'reward/{name}']:.3f}" for name in self.names}
                 bar.set_postfix(means)
-                self._save_if_due(metrics, bool(interrupted), len(history) == iterations)
-                if interrupted:
+                # Ctrl-C may reach one process an iteration earlier than another.
+                stop = any(self.ranks.exchange(bool(interrupted)))
+                self._save_if_due(metrics, stop, len(history) == iterations)
+                if stop:
                     break
         log.close()
         return history
@@ -148,13 +155,13 @@ class GRPO:
             "time/estimate": estimated - collected,
             "time/update": finished - observed,
         }
+        metrics = self.ranks.mean(metrics)
         log.scalars(self.iteration, metrics)
         log.histogram(self.iteration, "advantage/values", torch.as_tensor(output.advantages))
         for k, name in enumerate(self.names):
             log.histogram(self.iteration, f"reward/values/{name}", rollout.rewards[:, k])
-        if rollout.videos is not None and len(rollout.videos):
-            sheets = [contact_sheet(video.numpy()) for video in rollout.videos[:SHOWN]]
-            log.picture(self.iteration, "rollout/clips", np.concatenate(sheets))
+        if rollout.videos is not None:
+            log.video(self.iteration, "rollout/clips", rollout.videos[:SHOWN])
         self.iteration += 1
         return metrics
 
@@ -168,6 +175,7 @@ class GRPO:
             self.rollout_config,
             seed=self.config.seed,
             iteration=self.iteration,
+            ranks=self.ranks,
         )
 
     def estimate(self, rollout: Rollout) -> AdvantageOutput:
@@ -218,7 +226,7 @@ class GRPO:
             order = active[self._shuffle(len(active), epoch)]
             for chunk in order.chunk(config.updates_per_iteration) if len(order) else ():
                 feedback = self._feedback if due and not seen else None
-                norm, parts = self.updater(objective, chunk, total, feedback)
+                norm, parts = self.updater(objective, rollout.own(chunk), total, feedback)
                 norms.append(norm)
                 if not seen:
                     first_pass = float(torch.cat([part["log_ratio"] for part in parts]).abs().max())
@@ -242,7 +250,11 @@ class GRPO:
         return [int(passes[place // count][place % count]) for place in places]
 
     def save(self, folder: str | Path, *, best: bool = False) -> Path:
-        """Write a checkpoint below ``folder`` and return its own folder."""
+        """Write a checkpoint below ``folder`` and return its own folder.
+
+        All processes must call it. The checkpoint does not depend on their number: the run goes on
+        with any other.
+        """
         tensors, facts = self.updater.state()
         state = self.estimator.state_dict(self.estimator_state)
         tensors |= {
@@ -259,7 +271,10 @@ class GRPO:
             "best": self.best if math.isfinite(self.best) else None,
         }
         checkpoint = Checkpoint(self.iteration, tensors, facts)
-        return save_checkpoint(Path(folder), checkpoint, keep=self.config.keep, best=best)
+        if self.ranks.is_main:
+            save_checkpoint(Path(folder), checkpoint, keep=self.config.keep, best=best)
+        self.ranks.barrier()
+        return Path(folder) / checkpoint.folder_name
 
     @classmethod
     def load(
@@ -272,6 +287,7 @@ class GRPO:
         log_folder: str | Path | None = None,
         evaluation: Examination | None = None,
         observe: Observer | None = None,
+        ranks: Ranks = ALONE,
     ) -> GRPO:
         """Go on where a checkpoint left off; bit for bit the same run on the CPU.
 
@@ -283,6 +299,7 @@ class GRPO:
             log_folder: see ``folder`` of the constructor.
             evaluation: see there.
             observe: see there.
+            ranks: see there.
 
         Raises:
             CheckpointError: if no checkpoint can be read.
@@ -292,12 +309,13 @@ class GRPO:
         root = root / CHECKPOINTS if (root / CHECKPOINTS).is_dir() else root
         checkpoint = load_latest(root)
         facts = checkpoint.facts
+        config = config_from_dict(facts["config"])
         if env is None:
-            env = make_env(facts["env"])
+            clips = config.prompts_per_iteration * config.group_size
+            env = make_env(facts["env"], clips // ranks.count)
         if estimator is None and facts["estimator"] is None:
             raise ValueError("the run's estimator was given as an instance: pass estimator=")
         policy = policy or FlowPolicy(env.unwrapped.model, **facts["policy"])
-        config = config_from_dict(facts["config"])
         learner = cls(
             env,
             policy,
@@ -306,6 +324,7 @@ class GRPO:
             folder=log_folder,
             evaluation=evaluation,
             observe=observe,
+            ranks=ranks,
         )
         learner._restore(checkpoint)
         return learner

@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from reelrl.algos.advantages import RewardBatch
+from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.plan import Plan, RolloutConfig, make_plan
 from reelrl.algos.policies.flow import DTYPES, FlowPolicy
 from reelrl.envs.sampling import NOISE_SEEDS, step_noise
@@ -26,14 +27,16 @@ from reelrl.envs.steps import Step
 class KeptStep:
     """One stochastic step of the M different transitions there were.
 
+    Of several processes each has the latents of its own M' = M / processes transitions.
+
     Attributes:
         index: t, the step starts at ``sigmas[t]``.
         row: (M,) int64 on the host, clip that the transition belongs to, or the first one of those
             that share it.
-        latent: (M, C, T', H', W') before the step.
-        action: (M, C, T', H', W') after it, as rounded for storage.
+        latent: (M', C, T', H', W') before the step.
+        action: (M', C, T', H', W') after it, as rounded for storage.
         log_prob: (M,) float64 under the policy that drew the action.
-        mean: (M, C, T', H', W') of that policy's step, if kept.
+        mean: (M', C, T', H', W') of that policy's step, if kept.
     """
 
     index: int
@@ -69,6 +72,8 @@ class Items:
 class Rollout:
     """N = P * G finished clips, groups one after the other.
 
+    Of several processes each knows the scores of all clips and has the latents of its own ones.
+
     Attributes:
         plan: which steps were stochastic, the same ones for every clip.
         kept: the S stochastic steps.
@@ -79,9 +84,10 @@ class Rollout:
         rewards: (N, K) float32, ``nan`` where not valid.
         valid: (N, K) bool.
         noise_seeds: (N,) int64 seeds of the initial latents.
-        latents: (N, C, T', H', W') finished, before decoding.
+        latents: (N / processes, C, T', H', W') finished, before decoding.
         ode_rewards: (N, T + 1, K) rewards of deterministic completions from each level, if dense.
-        videos: (V, F, H, W, 3) uint8, the first clips.
+        videos: (V, F, H, W, 3) uint8, the first clips, on the process that made them.
+        ranks: the processes that the clips were shared out to.
     """
 
     plan: Plan
@@ -96,6 +102,7 @@ class Rollout:
     latents: Tensor
     ode_rewards: Tensor | None = None
     videos: Tensor | None = None
+    ranks: Ranks = ALONE
     _offsets: tuple[int, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
@@ -117,8 +124,15 @@ class Rollout:
         columns = [torch.full_like(step.row, s) for s, step in enumerate(self.kept)]
         return torch.cat([step.row for step in self.kept]), torch.cat(columns)
 
+    def own(self, index: Tensor) -> Tensor:
+        """Those of the transitions ``index`` whose latents this process has."""
+        mine = torch.zeros(self.num_items, dtype=torch.bool)
+        for offset, step in zip(self._offsets, self.kept, strict=False):
+            mine[offset : offset + len(step.row)][self.ranks.part(len(step.row))] = True
+        return index[mine[index]]
+
     def items(self, index: Tensor) -> Items:
-        """The transitions ``index`` (M,) of [0, num_items), sorted."""
+        """The transitions ``index`` (M,) of [0, num_items), sorted, all of them :meth:`own`."""
         order = index.sort().values
         bounds = torch.searchsorted(order, torch.tensor(self._offsets)).tolist()
         parts = [
@@ -129,21 +143,24 @@ class Rollout:
             if high > low
         ]
         device = self.kept[0].latent.device
-        picked = [(s, step, at, at.to(device)) for s, step, at in parts]
+        picked = [
+            (s, step, at, (at - self.ranks.part(len(step.row)).start).to(device))
+            for s, step, at in parts
+        ]
         row = torch.cat([step.row[at] for _, step, at, _ in picked])
         column = torch.cat([torch.full_like(at, s) for s, _, at, _ in picked])
         sigma = self.sigmas[torch.tensor([step.index for step in self.kept])[column]]
         obs = {
-            "latent": torch.cat([step.latent[at] for _, step, _, at in picked]),
+            "latent": torch.cat([step.latent[here] for _, step, _, here in picked]),
             "sigma": sigma.to(device, torch.float32)[:, None],
             "prompt_id": self.prompt_ids[row].to(device)[:, None],
             "guidance_scale": self.guidance_scale,
         }
-        means = [step.mean[at] for _, step, _, at in picked if step.mean is not None]
+        means = [step.mean[here] for _, step, _, here in picked if step.mean is not None]
         return Items(
             obs,
-            torch.cat([step.action[at] for _, step, _, at in picked]),
-            torch.cat([step.log_prob[at] for _, step, _, at in picked]),
+            torch.cat([step.action[here] for _, step, _, here in picked]),
+            torch.cat([step.log_prob[at.to(device)] for _, step, at, _ in picked]),
             torch.cat(means) if means else None,
             row,
             column,
@@ -198,18 +215,21 @@ def collect(
     *,
     seed: int = 0,
     iteration: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Rollout:
     """Make G clips of each of P prompts and score them.
 
     Args:
-        env: the native batch with ``autoreset_mode="Disabled"``; P * G must be a multiple of its
-            ``num_envs``, and the clips are made in that many at a time.
+        env: the native batch with ``autoreset_mode="Disabled"``; P * G (of several processes, the
+            share of one) must be a multiple of its ``num_envs``, and the clips are made in that
+            many at a time.
         policy: bound to the environment here.
         prompt_ids: P rows of ``env.unwrapped.prompts``; one twice is two groups.
         group_size: G.
         config: windows, shared noise, trees, dense rewards.
         seed: of the run.
         iteration: together with the seed decides all that is random.
+        ranks: processes that share the groups out among them; P must be a multiple of their number.
 
     Raises:
         ValueError: if the environment is not of that kind or the numbers do not fit.
@@ -218,16 +238,17 @@ def collect(
     task = env.unwrapped
     policy.bind(env)
     plan = make_plan(config, policy.table.stochastic.tolist(), group_size, seed, iteration)
-    _check(env, len(prompt_ids), group_size, plan)
+    _check(env, len(prompt_ids), group_size, plan, ranks)
     ids = np.repeat(np.asarray(prompt_ids, dtype=np.int64), group_size)
     initial, during = _seeds(len(ids), group_size, plan, seed, iteration)
     walks = []
-    for start in range(0, len(ids), task.num_envs):
+    own = ranks.part(len(ids))
+    for start in range(own.start, own.stop, task.num_envs):
         rows = slice(start, start + task.num_envs)
         kept_videos = max(0, min(task.num_envs, config.keep_videos - start))
         walk = _Walk(env, policy, plan, config.keep_means, kept_videos)
         walks.append(walk.run(ids[rows], initial[rows], during[rows], start))
-    rollout = _join(walks, plan, policy, task.sigmas, ids, group_size, initial)
+    rollout = _join(walks, plan, policy, task.sigmas, ids, group_size, initial, ranks)
     if not config.dense:
         return rollout
     return replace(rollout, ode_rewards=completion_rewards(env, policy, rollout))
@@ -240,26 +261,27 @@ def completion_rewards(env: Any, policy: FlowPolicy, rollout: Rollout) -> Tensor
     after the last one on it is the finished clip itself.
     """
     task = env.unwrapped
-    count, levels = len(rollout.rewards), len(rollout.sigmas)
-    out = rollout.rewards[:, None].repeat(1, levels, 1)
+    own = rollout.rewards[rollout.ranks.part(len(rollout.rewards))]
+    out = own[:, None].repeat(1, len(rollout.sigmas), 1)
     after = 0
     for step in rollout.kept:
-        share = count // len(step.row)
+        share = len(own) // len(step.latent)
         scores = [
             _complete(task, policy, rollout, step, rows)
-            for rows in torch.arange(len(step.row)).split(task.num_envs)
+            for rows in torch.arange(len(step.latent)).split(task.num_envs)
         ]
         values = torch.cat(scores).repeat_interleave(share, dim=0)
         out[:, after : step.index + 1] = values[:, None]
         after = step.index + 1
-    return out
+    return rollout.ranks.gather(out)
 
 
 def _complete(
     task: Any, policy: FlowPolicy, rollout: Rollout, step: KeptStep, rows: Tensor
 ) -> Tensor:
     latent = step.latent[rows.to(step.latent.device)].float()
-    ids = rollout.prompt_ids[step.row[rows]]
+    own = step.row[rollout.ranks.part(len(step.row))]
+    ids = rollout.prompt_ids[own[rows]]
     for t in range(step.index, len(rollout.sigmas) - 1):
         obs = {
             "latent": latent,
@@ -337,7 +359,7 @@ class _Walk:
         return stored, action
 
 
-def _check(env: Any, prompts: int, group_size: int, plan: Plan) -> None:
+def _check(env: Any, prompts: int, group_size: int, plan: Plan, ranks: Ranks) -> None:
     task = env.unwrapped
     mode = getattr(task, "autoreset_mode", None)
     if mode is not AutoresetMode.DISABLED:
@@ -347,11 +369,13 @@ def _check(env: Any, prompts: int, group_size: int, plan: Plan) -> None:
         )
     if task.task.flat:
         raise ValueError("collecting needs structured observations, got a flat environment")
-    count = prompts * group_size
+    share = ranks.part(prompts, "number of prompts")
+    count = (share.stop - share.start) * group_size
+    among = f" among {ranks.count} processes" if ranks.count > 1 else ""
     if group_size < 1 or prompts < 1 or count % task.num_envs:
         raise ValueError(
-            f"{prompts} prompts times {group_size} clips must be a positive multiple of num_envs "
-            f"= {task.num_envs}"
+            f"{prompts} prompts times {group_size} clips{among} must be a positive multiple "
+            f"of num_envs = {task.num_envs}"
         )
     if plan.shared and task.num_envs % group_size:
         raise ValueError(
@@ -379,6 +403,7 @@ def _join(
     ids: np.ndarray,
     group_size: int,
     initial: np.ndarray,
+    ranks: Ranks,
 ) -> Rollout:
     def joined(parts: Sequence[Tensor | None]) -> Any:
         known = [part for part in parts if part is not None]
@@ -386,9 +411,15 @@ def _join(
         return None if not known else known[0] if len(known) == 1 else torch.cat(known)
 
     columns = zip(*(walk["kept"] for walk in walks), strict=True)
-    names = ("row", "latent", "action", "log_prob", "mean")
     kept = tuple(
-        KeptStep(parts[0].index, *(joined([getattr(p, name) for p in parts]) for name in names))
+        KeptStep(
+            parts[0].index,
+            ranks.gather(joined([part.row for part in parts])),
+            joined([part.latent for part in parts]),
+            joined([part.action for part in parts]),
+            ranks.gather(joined([part.log_prob for part in parts])),
+            joined([part.mean for part in parts]),
+        )
         for parts in columns
     )
     return Rollout(
@@ -398,9 +429,10 @@ def _join(
         torch.from_numpy(ids),
         group_size,
         policy.config.guidance_scale,
-        joined([walk["rewards"] for walk in walks]),
-        joined([walk["valid"] for walk in walks]),
+        ranks.gather(joined([walk["rewards"] for walk in walks])),
+        ranks.gather(joined([walk["valid"] for walk in walks])),
         initial,
         joined([walk["latents"] for walk in walks]),
         videos=joined([walk["videos"] for walk in walks]),
+        ranks=ranks,
     )

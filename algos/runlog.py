@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from reelrl.envs.rendering import encode_gif
 
 METRICS = "metrics.jsonl"
 
@@ -55,10 +58,26 @@ class RunLog:
         if self._board is not None and len(finite):
             self._board.add_histogram(name, finite.float().cpu(), iteration)
 
-    def picture(self, iteration: int, name: str, picture: np.ndarray) -> None:
-        """Write a picture (H, W, 3) uint8."""
-        if self._board is not None:
-            self._board.add_image(name, picture, iteration, dataformats="HWC")
+    def video(self, iteration: int, name: str, videos: Tensor) -> None:
+        """Write clips (V, F, H, W, 3) uint8 as one animation, side by side.
+
+        TensorBoard's videos are GIFs among the pictures; ``add_video`` makes them with a module
+        that newer releases of moviepy do not have.
+        """
+        if self._board is None or not len(videos):
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        joined = torch.cat(list(videos), dim=2).numpy()
+        _, height, width, channels = joined.shape
+        image = Summary.Image(
+            height=height,
+            width=width,
+            colorspace=channels,
+            encoded_image_string=encode_gif(joined),
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self._board.file_writer.add_summary(summary, iteration)
 
     def close(self) -> None:
         """Flush what is open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,8 +57,13 @@ def _plain(value: Any) -> bool:
     return value is None or type(value) in (str, int, float, bool)
 
 
-def make_env(described: dict[str, Any] | None) -> Any:
+def make_env(described: dict[str, Any] | None, clips: int) -> Any:
     """The batched environment that :func:`describe_env` described.
+
+    Args:
+        described: its id and arguments.
+        clips: to be made at a time by one process; the batch becomes the largest that divides both
+            this and the batch there was, which another number of processes may have had.
 
     Raises:
         ValueError: if it could not be described.
@@ -66,4 +72,6 @@ def make_env(described: dict[str, Any] | None) -> Any:
         raise ValueError(
             "the run's environment cannot be made from plain arguments: pass env= as it was then"
         )
-    return gym.make_vec(described["id"], **described["kwargs"])
+    kwargs = described["kwargs"]
+    batch = math.gcd(kwargs["num_envs"], clips)
+    return gym.make_vec(described["id"], **{**kwargs, "num_envs": batch})

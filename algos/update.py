@@ -17,6 +17,7 @@ from torch import Tensor
 from reelrl.algos.checkpoint import pack_optimizer, unpack_optimizer
 from reelrl.algos.component_gradients import balanced, gradient_per_component, gram_matrix
 from reelrl.algos.config import GRPOConfig
+from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.objective import Objective
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA
@@ -36,6 +37,7 @@ class Updater:
     Args:
         policy: its trainable weights are updated.
         config: of the learner.
+        ranks: processes whose gradients are summed; each makes those of its own transitions.
 
     Attributes:
         updates: optimizer steps done.
@@ -44,8 +46,8 @@ class Updater:
         gradients: makes them in micro-batches.
     """
 
-    def __init__(self, policy: FlowPolicy, config: GRPOConfig) -> None:
-        self.config = config
+    def __init__(self, policy: FlowPolicy, config: GRPOConfig, ranks: Ranks = ALONE) -> None:
+        self.config, self.ranks = config, ranks
         self.parameters = list(policy.parameters.values())
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -66,12 +68,13 @@ class Updater:
 
         Args:
             objective: the loss.
-            index: (M,) transitions of this step, on the host.
+            index: (M,) transitions of this step that are this process's, on the host.
             total: what the loss is divided by.
             feedback: balance the gradients of the components by its answer.
 
         Returns:
-            Length of the gradient before it was shortened (0 if skipped), and numbers per part.
+            Length of the gradient before it was shortened (0 if skipped), and numbers per part, of
+            all processes.
 
         Raises:
             RuntimeError: if more than ``max_skipped`` updates in a row were skipped.
@@ -80,9 +83,11 @@ class Updater:
             loss, numbers = self.gradients(
                 lambda part: objective(part, total), index, self._clear, self._backward
             )
+            self.ranks.sum_gradients(self.parameters)
         else:
             loss, numbers = self._balance(objective, index, total, feedback)
-        return self._step(loss), numbers
+        loss = self.ranks.sum(loss.to(self.parameters[0].device))
+        return self._step(loss), _joined(self.ranks, numbers)
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """All that a checkpoint needs: tensors by file, and plain values."""
@@ -132,6 +137,7 @@ class Updater:
                 self._clear,
                 self._backward,
             )
+            self.ranks.sum_gradients(self.parameters)
 
         count = 0 if objective.signal.components is None else objective.signal.components.shape[1]
         *parts, penalty = gradient_per_component(backward_of, self.parameters, count)
@@ -231,9 +237,18 @@ class GradientMaker:
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:
         clear()
         total, numbers = torch.zeros((), dtype=torch.float64), []
-        for chunk in index.split(self.micro_batch):
+        # Of several processes some may have no transition with a signal.
+        for chunk in index.split(self.micro_batch) if len(index) else ():
             loss, seen = part(chunk.sort().values)
             backward(loss)
             total = total.to(loss.device) + loss.detach()
             numbers.append(seen)
         return total, numbers
+
+
+def _joined(ranks: Ranks, numbers: Numbers) -> Numbers:
+    """The numbers of all processes; those of one stay where they are."""
+    if ranks.count == 1:
+        return numbers
+    host = [{name: value.cpu() for name, value in part.items()} for part in numbers]
+    return [part for parts in ranks.exchange(host) for part in parts]

@@ -1,7 +1,8 @@
-"""Pictures of clips: frames, and contact sheets of them."""
+"""Pictures of clips: contact sheets of their frames, and animations."""
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
@@ -25,3 +26,18 @@ def contact_sheet(video: NDArray[np.uint8]) -> NDArray[np.uint8]:
     cells[:count] = frames
     grid = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     return np.ascontiguousarray(grid.reshape(rows * height, columns * width, channels))
+
+
+def encode_gif(video: NDArray[np.uint8], milliseconds: int = 120) -> bytes:
+    """A clip (F, H, W, 3) as an endless GIF, each frame with a palette of its own.
+
+    Args:
+        video: frames; neighbours that are equal become one that is shown longer.
+        milliseconds: per frame.
+    """
+    from PIL import Image
+
+    first, *others = [Image.fromarray(frame) for frame in video]
+    buffer = io.BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return buffer.getvalue()

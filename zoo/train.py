@@ -14,6 +14,7 @@ from torch import Tensor
 
 import reelrl  # noqa: F401  (registers the ids)
 from reelrl.algos.checkpoint import list_checkpoints
+from reelrl.algos.distributed import ALONE, Ranks, launched
 from reelrl.algos.evaluation import Evaluation, Examination
 from reelrl.algos.grpo import CHECKPOINTS, GRPO, Observer
 from reelrl.algos.policies import FlowPolicy
@@ -37,7 +38,8 @@ def train(
 ) -> Path:
     """Train a model and leave a folder with checkpoints, metrics, clips and weights.
 
-    A folder with a run of the same settings is taken up where it stopped.
+    A folder with a run of the same settings is taken up where it stopped. Started by ``accelerate
+    launch``, the processes train together, and a run may go on with another number of them.
 
     Args:
         preset: name of a preset, or a yaml file.
@@ -53,7 +55,8 @@ def train(
         The folder.
 
     Raises:
-        ValueError: for an unknown key or value, or a folder with a run of other settings.
+        ValueError: for an unknown key or value, a folder with a run of other settings, or prompts
+            that cannot be shared out evenly to the processes.
     """
     given = {"estimator": estimator, "env": env, "iterations": iterations}
     values = read_preset(preset) | {k: v for k, v in given.items() if v is not None}
@@ -62,22 +65,31 @@ def train(
     config = build(TrainConfig, override(values, settings))
     name = f"{Path(preset).stem}-{config.estimator}-{config.learner.seed}"
     folder = out or Path("runs") / name
-    env = make_env(config)
-    examination = _examination(config, env.unwrapped.model)
-    learner = open_run(config, folder, env, examination)
-    if learner.iteration == 0:
-        _show(learner, examination, folder, "before")
-    remaining = config.iterations - learner.iteration
-    if remaining > 0:
-        learner.learn(remaining, progress=progress)
-    _show(learner, examination, folder, "after")
-    learner.policy.save_pretrained(folder / "weights")
+    with launched(config.env_args.get("device", "cpu")) as ranks:
+        env = make_env(config, ranks)
+        examination = _examination(config, env.unwrapped.model, ranks)
+        learner = open_run(config, folder, env, examination, ranks=ranks)
+        if learner.iteration == 0:
+            _show(learner, examination, folder, "before")
+        remaining = config.iterations - learner.iteration
+        if remaining > 0:
+            learner.learn(remaining, progress=progress)
+        _show(learner, examination, folder, "after")
+        if ranks.is_main:
+            learner.policy.save_pretrained(folder / "weights")
     return folder
 
 
-def make_env(config: TrainConfig) -> Any:
-    """The native batch that a run trains in, one sub-environment per clip of an iteration."""
-    count = config.learner.prompts_per_iteration * config.learner.group_size
+def make_env(config: TrainConfig, ranks: Ranks = ALONE) -> Any:
+    """The native batch that a run trains in, one sub-environment per clip of an iteration.
+
+    Of several processes each gets the share that it makes clips of.
+
+    Raises:
+        ValueError: if the prompts cannot be shared out evenly.
+    """
+    own = ranks.part(config.learner.prompts_per_iteration, "learner.prompts_per_iteration")
+    count = (own.stop - own.start) * config.learner.group_size
     return _make(config.env, count, config.env_args)
 
 
@@ -86,7 +98,9 @@ def open_run(
     folder: Path,
     env: Any,
     examination: Examination,
+    *,
     observe: Observer | None = None,
+    ranks: Ranks = ALONE,
 ) -> GRPO:
     """The run of a folder, begun or taken up from its last checkpoint.
 
@@ -96,6 +110,7 @@ def open_run(
         env: from :func:`make_env`.
         examination: see :class:`GRPO`.
         observe: see there.
+        ranks: see there.
 
     Raises:
         ValueError: if the folder holds a run of other settings.
@@ -107,12 +122,20 @@ def open_run(
         raise ValueError(
             f"{folder} holds a run with other settings (see its {CONFIG}); choose another --out"
         )
+    # Before anyone saves: a process that came later would find the run begun.
+    ranks.barrier()
     if begun:
         return GRPO.load(
-            folder, env=env, log_folder=folder, evaluation=examination, observe=observe
+            folder,
+            env=env,
+            log_folder=folder,
+            evaluation=examination,
+            observe=observe,
+            ranks=ranks,
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
     return GRPO(
         env,
         FlowPolicy(env.unwrapped.model, **asdict(config.policy)),
@@ -121,10 +144,11 @@ def open_run(
         folder=folder,
         evaluation=examination,
         observe=observe,
+        ranks=ranks,
     )
 
 
-def _examination(config: TrainConfig, model: Any) -> Evaluation:
+def _examination(config: TrainConfig, model: Any, ranks: Ranks) -> Evaluation:
     wanted = config.evaluation
     given = wanted.prompts if isinstance(wanted.prompts, str) else list(wanted.prompts)
     own = {
@@ -136,9 +160,10 @@ def _examination(config: TrainConfig, model: Any) -> Evaluation:
     }
     # The model has a device already.
     own.pop("device", None)
-    env = _make("reelrl/TextToVideo-v0", wanted.clips, own)
+    share = ranks.part(wanted.clips, "evaluation.clips")
+    env = _make("reelrl/TextToVideo-v0", share.stop - share.start, own)
     places = np.linspace(0, len(env.unwrapped.prompts) - 1, wanted.clips).round().astype(int)
-    return Evaluation(env, places.tolist(), seed=wanted.seed, every=wanted.every)
+    return Evaluation(env, places.tolist(), wanted.seed, wanted.every, ranks)
 
 
 def _make(env_id: str, count: int, arguments: dict[str, Any]) -> Any:
@@ -147,9 +172,11 @@ def _make(env_id: str, count: int, arguments: dict[str, Any]) -> Any:
 
 
 def _show(learner: GRPO, examination: Evaluation, folder: Path, name: str) -> None:
-    """Write the first clips of the examination and print its scores."""
+    """Write the first clips of the examination and print its scores; all processes examine."""
     rewards, videos = examination(learner.policy, learner.updater.ema)
     learner.policy.bind(learner.env)
+    if not learner.ranks.is_main:
+        return
     shown: Tensor = videos[:SHOWN].to(torch.float32) / 255
     save_sheet(folder / f"{name}.png", shown, scale=4)
     save_gif(folder / f"{name}.gif", torch.cat(list(shown), dim=2))

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import yaml
 
+from reelrl.algos.checkpoint import list_checkpoints
 from reelrl.algos.runlog import read_metrics
 from reelrl.zoo.cli import main
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, override, read_preset
@@ -96,3 +103,43 @@ def test_the_command_ends_a_typo_with_one_line(capsys, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         main(["train", "--set", "learner.group_siz=3"])
     assert "did you mean 'group_size'" in capsys.readouterr().err
+
+
+def launch(arguments):
+    """``accelerate launch -m reelrl train`` with two processes."""
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", "0", "-m", "reelrl", "train", *arguments,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_until_ctrl_c_and_one_goes_on(tmp_path):
+    """The launcher passes Ctrl-C on; both processes end their iteration and leave a whole run."""
+    folder = tmp_path / "run"
+    process = launch(["--set", *TINY, "--iterations", "100000", "--out", str(folder)])
+    deadline = time.monotonic() + 240
+    while not list_checkpoints(folder / "checkpoints"):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert output.count("before iteration 0: gold") == 1, output
+    assert "Traceback" not in output.split("closing signal")[0], output
+    rows = read_metrics(folder)
+    reached = len(rows)
+    assert [row["iteration"] for row in rows] == list(range(reached))
+    assert list_checkpoints(folder / "checkpoints")[-1].name == f"step_{reached:08d}"
+    assert {path.name for path in folder.iterdir()} >= {"after.png", "after.gif", "weights"}
+    train(settings=TINY, iterations=reached + 1, out=folder, progress=False)
+    straight = train(settings=TINY, iterations=2, out=tmp_path / "alone", progress=False)
+    alone = read_metrics(straight)[0]
+    assert rows[0]["reward/gold"] == pytest.approx(alone["reward/gold"], abs=1e-5)
+    assert rows[0]["eval/gold"] == pytest.approx(alone["eval/gold"], abs=1e-5)
+    assert rows[0]["train/grad_norm"] == pytest.approx(alone["train/grad_norm"], rel=1e-3)
+    assert len(read_metrics(folder)) == reached + 1

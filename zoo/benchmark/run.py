@@ -78,7 +78,7 @@ def _open(run: Run, folder: Path, examined: Examined) -> tuple[GRPO, FixedExamin
         shift=config.env_args.get("shift", 3.0),
     )
     measures = RolloutMeasures(examined.every, config.iterations)
-    learner = open_run(config, folder, env, examination, measures)
+    learner = open_run(config, folder, env, examination, observe=measures)
     if learner.iteration == 0:
         learner.policy.keep_reference()
         _save_clips(learner, examination, folder, "base")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+from reelrl.envs.rendering import encode_gif
 
 SCALE = 2
 """Screen pixels per clip pixel."""
@@ -67,8 +70,6 @@ def save_sheet(
 
 def save_gif(path: Path, video: Tensor, *, scale: int = 8, milliseconds: int = 120) -> None:
     """Write one clip (F, H, W, 3) as an endless GIF."""
-    frames = [_enlarged(frame, scale) for frame in to_uint8(video)]
+    frames = np.stack([np.asarray(_enlarged(frame, scale)) for frame in to_uint8(video)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(
-        path, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0
-    )
+    path.write_bytes(encode_gif(frames, milliseconds))
