@@ -116,7 +116,11 @@ class Bench:
         out = self.out or Path("runs") / "bench" / suite.name
         results = self.results or out / "results"
         command = f"reelrl bench {self.suite}"
-        failures = bench(suite, out, results, jobs=self.jobs, command=command)
+        try:
+            failures = bench(suite, out, results, jobs=self.jobs, command=command)
+        except KeyboardInterrupt:
+            print(f"stopped; the same command goes on from {out}", file=sys.stderr)
+            raise SystemExit(130) from None
         for run, error in failures:
             print(f"failed: {run.path}: {error}", file=sys.stderr)
         print(f"wrote {results}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ from reelrl.zoo.nano.pictures import save_gif
 from reelrl.zoo.train import make_env, open_run
 
 DONE = "done.json"
+LOCK = "lock"
 CLIPS = {"base": "base.gif", "after": "after.gif"}
 SHOWN = 4
 GIF_SCALE = 3
@@ -43,8 +47,22 @@ def execute(run: Run, folder: Path, examined: Examined) -> Path:
         The folder.
     """
     torch.set_num_threads(1)
-    if finished(run, folder):
-        return folder
+    with _alone_in(folder):
+        if not finished(run, folder):
+            _train(run, folder, examined)
+    return folder
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for a process that is still at work here: one outlives a killed benchmark."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _train(run: Run, folder: Path, examined: Examined) -> None:
     started = time.time()
     learner, examination = _open(run, folder, examined)
     remaining = run.config.iterations - learner.iteration
@@ -56,7 +74,6 @@ def execute(run: Run, folder: Path, examined: Examined) -> Path:
     temporary = folder / f".{DONE}"
     temporary.write_text(json.dumps(facts))
     os.replace(temporary, folder / DONE)
-    return folder
 
 
 def progress_of(run: Run, folder: Path) -> int:

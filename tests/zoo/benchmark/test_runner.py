@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from reelrl.algos.grpo import GRPO
 from reelrl.zoo.benchmark import runner
 from reelrl.zoo.benchmark.results import Results, read_rows
-from reelrl.zoo.benchmark.run import execute, finished
+from reelrl.zoo.benchmark.run import _alone_in, execute, finished
 from reelrl.zoo.benchmark.runner import bench
 
 
@@ -112,3 +114,15 @@ def test_rows_of_a_run_replace_those_it_had_before(tiny_suite, tmp_path):
     ]  # fmt: skip
     assert [r["wall_s"] for r in rows] == ["0", "2", "0", "2"] and rows[0]["kl"] == ""
     assert [r["reward_calls"] for r in rows[:2]] == ["0", "4"]
+
+
+def test_a_run_waits_for_the_process_that_is_at_it(tmp_path):
+    with _alone_in(tmp_path):
+        code = (
+            "import sys, pathlib; from reelrl.zoo.benchmark.run import _alone_in\n"
+            "with _alone_in(pathlib.Path(sys.argv[1])): print('in')"
+        )
+        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=-1)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=15)
+    assert other.communicate()[0] == b"in\n"
