@@ -441,7 +441,7 @@ def test_bad_settings_and_combinations_are_refused(make_learner):
 
 @pytest.mark.slow
 def test_the_shipped_model_learns_the_colour_proxy(nano_env):
-    """Ten iterations raise a hackable proxy by far more than two standard errors."""
+    """Fifteen iterations raise a hackable proxy by far more than two standard errors."""
     env = nano_env(32, model="nano-early", rewards=["proxy_ta"], num_steps=5)
     count = len(env.unwrapped.prompts)
     examination = Evaluation(env, list(range(0, count, count // 32))[:32], seed=77)
@@ -453,7 +453,7 @@ def test_the_shipped_model_learns_the_colour_proxy(nano_env):
         rollout=RolloutConfig(last_step=2),
     )
     before, _ = examination(policy)
-    GRPO(env, policy, "grpo", config).learn(10)
+    GRPO(env, policy, "grpo", config).learn(15)
     after, _ = examination(policy)
     gain = (after - before).flatten()
     assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5 > 0
