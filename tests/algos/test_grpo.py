@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from reelrl.algos.checkpoint import CheckpointError, load_latest
 from reelrl.algos.config import LossConfig
 from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.grpo import GRPO, GRPOConfig
+from reelrl.algos.health import rollout_metrics
 from reelrl.algos.objective import Objective
 from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies import FlowPolicy
@@ -330,6 +332,22 @@ def test_t19_transitions_without_a_signal_cost_no_forward_pass(make_learner):
     metrics = learner.update(rollout, output)
     assert metrics["train/active"] == 0.5
     assert sum(learner.policy.model.batches) == rollout.num_items // 2
+
+
+def test_t20_components_that_cancel_in_the_sum_are_no_group_without_variance(make_learner):
+    def share_trained(estimator):
+        learner = make_learner(estimator, reward_weights=(3.0, 1.0))
+        rollout = learner.collect()
+        level = torch.arange(8) / 8
+        rollout = replace(rollout, rewards=torch.stack([level, -3 * level], dim=1))
+        metrics = rollout_metrics(rollout, learner.names)
+        assert metrics["health/zero_std_groups/brightness"] == 0
+        assert metrics["health/zero_std_groups/contrast"] == 0
+        return learner.update(rollout, learner.estimate(rollout))["train/active"]
+
+    assert share_trained("grpo") == 0.0  # Sums first: there is nothing to tell clips apart by.
+    assert share_trained("gdpo") == 1.0
+    assert share_trained("dancegrpo") == 1.0
 
 
 def test_marble_takes_the_balanced_gradient(make_learner):
