@@ -296,6 +296,18 @@ def test_a_nan_loss_skips_the_update_and_a_run_of_them_stops(make_learner, tmp_p
     assert GRPO.load(tmp_path, env=learner.env).iteration == 3
 
 
+def test_a_nan_gradient_of_a_finite_loss_skips_one_update_and_the_run_goes_on(make_learner):
+    learner = make_learner("grpo", updates_per_iteration=4)
+    weight = learner.policy.module.to_q.weight
+    calls = iter(range(100))
+    weight.register_hook(lambda grad: grad * torch.nan if next(calls) == 1 else grad)
+    with pytest.warns(LearnerWarning, match="update skipped: loss .* gradient norm nan"):
+        history = learner.learn(2)
+    assert (learner.updater.updates, learner.updater.skipped) == (7, 1)
+    assert [metrics["health/skipped_updates"] for metrics in history] == [1, 1]
+    assert all(tensor.isfinite().all() for tensor in weights_of(learner).values())
+
+
 def test_out_of_memory_halves_the_micro_batch_once(make_learner, monkeypatch):
     learner = make_learner("grpo", micro_batch=8)
     twin = make_learner("grpo", micro_batch=8)
