@@ -23,6 +23,7 @@ from reelrl.envs.models.integrity import file_digest
 
 VERSION = 1
 PREFIX = "step_"
+REPLACED = ".old"
 BEST = "best"
 STATE = "state.json"
 
@@ -76,10 +77,14 @@ def save_checkpoint(
     temporary = root / f".{final.name}.tmp"
     temporary.mkdir()
     _write_files(temporary, checkpoint)
+    replaced = final.with_suffix(REPLACED)
     if final.exists():
-        shutil.rmtree(final)
+        # Aside and still listed: a kill in between must not cost the only checkpoint there is.
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.rename(final, replaced)
     os.rename(temporary, final)
     _flush(root)
+    shutil.rmtree(replaced, ignore_errors=True)
     if best:
         _write_text(root / f".{BEST}", final.name)
         os.replace(root / f".{BEST}", root / BEST)
@@ -133,13 +138,15 @@ def load_latest(root: Path) -> Checkpoint:
 
 def list_checkpoints(root: Path) -> list[Path]:
     """Folders of all complete checkpoints, oldest first."""
-    return sorted(path for path in root.glob(f"{PREFIX}*") if path.is_dir())
+    found = [path for path in root.glob(f"{PREFIX}*") if path.is_dir()]
+    return sorted(found, key=lambda path: (path.stem, path.suffix != REPLACED))
 
 
 def best_checkpoint(root: Path) -> Path | None:
     """Folder of the checkpoint marked best, if there is one."""
     mark = root / BEST
-    return root / mark.read_text() if mark.exists() else None
+    folder = root / mark.read_text() if mark.exists() else None
+    return folder if folder and folder.is_dir() else None
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:

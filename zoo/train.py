@@ -152,6 +152,8 @@ def _examination(config: TrainConfig, model: Any, ranks: Ranks) -> Evaluation:
     wanted = config.evaluation
     given = wanted.prompts if isinstance(wanted.prompts, str) else list(wanted.prompts)
     own = {
+        # Another schedule or size than in training would be another policy's examination.
+        **gym.spec(config.env).kwargs,
         **config.env_args,
         "model": model,
         "prompts": given,

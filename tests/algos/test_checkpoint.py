@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import signal
+import sys
 import time
 
 import pytest
@@ -111,6 +113,48 @@ def test_kill_at_any_moment_loses_at_most_one_save(tmp_path):
         found = load_latest(tmp_path)
         assert_is(found, found.iteration)
         assert last <= found.iteration <= last + 1
+
+
+FILE_OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+
+
+def save_and_be_killed(root, iteration, operation):
+    """True if a process that saves was killed just before its file operation of that number."""
+    child = os.fork()
+    if child == 0:
+        numbers = itertools.count(1)
+
+        def kill(event, _):
+            if event in FILE_OPERATIONS and next(numbers) == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill)
+        try:
+            save_checkpoint(root, make(iteration), keep=1, best=True)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("iteration", [2, 3])
+def test_a_save_may_be_killed_before_every_one_of_its_file_operations(tmp_path, iteration):
+    """With a single checkpoint to lose, whether it is followed or written again."""
+    for operation in range(1, 1000):
+        root = tmp_path / str(operation)
+        save_checkpoint(root, make(2), keep=1, best=True)
+        killed = save_and_be_killed(root, iteration, operation)
+        found = load_latest(root)
+        assert found.iteration in ((2, iteration) if killed else (iteration,))
+        assert_is(found, found.iteration)
+        best = best_checkpoint(root)
+        if best is not None:  # Of two renames only the second has its name.
+            assert load_checkpoint(best).iteration in (2, iteration)
+        save_checkpoint(root, make(4), keep=1, best=True)
+        assert_is(load_latest(root), 4)
+        assert [path.name for path in root.iterdir() if path.is_dir()] == ["step_00000004"]
+        if not killed:
+            break
+    assert operation > 15
 
 
 def test_optimizer_state_survives_as_plain_tensors(tmp_path):

@@ -8,6 +8,7 @@ from reelrl.algos.grpo import GRPO, GRPOConfig
 from reelrl.algos.policies import FlowPolicy
 from reelrl.algos.policies.weights import EMA
 from reelrl.envs.sampling import euler_ode, initial_noise
+from reelrl.rewards import Reward
 
 
 def test_an_evaluation_is_the_euler_solution_from_fixed_noise(make_env, tiny_model):
@@ -42,6 +43,39 @@ def test_t41_a_learner_watches_rewards_it_is_not_trained_on(make_env, tiny_model
     tiny_model.transformer.load_state_dict(tiny_types["model"]().transformer.state_dict())
     blind = GRPO(env, FlowPolicy(tiny_model), "grpo", config).learn(3)
     assert blind[2]["reward/brightness"] == history[2]["reward/brightness"]
+
+
+class Faithful(Reward):
+    """What was wanted: a brightness of one half."""
+
+    name = "faithful"
+    bounds = (-0.5, 0.0)
+
+    def score(self, videos, prompts, infos):
+        return -(videos.flatten(1).mean(dim=1) - 0.5).abs()
+
+
+def test_t41_a_held_out_reward_shows_that_the_trained_one_is_hacked(
+    make_env, tiny_model, tiny_types
+):
+    def changes(reward):
+        tiny_model.transformer.load_state_dict(tiny_types["model"]().transformer.state_dict())
+        examination = Evaluation(make_env(4, rewards=[Faithful()]), [0, 1, 2, 3], every=5)
+        config = GRPOConfig(prompts_per_iteration=4, group_size=4, learning_rate=3e-2)
+        env = make_env(16, rewards=[reward])
+        learner = GRPO(env, FlowPolicy(tiny_model), "grpo", config, evaluation=examination)
+        history = learner.learn(11)
+        name = f"reward/{reward.name}"
+        return [
+            history[10][name] - history[0][name],
+            *(history[i]["eval/faithful"] - history[0]["eval/faithful"] for i in (5, 10)),
+        ]
+
+    trained, early, last = changes(tiny_types["brightness"]())
+    assert trained > 0.05 and -0.05 > early > last
+    # The alarm is about the reward and not about training.
+    trained, *_, last = changes(Faithful())
+    assert trained > 0 and last > 0
 
 
 def test_numbers_that_do_not_fit_are_refused(make_env):

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from reelrl.algos.checkpoint import CheckpointError, load_latest
 from reelrl.algos.config import LossConfig
 from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.grpo import GRPO, GRPOConfig
+from reelrl.algos.health import rollout_metrics
 from reelrl.algos.objective import Objective
 from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies import FlowPolicy
@@ -294,6 +296,18 @@ def test_a_nan_loss_skips_the_update_and_a_run_of_them_stops(make_learner, tmp_p
     assert GRPO.load(tmp_path, env=learner.env).iteration == 3
 
 
+def test_a_nan_gradient_of_a_finite_loss_skips_one_update_and_the_run_goes_on(make_learner):
+    learner = make_learner("grpo", updates_per_iteration=4)
+    weight = learner.policy.module.to_q.weight
+    calls = iter(range(100))
+    weight.register_hook(lambda grad: grad * torch.nan if next(calls) == 1 else grad)
+    with pytest.warns(LearnerWarning, match="update skipped: loss .* gradient norm nan"):
+        history = learner.learn(2)
+    assert (learner.updater.updates, learner.updater.skipped) == (7, 1)
+    assert [metrics["health/skipped_updates"] for metrics in history] == [1, 1]
+    assert all(tensor.isfinite().all() for tensor in weights_of(learner).values())
+
+
 def test_out_of_memory_halves_the_micro_batch_once(make_learner, monkeypatch):
     learner = make_learner("grpo", micro_batch=8)
     twin = make_learner("grpo", micro_batch=8)
@@ -330,6 +344,22 @@ def test_t19_transitions_without_a_signal_cost_no_forward_pass(make_learner):
     metrics = learner.update(rollout, output)
     assert metrics["train/active"] == 0.5
     assert sum(learner.policy.model.batches) == rollout.num_items // 2
+
+
+def test_t20_components_that_cancel_in_the_sum_are_no_group_without_variance(make_learner):
+    def share_trained(estimator):
+        learner = make_learner(estimator, reward_weights=(3.0, 1.0))
+        rollout = learner.collect()
+        level = torch.arange(8) / 8
+        rollout = replace(rollout, rewards=torch.stack([level, -3 * level], dim=1))
+        metrics = rollout_metrics(rollout, learner.names)
+        assert metrics["health/zero_std_groups/brightness"] == 0
+        assert metrics["health/zero_std_groups/contrast"] == 0
+        return learner.update(rollout, learner.estimate(rollout))["train/active"]
+
+    assert share_trained("grpo") == 0.0  # Sums first: there is nothing to tell clips apart by.
+    assert share_trained("gdpo") == 1.0
+    assert share_trained("dancegrpo") == 1.0
 
 
 def test_marble_takes_the_balanced_gradient(make_learner):
@@ -441,7 +471,7 @@ def test_bad_settings_and_combinations_are_refused(make_learner):
 
 @pytest.mark.slow
 def test_the_shipped_model_learns_the_colour_proxy(nano_env):
-    """Ten iterations raise a hackable proxy by far more than two standard errors."""
+    """Fifteen iterations raise a hackable proxy by far more than two standard errors."""
     env = nano_env(32, model="nano-early", rewards=["proxy_ta"], num_steps=5)
     count = len(env.unwrapped.prompts)
     examination = Evaluation(env, list(range(0, count, count // 32))[:32], seed=77)
@@ -453,7 +483,7 @@ def test_the_shipped_model_learns_the_colour_proxy(nano_env):
         rollout=RolloutConfig(last_step=2),
     )
     before, _ = examination(policy)
-    GRPO(env, policy, "grpo", config).learn(10)
+    GRPO(env, policy, "grpo", config).learn(15)
     after, _ = examination(policy)
     gain = (after - before).flatten()
     assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5 > 0

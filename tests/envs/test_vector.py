@@ -7,8 +7,11 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from reelrl.rewards import Reward
 
 MODES = ["NextStep", "SameStep", "Disabled"]
 WEIGHTS = [1.0, 0.5, 2.0]
@@ -215,3 +218,29 @@ def test_score_equals_the_reward_of_the_episode(make_batch):
     scored = envs.unwrapped.score(actions, infos["prompt_id"])
     np.testing.assert_allclose(scored, rewards, atol=1e-6)
     assert scored.dtype == np.float32
+
+
+class Watching(Reward):
+    """Keeps what it is given."""
+
+    name = "watching"
+    bounds = (0.0, 1.0)
+
+    def score(self, videos, prompts, infos):
+        self.seen = videos.clone()
+        return videos.flatten(1).mean(dim=1)
+
+
+def test_t30_rewards_see_every_frame_as_the_vae_gave_it(make_single, make_batch):
+    """Not the first frame, nothing rounded to 8 bits, no video file in between."""
+    for make in (make_single, partial(make_batch, 2)):
+        reward = Watching()
+        env = make(rewards=[reward])
+        env.reset(seed=0)
+        for _ in range(4):
+            obs, _, _, _, info = env.step(env.action_space.sample() / 4)
+        latent = torch.as_tensor(obs["latent"])
+        expected = env.unwrapped.model.decode(latent if latent.ndim == 5 else latent[None])
+        assert reward.seen.dtype == torch.float32 and torch.equal(reward.seen, expected)
+        assert not torch.equal(reward.seen * 255, (reward.seen * 255).round())
+        assert info["video"].dtype == np.uint8 and len(reward.seen[0]) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from diffusers import WanPipeline
 from gymnasium.utils.env_checker import check_env
 
 from reelrl.envs import text_to_video, vector
@@ -141,7 +143,48 @@ def test_any_local_wan_folder_is_an_environment(wan_folder, reward_types):
     assert np.isfinite(rewards).all()
 
 
-def test_a_wan_2_2_folder_is_refused(wan_folder, tmp_path):
+@pytest.fixture(params=["published", "other"])
+def moments_folder(wan_folder, tmp_path, request):
+    """The folder with the latent moments of Wan 2.1, and with others."""
+    if request.param == "published":
+        return wan_folder
+    folder = shutil.copytree(wan_folder, tmp_path / "moments")
+    path = folder / "vae" / "config.json"
+    changed = {"latents_mean": [0.5] * 16, "latents_std": [0.25 + i / 16 for i in range(16)]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    return folder
+
+
+def test_t32_decoding_is_that_of_the_stock_pipeline_in_float32(moments_folder):
+    pipeline = WanPipeline.from_pretrained(moments_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    model = WanVideoModel(moments_folder, dtype=torch.bfloat16)
+    noise = torch.randn(1, *model.latent_shape(5, 32, 48), generator=torch.Generator())
+
+    def drawn(kind):
+        return pipeline(
+            prompt="a red circle moving right", latents=noise, num_frames=5, height=32, width=48,
+            num_inference_steps=2, guidance_scale=1.0, max_sequence_length=16, output_type=kind,
+        ).frames  # fmt: skip
+
+    latents, expected = drawn("latent"), drawn("pt").permute(0, 1, 3, 4, 2)
+    assert model.vae.dtype == torch.float32 and not model.vae.use_tiling
+    assert expected.std() > 0.01
+    torch.testing.assert_close(model.decode(latents), expected, atol=1e-5, rtol=0)
+
+
+def test_t35_embeddings_are_those_of_the_stock_pipeline_padded_with_zeros(wan_folder):
+    pipeline, model = WanPipeline.from_pretrained(wan_folder), WanVideoModel(wan_folder)
+    prompts = ["a red circle moving right", "a blue square moving up fast"]
+    expected, unconditional = pipeline.encode_prompt(
+        prompts, do_classifier_free_guidance=True, max_sequence_length=16
+    )
+    torch.testing.assert_close(model.encode(prompts), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.encode([""] * 2), unconditional, atol=1e-6, rtol=0)
+    assert expected[0, 6:].eq(0).all() and expected[0, :6].ne(0).any()
+
+
+def test_t44_a_wan_2_2_folder_is_refused(wan_folder, tmp_path):
     index = json.loads((wan_folder / "model_index.json").read_text())
     index["transformer_2"] = ["diffusers", "WanTransformer3DModel"]
     (tmp_path / "model_index.json").write_text(json.dumps(index))

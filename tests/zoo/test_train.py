@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import gymnasium as gym
 import pytest
+import torch
 import yaml
 
 from reelrl.algos.checkpoint import list_checkpoints
+from reelrl.algos.distributed import ALONE
 from reelrl.algos.runlog import read_metrics
 from reelrl.zoo.cli import main
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, override, read_preset
-from reelrl.zoo.train import train
+from reelrl.zoo.train import _examination, _make, train
 
 TINY = (
     "learner.prompts_per_iteration=2",
@@ -54,6 +58,32 @@ def test_a_run_leaves_a_folder_and_goes_on_from_it(tmp_path, capsys):
 def test_presets_are_valid(preset):
     config = build(TrainConfig, read_preset(preset))
     assert config.iterations > 0
+
+
+def test_the_long_preset_is_the_recipe_of_the_quick_one():
+    quick, full = (build(TrainConfig, read_preset(f"nano-{name}")) for name in ("quick", "full"))
+    assert full.iterations == 200 and full.learner.save_every == full.evaluation.every == 10
+    learner = replace(full.learner, save_every=quick.learner.save_every, keep=quick.learner.keep)
+    assert replace(full, iterations=quick.iterations, learner=learner) == quick
+
+
+def test_t34_the_examination_has_the_schedule_and_sizes_of_training():
+    kwargs = {"model": "nano", "prompts": "moving_shapes", "rewards": ["proxy_ta"]}
+    gym.register(
+        "tests/Short-v0",
+        entry_point="reelrl.envs.text_to_video:TextToVideoEnv",
+        vector_entry_point="reelrl.envs.vector:TextToVideoVectorEnv",
+        kwargs={**kwargs, "num_steps": 7, "num_frames": 5},
+    )
+    try:
+        config = build(TrainConfig, {"env": "tests/Short-v0", "env_args": {"shift": 5.0}})
+        env = _make(config.env, 2, config.env_args).unwrapped
+        examined = _examination(config, env.model, ALONE).env.unwrapped
+    finally:
+        gym.registry.pop("tests/Short-v0")
+    assert torch.equal(examined.sigmas, env.sigmas) and examined.num_steps == 7
+    assert examined.task.latent_shape == env.task.latent_shape
+    assert examined.model is env.model and examined.reward_names == ["gold"]
 
 
 @pytest.mark.parametrize(

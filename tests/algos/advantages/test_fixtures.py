@@ -63,7 +63,7 @@ PRESETS = {
 
 
 @pytest.mark.parametrize("key", sorted(PRESETS))
-def test_preset_reproduces_its_fixture(key: str) -> None:
+def test_t18_preset_reproduces_its_fixture(key: str) -> None:
     fixture = FIXTURES[key]
     weights = np.array(fixture["params"]["weights"], dtype=np.float64)
     output = run(PRESETS[key], INPUTS[fixture["input"]], weights=weights)
@@ -269,7 +269,7 @@ def test_released_gdpo_scores_missing_as_zero() -> None:
     np.testing.assert_allclose(output.advantages, expected, atol=ATOL)
 
 
-def test_released_gdpo_with_one_component_is_grpo() -> None:
+def test_t24_released_gdpo_with_one_component_is_grpo() -> None:
     """A small weight makes the epsilon visible: normalising first would not see it."""
     weights = np.array([0.01])
     got = run("gdpo@nvlabs_trl", INPUTS["A"][..., :1], weights=weights).advantages

@@ -170,7 +170,7 @@ def test_these_are_not_shift_invariant(name: str) -> None:
     assert np.abs(a - b).max() > 1e-4
 
 
-def test_grpo_is_not_invariant_to_one_component_but_gdpo_is() -> None:
+def test_t40_one_component_on_a_large_scale_takes_over_grpo_but_not_gdpo() -> None:
     r, scale = np.array([[[1.0, 0.0], [0.0, 0.5], [0.2, 0.9]]]), np.array([10.0, 1.0])
     assert np.abs(run("grpo", r).advantages - run("grpo", r * scale).advantages).max() > 0.1
     close(run("gdpo", r).advantages, run("gdpo", r * scale).advantages)

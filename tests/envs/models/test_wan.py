@@ -30,7 +30,7 @@ def edit(path, **changes):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_stock_pipeline_loads_the_folder_and_draws_what_we_draw(name):
+def test_t34_the_stock_pipeline_loads_the_folder_and_draws_what_we_draw(name):
     model = WanVideoModel.from_pretrained(name)
     pipeline = WanPipeline.from_pretrained(model.folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -67,7 +67,7 @@ def test_components_load_when_used_and_only_then(nano):
     assert "transformer" not in vars(nano)
 
 
-def test_embeddings_are_zero_beyond_the_prompt(nano):
+def test_t35_embeddings_are_zero_beyond_the_prompt(nano):
     embedding = nano.encode([CAPTION, "a red circle moving right fast", ""])
     lengths = embedding.ne(0).any(-1).sum(-1)
     assert embedding.shape == (3, 16, 64) and embedding.dtype == torch.float32
@@ -93,7 +93,7 @@ def test_latent_shape(nano):
         ((9, 32, 0), "width must be a positive multiple of 16, got 0"),
     ],
 )
-def test_impossible_sizes_name_the_constraint(nano, size, words):
+def test_t33_impossible_sizes_name_the_constraint(nano, size, words):
     with pytest.raises(ValueError, match=words):
         nano.latent_shape(*size)
 
