@@ -82,7 +82,7 @@ class Train:
         """Train, and print where the results are."""
         from reelrl.zoo.train import train
 
-        folder = train(
+        train(
             self.preset,
             estimator=self.estimator,
             env=self.env,
@@ -91,7 +91,6 @@ class Train:
             settings=self.set,
             out=self.out,
         )
-        print(f"wrote {folder}")
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def train(
         _show(learner, examination, folder, "after")
         if ranks.is_main:
             learner.policy.save_pretrained(folder / "weights")
+            print(f"wrote {folder}")
     return folder
 
 

@@ -14,6 +14,7 @@ import torch
 from reelrl.algos.advantages import make_estimator
 from reelrl.algos.checkpoint import CheckpointError, load_latest
 from reelrl.algos.config import LossConfig
+from reelrl.algos.distributed import Ranks
 from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.grpo import GRPO, GRPOConfig
 from reelrl.algos.health import rollout_metrics
@@ -247,6 +248,8 @@ def test_a_run_of_plain_arguments_loads_by_its_folder_alone(nano_env, tmp_path):
     assert again.env.unwrapped.num_envs == 4 and again.estimator.name == "gdpo"
     assert again.policy.model is not learner.policy.model
     assert_same(weights_of(again), weights_of(learner))
+    # One of two processes makes half of the clips.
+    assert GRPO.load(tmp_path, ranks=Ranks(1, 2)).env.unwrapped.num_envs == 2
 
 
 def test_loading_says_what_is_missing(make_learner, make_env, tmp_path):
@@ -472,12 +475,12 @@ def test_bad_settings_and_combinations_are_refused(make_learner):
 @pytest.mark.slow
 def test_the_shipped_model_learns_the_colour_proxy(nano_env):
     """Fifteen iterations raise a hackable proxy by far more than two standard errors."""
-    env = nano_env(32, model="nano-early", rewards=["proxy_ta"], num_steps=5)
+    env = nano_env(16, model="nano-early", rewards=["proxy_ta"], num_steps=5)
     count = len(env.unwrapped.prompts)
     examination = Evaluation(env, list(range(0, count, count // 32))[:32], seed=77)
     policy = FlowPolicy(env.unwrapped.model)
     config = GRPOConfig(
-        prompts_per_iteration=4,
+        prompts_per_iteration=2,
         group_size=8,
         learning_rate=4e-4,
         rollout=RolloutConfig(last_step=2),
