@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,8 +77,14 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     mean = float(x.mean())
     if len(x) == 1:
         return Interval(mean, -np.inf, np.inf)
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    half = float(_t_quantile((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
     return Interval(mean, mean - half, mean + half)
+
+
+@cache
+def _t_quantile(chance: float, freedom: int) -> float:
+    # A band asks for the same quantile at every point, and scipy takes its time.
+    return float(stats.t.ppf(chance, freedom))
 
 
 def _redraw(strata: Sequence[ArrayLike], reps: int, rng: np.random.Generator) -> list[Floats]:

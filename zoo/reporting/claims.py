@@ -32,6 +32,17 @@ REGIONS: dict[str, Callable[[float], tuple[float, float]]] = {
 """Where a claim says that a mean lies -> the region, given the registered margin."""
 
 
+NAMES = {
+    "gain": "gain in",
+    "late_influence": "late influence of",
+    "proxy_gain_z": "proxy gain (std)",
+    "late_std": "late spread of the proxy",
+    "gold_at_equal_proxy": "gold at equal proxy gain, over the baseline's",
+    "zero_std_rise": "rise in groups without spread",
+}
+"""Measures whose names do not read as words."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """One number of one method, or its difference to another method's.
@@ -227,15 +238,23 @@ def _resolved(results: Results, scenario: str, condition: Condition) -> str:
     return condition.measure.format(hardest=min(rewards, key=base.__getitem__), last=rewards[-1])
 
 
+def _named(measure: str) -> str:
+    """A measure in words."""
+    kind, _, component = measure.partition("/")
+    words = NAMES.get(kind, kind.replace("_", " "))
+    return f"{words} {component}" if component else words
+
+
 def _measured(results: Results, scenario: str, condition: Condition) -> tuple[str, Interval]:
     measure = _resolved(results, scenario, condition)
     method = results.suite.baseline if condition.method == "*" else condition.method
     values = results.get(scenario, method, measure)
-    label = f"{method} {measure}"
+    name = _named(measure)
+    label = f"{method} {name}"
     if condition.minus is not None:
         other = results.get(scenario, condition.minus, measure)
         values = np.log(values) - np.log(other) if condition.log else values - other
-        label = f"{method} - {condition.minus}, {measure}"
+        label = f"{method} - {condition.minus}, {'log ' if condition.log else ''}{name}"
     return label, mean_interval(values)
 
 
@@ -279,7 +298,7 @@ def claims_table(results: Results) -> Table:
         for f in findings
         if f.scenario
     ]
-    left = [f.claim.text for f in findings if not f.scenario]
-    note = f"Not tested, for want of a scenario or method: {'; '.join(left)}." if left else ""
+    left = len(findings) - len(rows)
+    note = f"{left} further claims need scenarios or methods that this suite lacks." if left else ""
     header = ["source", "claim", "scenario", "measured [95 %]", "verdict"]
     return Table(header, rows, note)

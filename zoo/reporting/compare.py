@@ -31,6 +31,8 @@ from reelrl.zoo.statistics import (
 
 SEED = 0
 """Of every bootstrap, so that a report regenerates to the byte."""
+FEWEST = 3
+"""Runs per scenario below which a bootstrap interval over scenarios would be a pretence."""
 PASSED, BROKEN = "passed", "BROKEN"
 EQUAL_TERMS = {
     "equal iterations": "gold_gain",
@@ -140,7 +142,7 @@ def predictions(results: Results, scenario: Scenario) -> list[Prediction]:
         ("better", (BETTER,), (SAME, WORSE)),
         ("same", (SAME,), (BETTER, WORSE)),
     ):
-        for first, second in expected.get(kind, []):
+        for first, second in expected.get(kind) or []:
             sign = ">" if kind == "better" else "="
             text = f"{first} {sign} {second}"
             if not (results.has(scenario.name, first) and results.has(scenario.name, second)):
@@ -167,6 +169,10 @@ def overall(results: Results) -> list[Overall]:
             others = [_finite(results.get(s, baseline, "gold_gain")) for s in shared]
             improvement = probability_of_improvement(strata, others, rng=rng)
         gain = stratified_bootstrap(strata, iqm, rng=np.random.default_rng(SEED))
+        if min(map(len, strata)) < FEWEST:
+            gain = Interval(gain.estimate, -np.inf, np.inf)
+            if improvement is not None:
+                improvement = Interval(improvement.estimate, -np.inf, np.inf)
         quartiles = median_iqr(np.concatenate(strata))
         rows.append(Overall(method, len(shared), gain, quartiles, improvement))
     return rows

@@ -67,9 +67,10 @@ def headlines(results: Results) -> list[str]:
     """The few sentences a hurried reader takes away; generated, never polished."""
     suite = results.suite
     lines = [_control_line(results)]
-    if suite.partial:
-        count = len(missing_table(suite).rows)
-        lines.append(f"**This benchmark is partial**: {count} runs are missing, listed below.")
+    if missing := suite.missing():
+        lines.append(
+            f"**This benchmark is partial**: {len(missing)} runs are missing, listed below."
+        )
     if len(suite.seeds) < 3:
         seeds = f"{len(suite.seeds)} seed{'s' if len(suite.seeds) > 1 else ''}"
         lines.append(
@@ -167,8 +168,9 @@ DEFINITIONS = """## How to read this
 
 - **GOLD** = alignment x physics x fidelity in [0, 1], never shown to the learner except where it
   is the reward. *Gold gain*: at the end minus the base model, deterministic sampler.
-- **[95 %]** within a scenario is Student's interval over seeds; `[?]` is one seed. Over scenarios
-  it is the stratified percentile bootstrap of the interquartile mean (Agarwal et al. 2021).
+- **[95 %]** within a scenario is Student's interval over seeds. Over scenarios it is the stratified
+  percentile bootstrap of the interquartile mean (Agarwal et al. 2021). `[?]`: too few seeds for it,
+  one in a scenario, two over scenarios.
 - **Verdicts** compare that interval with the margin m. Inside (-m, m): *no difference*. Beyond m:
   *better* or *worse*. Crossing m or -m: *cannot tell*, with "above 0" or "below 0" where the
   interval is on one side of 0.
@@ -176,7 +178,8 @@ DEFINITIONS = """## How to read this
 - **proxy gain**, **gap**: in standard deviations over the base model's clips; gap = z(proxy) -
   z(GOLD).
 - **onset**: iteration at which smoothed GOLD (EMA, window 10, training clips) peaks, median over
-  seeds; "none" unless the mean drop from there to the end is beyond the margin.
+  seeds; "none" unless the mean drop from there to the end is beyond the margin, and the fixed
+  evaluation drops as far from its own peak.
 - **kept**: at the end over the base model's. **late**: mean over the last quarter of the
   iterations.
 - **equal proxy gain, equal KL**: GOLD where each run first reaches the highest proxy gain (KL)

@@ -127,26 +127,27 @@ class Suite:
     @property
     def baseline(self) -> str:
         """The method the others are compared with."""
-        return str(self.meta.get("baseline", "grpo"))
+        return str(self.meta.get("baseline") or "grpo")
 
     @property
     def control(self) -> str:
         """The method that cannot learn."""
-        return str(self.meta.get("control", "random_sign"))
-
-    @property
-    def failed(self) -> list[Mapping[str, Any]]:
-        """Runs that raised, with their error."""
-        return list(self.meta.get("failed", []))
+        return str(self.meta.get("control") or "random_sign")
 
     def scenario(self, name: str) -> Scenario | None:
         """A scenario by name."""
         return next((s for s in self.scenarios if s.name == name), None)
 
-    @property
-    def partial(self) -> bool:
-        """Whether something that was asked for is missing."""
-        return bool(self.failed) or any(s.unfinished or s.absent for s in self.scenarios)
+    def missing(self) -> dict[tuple[str, str, int], str]:
+        """(scenario, method, seed) that was asked for and is not in the numbers -> why."""
+        found: dict[tuple[str, str, int], str] = {}
+        for scenario in self.scenarios:
+            found |= {(scenario.name, *key): "unfinished" for key in scenario.unfinished}
+            found |= {(scenario.name, *key): "not run" for key in scenario.absent}
+        for failure in self.meta.get("failed") or []:
+            key = str(failure["scenario"]), str(failure["method"]), int(failure["seed"])
+            found[key] = f"failed: {failure.get('error', 'no message')}"
+        return found
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
