@@ -1,4 +1,4 @@
-"""The page opened in a real browser: every plot and clip renders, nothing complains or calls out."""
+"""The page in a real browser: every plot and clip renders, nothing complains or calls out."""
 
 import json
 import re
@@ -80,8 +80,8 @@ def test_a_method_can_be_hidden_and_comes_back(browser, page):
     browser.run("document.querySelector('[data-toggle=\"1\"]').click()")
     after = browser.run(VISIBLE)
     assert all(len(b["means"]) > len(a["means"]) for b, a in zip(before, after, strict=True))
-    assert browser.run("getComputedStyle(document.querySelector('td[data-method=\"1\"]')).display") \
-        == "none"  # fmt: skip
+    cell = "document.querySelector('td[data-method=\"1\"]')"
+    assert browser.run(f"getComputedStyle({cell}).display") == "none"
     browser.run("document.querySelector('[data-toggle=\"1\"]').click()")
     assert browser.run(VISIBLE) == before
 

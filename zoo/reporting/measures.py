@@ -25,6 +25,10 @@ BUDGETS = {"iteration": "iteration", "wall": "wall_s", "calls": "reward_calls"}
 """What an area under the curve may be counted in -> its column."""
 
 
+TRUTHFUL = ("honest", "gold")
+"""Scenarios whose reward is gold itself."""
+
+
 @dataclass(frozen=True)
 class Results:
     """Every measure of every finished run, lined up by seed so that methods pair.
@@ -164,12 +168,12 @@ def run_measures(run: Run, split: str, rewards: list[str]) -> dict[str, float]:
 def half_way(suite: Suite, split: str) -> tuple[float, float]:
     """Threshold ``base + (ceiling - base) / 2`` of GOLD, and the ceiling.
 
-    The ceiling is what the baseline's mean curve reaches when it is trained on gold itself
-    (scenario ``honest``); 1, the bound of the score, where that was not run.
+    The ceiling is what the baseline's mean curve reaches when it is trained on gold itself (the
+    first of :data:`TRUTHFUL`); 1, the bound of the score, where none was run.
     """
     runs = [r for s in suite.scenarios for r in s.runs.values()]
     base = float(np.nanmean([r.evaluated(f"eval_{split}/gold")[0] for r in runs]))
-    honest = suite.scenario("honest")
+    honest = next((s for s in suite.scenarios if s.name in TRUTHFUL and s.runs), None)
     curves = [
         r.evaluated(f"eval_{split}/gold")
         for (method, _), r in (honest.runs if honest else {}).items()

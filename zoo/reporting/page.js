@@ -26,12 +26,13 @@ function show(value) {
 }
 
 function ticks(low, high, log) {
+  // Within a decade round numbers are read more easily than powers.
+  if (log && high - low < 1) return ticks(10 ** low, 10 ** high, false).map(Math.log10);
   if (log) {
     const marks = [];
     for (let e = Math.floor(low); e <= Math.ceil(high); e++)
       for (const k of [1, 2, 5]) marks.push(e + Math.log10(k));
-    const inside = marks.filter((m) => m >= low && m <= high);
-    if (inside.length > 1) return inside;
+    return marks.filter((m) => m >= low && m <= high);
   }
   const raw = (high - low) / 5;
   const unit = 10 ** Math.floor(Math.log10(raw));

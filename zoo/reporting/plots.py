@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from reelrl.zoo.curves import ema, gao_fit
+from reelrl.zoo.curves import GaoFit, ema, gao_fit
 from reelrl.zoo.reporting.measures import AXES, Results, gap_curve
 from reelrl.zoo.reporting.suite import Run, Scenario
 from reelrl.zoo.reporting.tables import best_of_n_curve
@@ -145,13 +145,15 @@ def _without_training(results: Results, scenario: Scenario, column: int) -> list
     x = np.sqrt(points[:, 1]) if column == 1 else points[:, 2]
     line: Json = {"label": "best of n", "mean": _points(x, points[:, 3]), "dots": True}
     if column == 1 and (fit := gao_fit(points[:, 1], points[:, 3], "bon")):
-        grid = np.linspace(0, x[-1], 30)
-        line["fit"] = {**_points(grid, fit(grid)), "text": _fit_text(fit.alpha, fit.beta, fit.r2)}
+        line["fit"] = _fitted(fit, float(x[-1]))
     return [line]
 
 
-def _fit_text(alpha: float, beta: float, r2: float) -> str:
-    return f"alpha {alpha:.3f}, beta {beta:.3f}, R2 {r2:.2f}"
+def _fitted(fit: GaoFit, end: float) -> Json:
+    """The curve of a fit from 0 to ``end``, and its coefficients."""
+    grid = np.linspace(0, end, 40)
+    text = f"alpha {fit.alpha:.3f}, beta {fit.beta:.3f}, R2 {fit.r2:.2f}, {fit.points} points"
+    return {**_points(grid, fit(grid)), "text": text}
 
 
 def _stops(results: Results, scenario: Scenario, view: Json, x_of: Curve) -> None:
@@ -202,9 +204,7 @@ def kl_chart(results: Results, scenario: Scenario) -> Json | None:
             d, gain = (np.concatenate([c[k] for c in pooled]) for k in (0, 1))
             fit = gao_fit(np.square(d), gain, "rl")
             if fit:
-                grid = np.linspace(0, float(np.nanmax(d)), 40)
-                text = _fit_text(fit.alpha, fit.beta, fit.r2)
-                series["fit"] = {**_points(grid, fit(grid)), "text": text}
+                series["fit"] = _fitted(fit, float(np.nanmax(d)))
         _stops(results, scenario, view, curve)
         view["extra"] = _without_training(results, scenario, 1)
     note = (
