@@ -2,14 +2,18 @@
 
 import json
 import re
+import sys
+from pathlib import Path
 
 import pytest
-from chromium import Chromium, find_chromium
 
 from reelrl.zoo.report import PAGE, STORY, report
 from reelrl.zoo.reporting.measures import measure
 from reelrl.zoo.reporting.page import report_page
 from reelrl.zoo.reporting.suite import read_suite
+
+sys.path.insert(0, str(Path(__file__).parent))
+from chromium import Chromium, find_chromium
 
 VISIBLE = (
     "[...document.querySelectorAll('.chart')].map(c => ({id: c.id, "

@@ -97,8 +97,8 @@ def methods_of(results: Results, scenario: str) -> list[str]:
 
 def gold_difference(results: Results, scenario: str, first: str, second: str) -> Interval:
     """Gold gain of ``first`` minus that of ``second`` over the seeds both finished."""
-    gains = [results.get(scenario, m, "gold_gain") for m in (first, second)]
-    return paired_difference(*gains)
+    mine, other = (results.get(scenario, m, "gold_gain") for m in (first, second))
+    return paired_difference(mine, other)
 
 
 def against_baseline(results: Results, scenario: str, method: str, terms: str) -> Interval | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reelrl.zoo.statistics import Floats
 
@@ -32,7 +33,7 @@ class Run:
         missing = np.full(len(self.columns["iteration"]), np.nan)
         return self.columns.get(name, missing)
 
-    def evaluations(self) -> Floats:
+    def evaluations(self) -> NDArray[np.intp]:
         """Rows at which the policy was evaluated on any split."""
         gold = [self.column(f"eval_{split}/gold") for split in SPLITS]
         return np.flatnonzero(np.isfinite(gold).any(0))
