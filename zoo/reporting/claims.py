@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reelrl.zoo.reporting.measures import Results
-from reelrl.zoo.reporting.tables import Table, interval
+from reelrl.zoo.reporting.table import Table, interval
 from reelrl.zoo.statistics import FAILS, HOLDS, UNKNOWN, Interval, mean_interval
 
 INF = np.inf
@@ -36,6 +36,8 @@ NAMES = {
     "gain": "gain in",
     "late_influence": "late influence of",
     "proxy_gain_z": "proxy gain (std)",
+    "peak_gain": "gold at its peak, over the base model's",
+    "eval_drop": "gold lost from the peak to the end",
     "late_std": "late spread of the proxy",
     "gold_at_equal_proxy": "gold at equal proxy gain, over the baseline's",
     "zero_std_rise": "rise in groups without spread",
@@ -103,9 +105,9 @@ CLAIMS = (
     ),
     Claim(
         "Gao et al. 2023 (arXiv 2210.10760), figure 1",
-        "under a hackable score gold first peaks, then falls by more than the margin",
+        "under a hackable score gold first rises, then falls, both by more than the margin",
         EXTREME,
-        (Condition("*", "drop", ABOVE), Condition("*", "onset", POSITIVE)),
+        (Condition("*", "peak_gain", ABOVE), Condition("*", "eval_drop", ABOVE)),
     ),
     Claim(
         "DanceGRPO, SD 1.4: HPS, CLIP and GenEval all up",

@@ -69,6 +69,7 @@ class Prediction:
     text: str
     difference: Interval | None
     found: str
+    collapsed: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,12 @@ def gold_difference(results: Results, scenario: str, first: str, second: str) ->
     """Gold gain of ``first`` minus that of ``second`` over the seeds both finished."""
     mine, other = (results.get(scenario, m, "gold_gain") for m in (first, second))
     return paired_difference(mine, other)
+
+
+def both_collapsed(results: Results, scenario: str, first: str, second: str) -> bool:
+    """Whether both end with GOLD below the margin: at the floor nothing can differ."""
+    finals = [mean_interval(results.get(scenario, m, "gold_final")) for m in (first, second)]
+    return all(final.estimate < results.suite.margin for final in finals)
 
 
 def against_baseline(results: Results, scenario: str, method: str, terms: str) -> Interval | None:
@@ -151,7 +158,8 @@ def predictions(results: Results, scenario: Scenario) -> list[Prediction]:
             difference = gold_difference(results, scenario.name, first, second)
             said = verdict(difference, results.suite.margin)
             word = HOLDS if said in right else FAILS if said in wrong else UNKNOWN
-            found.append(Prediction(scenario.name, text, difference, word))
+            floor = both_collapsed(results, scenario.name, first, second)
+            found.append(Prediction(scenario.name, text, difference, word, floor))
     return found
 
 

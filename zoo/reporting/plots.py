@@ -14,7 +14,9 @@ import numpy as np
 from reelrl.zoo.curves import GaoFit, ema, gao_fit
 from reelrl.zoo.reporting.measures import AXES, Results, gap_curve
 from reelrl.zoo.reporting.suite import Run, Scenario
-from reelrl.zoo.reporting.tables import best_of_n_curve
+from reelrl.zoo.reporting.tables import (
+    best_of_n_curve,
+)
 from reelrl.zoo.statistics import Floats, mean_interval, performance_profile
 
 Json = dict[str, Any]

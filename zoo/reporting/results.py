@@ -19,16 +19,14 @@ from reelrl.zoo.reporting.compare import (
 )
 from reelrl.zoo.reporting.measures import Results, half_way
 from reelrl.zoo.reporting.suite import Scenario, Suite
+from reelrl.zoo.reporting.table import Table, interval, number
 from reelrl.zoo.reporting.tables import (
-    Table,
     best_of_n_table,
     control_table,
     equal_terms_table,
-    interval,
     matrix,
     mechanism_table,
     missing_table,
-    number,
     overall_table,
     pairs_table,
     predicted_table,
@@ -173,7 +171,8 @@ DEFINITIONS = """## How to read this
   one in a scenario, two over scenarios.
 - **Verdicts** compare that interval with the margin m. Inside (-m, m): *no difference*. Beyond m:
   *better* or *worse*. Crossing m or -m: *cannot tell*, with "above 0" or "below 0" where the
-  interval is on one side of 0.
+  interval is on one side of 0. "Both at 0": both lost all GOLD, where nothing can differ any more;
+  see the comparison on equal terms.
 - **rank** by mean gold gain; in brackets the range in 95 % of redraws of the seeds.
 - **proxy gain**, **gap**: in standard deviations over the base model's clips; gap = z(proxy) -
   z(GOLD).

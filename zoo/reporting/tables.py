@@ -1,17 +1,15 @@
-"""Tables of a report as data, once, and their two renderings: markdown and HTML."""
+"""The tables of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from html import escape
 
 import numpy as np
 
 from reelrl.zoo.reporting.compare import (
     EQUAL_TERMS,
     against_baseline,
+    both_collapsed,
     control_state,
     methods_of,
     overall,
@@ -21,88 +19,8 @@ from reelrl.zoo.reporting.compare import (
 )
 from reelrl.zoo.reporting.measures import Results
 from reelrl.zoo.reporting.suite import Scenario, Suite
-from reelrl.zoo.statistics import UNKNOWN, Interval, mean_interval, verdict
-
-NONE = "-"
-LONG = 48
-"""Characters from which a cell is a sentence."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A header and rows of text; ``note`` is printed below."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-    def markdown(self) -> str:
-        """GitHub's pipe table."""
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
-        text = "\n".join("| " + " | ".join(_one_line(c) for c in line) + " |" for line in lines)
-        return f"{text}\n\n{self.note}" if self.note else text
-
-    def html(self) -> str:
-        """A table in a box that scrolls by itself on a narrow screen."""
-        head = "".join(f"<th>{escape(c)}</th>" for c in self.header)
-        body = "".join(
-            "<tr>" + "".join(f"<td{_class(c)}>{escape(c)}</td>" for c in row) + "</tr>"
-            for row in self.rows
-        )
-        note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
-        return (
-            f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div>{note}"
-        )
-
-
-def _one_line(cell: str) -> str:
-    return " ".join(cell.replace("|", "\\|").split())
-
-
-def _class(cell: str) -> str:
-    """Class of a cell: a verdict is coloured, a sentence may break into lines."""
-    word = cell.split(" (")[0].lower()
-    known = {
-        "better", "worse", "no difference", "cannot tell", "holds", "does not hold", "broken",
-        "passed",
-    }  # fmt: skip
-    if word in known:
-        return f' class="verdict {word.replace(" ", "-")}"'
-    return ' class="long"' if len(cell) > LONG else ""
-
-
-def number(value: float, digits: int = 3, *, sign: bool = False) -> str:
-    """Fixed digits, never a negative zero; ``-`` for nan, ``never`` for infinity."""
-    if np.isnan(value):
-        return NONE
-    if np.isinf(value):
-        return "never"
-    value = round(float(value), digits) + 0.0
-    return f"{value:{'+' if sign else ''}.{digits}f}"
-
-
-def interval(found: Interval, digits: int = 3, *, sign: bool = True) -> str:
-    """``estimate [low, high]``; a question mark where one run gives no interval."""
-    if np.isnan(found.estimate):
-        return NONE
-    middle = number(found.estimate, digits, sign=sign)
-    if np.isinf(found.low):
-        return f"{middle} [?]"
-    low, high = (number(b, digits, sign=sign) for b in (found.low, found.high))
-    return f"{middle} [{low}, {high}]"
-
-
-def said(difference: Interval | None, margin: float) -> str:
-    """The verdict; where it is open, which side of 0 the interval is on, if on one."""
-    if difference is None:
-        return NONE
-    word = verdict(difference, margin)
-    if word == UNKNOWN and difference.low > 0:
-        return f"{word} (above 0)"
-    if word == UNKNOWN and difference.high < 0:
-        return f"{word} (below 0)"
-    return word
+from reelrl.zoo.reporting.table import COLLAPSED, NONE, Table, interval, number, said
+from reelrl.zoo.statistics import Interval, mean_interval
 
 
 def _middle(values: np.ndarray, digits: int = 2, *, sign: bool = False) -> str:
@@ -137,7 +55,12 @@ def matrix(results: Results) -> Table:
 def predicted_table(results: Results) -> Table:
     """What was predicted of pairs of methods, and what was found."""
     rows = [
-        [p.scenario, p.text, NONE if p.difference is None else interval(p.difference), p.found]
+        [
+            p.scenario,
+            p.text,
+            NONE if p.difference is None else interval(p.difference),
+            f"{p.found} {COLLAPSED}" if p.collapsed else p.found,
+        ]
         for s in results.suite.scenarios
         for p in predictions(results, s)
     ]
@@ -186,7 +109,9 @@ def scenario_table(results: Results, scenario: Scenario) -> Table:
             str(int(np.isfinite(get("gold_gain")).sum())),
             interval(mean_interval(get("gold_gain"))),
             NONE if place is None else _rank(place),
-            "baseline" if method == suite.baseline else said(compared, suite.margin),
+            "baseline" if method == suite.baseline else said(
+                compared, suite.margin, both_collapsed(results, name, method, suite.baseline)
+            ),
             _mean(get("gold_final")),
             _mean(get("proxy_gain_z"), sign=True),
             _mean(get("gap"), sign=True),
@@ -265,7 +190,7 @@ def pairs_table(results: Results, scenario: Scenario) -> Table:
             f"{p.first} - {p.second}",
             interval(p.difference),
             number(p.p) if p.p >= 0.001 else "< 0.001",
-            said(p.difference, margin),
+            said(p.difference, margin, both_collapsed(results, scenario.name, p.first, p.second)),
         ]
         for p in pairs(results, scenario.name)
     ]
