@@ -129,24 +129,37 @@ class Bench:
 
 @dataclass(frozen=True)
 class Report:
-    """Print a generated table, or write it (and its plots) to a folder."""
+    """Print a generated table, or write the pages of a benchmark into its folder of results."""
 
-    # The choices are known at run time only, which a checker cannot follow.
-    name: Annotated[Literal[tuple(REPORTS)], tyro.conf.Positional]  # type: ignore[valid-type]
-    """Which report."""
+    name: Annotated[str, tyro.conf.Positional]
+    """Folder of results, such as zoo/results/quick, or one of: attacks, distinct-groups,
+    estimator-pages, nano, taros-saturation."""
     out: Path | None = None
-    """Folder to write to, besides printing."""
+    """Folder to write a table to, besides printing."""
 
     def run(self) -> None:
-        """Print the report."""
-        importlib.import_module(REPORTS[self.name]).main(self.out)
+        """Write the pages, or print the table."""
+        if self.name in REPORTS:
+            importlib.import_module(REPORTS[self.name]).main(self.out)
+            return
+        if not Path(self.name).is_dir():
+            raise ValueError(
+                f"unknown report {self.name!r}: no folder of results, and none of "
+                f"{', '.join(REPORTS)}"
+            )
+        if self.out is not None:
+            raise ValueError("a benchmark's pages go beside its numbers; leave out --out")
+        from reelrl.zoo.report import report
+
+        for path in report(Path(self.name)):
+            print(f"wrote {path}")
 
 
 @dataclass(frozen=True)
 class List:
     """List what is registered."""
 
-    # As above: choices of run time.
+    # The choices are known at run time only, which a checker cannot follow.
     what: Annotated[Literal[tuple(LISTS)], tyro.conf.Positional]  # type: ignore[valid-type]
     """Which registry."""
 

@@ -1,0 +1,267 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from reelrl.zoo.reporting.compare import (
+    EQUAL_TERMS,
+    against_baseline,
+    both_collapsed,
+    control_state,
+    methods_of,
+    overall,
+    pairs,
+    predictions,
+    ranks,
+)
+from reelrl.zoo.reporting.measures import Results
+from reelrl.zoo.reporting.suite import Scenario, Suite
+from reelrl.zoo.reporting.table import COLLAPSED, NONE, Table, interval, number, said
+from reelrl.zoo.statistics import Interval, mean_interval
+
+
+def _middle(values: np.ndarray, digits: int = 2, *, sign: bool = False) -> str:
+    """Median over seeds; censored runs count as infinite."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return NONE
+    return number(float(np.quantile(values, 0.5, method="lower")), digits, sign=sign)
+
+
+def _mean(values: np.ndarray, digits: int = 2, *, sign: bool = False) -> str:
+    values = values[np.isfinite(values)]
+    return number(float(values.mean()), digits, sign=sign) if len(values) else NONE
+
+
+def matrix(results: Results) -> Table:
+    """Scenario by method: mean gold gain with Student's interval."""
+    suite = results.suite
+    rows = [
+        [s.name]
+        + [
+            interval(mean_interval(results.get(s.name, m, "gold_gain")), 2)
+            if results.has(s.name, m)
+            else NONE
+            for m in suite.methods
+        ]
+        for s in suite.scenarios
+    ]
+    return Table(["scenario", *suite.methods], rows)
+
+
+def predicted_table(results: Results) -> Table:
+    """What was predicted of pairs of methods, and what was found."""
+    rows = [
+        [
+            p.scenario,
+            p.text,
+            NONE if p.difference is None else interval(p.difference),
+            f"{p.found} {COLLAPSED}" if p.collapsed else p.found,
+        ]
+        for s in results.suite.scenarios
+        for p in predictions(results, s)
+    ]
+    return Table(["scenario", "predicted gold gain", "difference found", "prediction"], rows)
+
+
+def overall_table(results: Results) -> Table:
+    """Methods over all scenarios."""
+    suite = results.suite
+    rows = [
+        [
+            o.method,
+            str(o.scenarios),
+            interval(o.gain),
+            f"{number(o.quartiles.estimate, sign=True)} "
+            f"({number(o.quartiles.low, sign=True)} to {number(o.quartiles.high, sign=True)})",
+            NONE if o.improvement is None else interval(o.improvement, 2, sign=False),
+        ]
+        for o in overall(results)
+    ]
+    header = [
+        "method",
+        "scenarios",
+        "gold gain, IQM [95 %]",
+        "median (quartiles)",
+        f"P(beats {suite.baseline}) [95 %]",
+    ]
+    return Table(header, rows)
+
+
+def scenario_table(results: Results, scenario: Scenario) -> Table:
+    """One row per method of a scenario."""
+    suite, name = results.suite, scenario.name
+    placed = ranks(results, name)
+    rows = []
+    for method in methods_of(results, name):
+        get = partial(results.get, name, method)
+        drops = [mean_interval(get(name)).estimate for name in ("drop", "eval_drop")]
+        place = placed.get(method)
+        compared = against_baseline(results, name, method, "equal iterations")
+        # An onset without a fall is where the noise was largest; the largest of many noisy values
+        # falls by itself, so the fixed examination must agree.
+        falls = min(drops) > suite.margin
+        rows.append([
+            method,
+            str(int(np.isfinite(get("gold_gain")).sum())),
+            interval(mean_interval(get("gold_gain"))),
+            NONE if place is None else _rank(place),
+            "baseline" if method == suite.baseline else said(
+                compared, suite.margin, both_collapsed(results, name, method, suite.baseline)
+            ),
+            _mean(get("gold_final")),
+            _mean(get("proxy_gain_z"), sign=True),
+            _mean(get("gap"), sign=True),
+            _middle(get("onset"), 0) if falls else "none",
+            number(drops[0], 2),
+            _mean(get("kl"), 1),
+            _mean(get("coverage_kept")),
+            _mean(get("vendi_kept")),
+            _mean(get("corr_gold")),
+        ])  # fmt: skip
+    header = [
+        "method", "seeds", "gold gain [95 %]", "rank", f"against {suite.baseline}", "gold",
+        "proxy gain (std)", "gap (std)", "onset", "drop", "KL (nats)", "coverage kept",
+        "Vendi kept", "corr(A, gold)",
+    ]  # fmt: skip
+    return Table(header, rows)
+
+
+def _rank(place: Interval) -> str:
+    low, high = int(place.low), int(place.high)
+    return f"{int(place.estimate)} ({low}-{high})" if low != high else str(int(place.estimate))
+
+
+def mechanism_table(results: Results, scenario: Scenario) -> Table:
+    """Gold axes, components and the learning signal, means over seeds."""
+    name, rewards = scenario.name, scenario.rewards
+    columns = {
+        "align": "gain/gold_align", "phys": "gain/gold_phys", "fid": "gain/gold_fid",
+        **{f"reward {r}": f"gain/{r}" for r in rewards},
+        **{f"late influence {r}": f"late_influence/{r}" for r in rewards},
+        "late std of proxy": "late_std", "late zero advantage": "late_zero_advantage",
+        "late collisions": "late_collisions",
+    }  # fmt: skip
+    rows = [
+        [method]
+        + [
+            _mean(results.get(name, method, measure), 3, sign=measure.startswith("gain/"))
+            for measure in columns.values()
+        ]
+        for method in methods_of(results, name)
+    ]
+    return Table(["method", *columns], rows)
+
+
+def speed_table(results: Results, scenario: Scenario) -> Table:
+    """How fast gold came: areas, half-way times, hypervolume, early stopping."""
+    name = scenario.name
+    rows = []
+    for method in methods_of(results, name):
+        steps = results.get(name, method, "steps_to_threshold")
+        steps = steps[~np.isnan(steps)]
+        reached = f"{_middle(steps, 0)} ({int(np.isfinite(steps).sum())} of {len(steps)})"
+        rows.append([
+            method,
+            *(
+                _mean(results.get(name, method, f"auc_{b}"), 3, sign=True)
+                for b in ("iteration", "wall", "calls")
+            ),
+            reached,
+            _mean(results.get(name, method, "hypervolume"), 3),
+            _mean(results.get(name, method, "early_gain"), 3, sign=True),
+            _middle(results.get(name, method, "early_iteration"), 0),
+        ])  # fmt: skip
+    header = [
+        "method", "area by iteration", "area by seconds", "area by reward calls",
+        "half way at (reached)", "hypervolume", "gain if stopped early", "stopped at",
+    ]  # fmt: skip
+    return Table(header, rows)
+
+
+def pairs_table(results: Results, scenario: Scenario) -> Table:
+    """All pairs of methods of a scenario."""
+    margin = results.suite.margin
+    rows = [
+        [
+            f"{p.first} - {p.second}",
+            interval(p.difference),
+            number(p.p) if p.p >= 0.001 else "< 0.001",
+            said(p.difference, margin, both_collapsed(results, scenario.name, p.first, p.second)),
+        ]
+        for p in pairs(results, scenario.name)
+    ]
+    return Table(["pair", "gold gain, difference [95 %]", "p (Holm)", "first is"], rows)
+
+
+def equal_terms_table(results: Results) -> Table:
+    """Every method against the baseline at equal iterations, proxy gain and KL."""
+    margin = results.suite.margin
+    rows = []
+    for scenario in results.suite.scenarios:
+        for method in methods_of(results, scenario.name):
+            found = [against_baseline(results, scenario.name, method, t) for t in EQUAL_TERMS]
+            if any(found):
+                cells = [_with_verdict(f, margin) for f in found]
+                levels = [
+                    _mean(results.get(scenario.name, method, f"level_{x}"), 2)
+                    for x in ("proxy", "kl")
+                ]
+                rows.append([scenario.name, method, *cells, *levels])
+    header = ["scenario", "method", *EQUAL_TERMS, "at proxy gain", "at KL"]
+    return Table(header, rows)
+
+
+def _with_verdict(found: Interval | None, margin: float) -> str:
+    if found is None or np.isnan(found.estimate):
+        return NONE
+    return f"{interval(found, 2)}: {said(found, margin)}"
+
+
+def best_of_n_table(suite: Suite, split: str) -> Table:
+    """Gold and proxy of the best of n clips by the trained score, gains over n = 1."""
+    rows = []
+    for scenario in suite.scenarios:
+        for n, kl, proxy, gold in best_of_n_curve(suite, scenario.name, split):
+            if n > 1:
+                cells = [number(kl, 2), number(proxy, 2, sign=True), number(gold, 3, sign=True)]
+                rows.append([scenario.name, str(int(n)), *cells])
+    return Table(["scenario", "n", "KL (nats)", "proxy gain", "gold gain"], rows)
+
+
+def best_of_n_curve(suite: Suite, scenario: str, split: str) -> list[tuple[float, ...]]:
+    """(n, KL, proxy gain, gold gain), means over seeds, gains over the mean clip (n = 1)."""
+    rows = [r for r in suite.best_of_n if r["scenario"] == scenario and r["split"] == split]
+    means = {}
+    for n in sorted({int(r["n"]) for r in rows}):
+        mine = [r for r in rows if int(r["n"]) == n]
+        means[n] = [float(np.mean([float(r[c]) for r in mine])) for c in ("kl", "proxy", "gold")]
+    if 1 not in means:
+        return []
+    _, proxy, gold = means[1]
+    return [(float(n), m[0], m[1] - proxy, m[2] - gold) for n, m in means.items()]
+
+
+def control_table(results: Results) -> Table:
+    """The null control on every scenario where it was run."""
+    rows = []
+    for scenario in results.suite.scenarios:
+        state = control_state(results, scenario.name)
+        if state is not None:
+            rows.append([scenario.name, interval(state[1]), state[0]])
+    return Table(["scenario", f"gold gain of {results.suite.control} [95 %]", "control"], rows)
+
+
+def missing_table(suite: Suite) -> Table:
+    """What was asked for and is not in the numbers."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for (scenario, method, seed), why in suite.missing().items():
+        groups.setdefault((scenario, method, why), []).append(seed)
+    rows = [
+        [scenario, method, ", ".join(map(str, sorted(seeds))), why]
+        for (scenario, method, why), seeds in groups.items()
+    ]
+    return Table(["scenario", "method", "seeds", "why"], rows)
