@@ -110,6 +110,7 @@ class Bench:
         """Run what is missing, and print where the report is."""
         from reelrl.zoo.benchmark.runner import bench
         from reelrl.zoo.benchmark.suite import read_suite
+        from reelrl.zoo.report import report
 
         suite = read_suite(self.suite)
         out = self.out or Path("runs") / "bench" / suite.name
@@ -122,7 +123,8 @@ class Bench:
             raise SystemExit(130) from None
         for run, error in failures:
             print(f"failed: {run.path}: {error}", file=sys.stderr)
-        print(f"wrote {results}")
+        for path in report(results):
+            print(f"wrote {path}")
         if failures:
             raise SystemExit(1)
 
