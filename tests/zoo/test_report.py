@@ -227,3 +227,18 @@ def test_command_line_takes_a_folder_or_a_name(tmp_path, capsys):
     assert "suite.json" in capsys.readouterr().err
     main(["report", "taros-saturation", "--out", str(tmp_path)])
     assert (tmp_path / "taros_saturation.md").exists()
+
+
+def test_a_tie_at_the_floor_is_called_one(planter, effects, tmp_path):
+    """Two methods that both lost all gold cannot be told apart, and that is no finding."""
+    for method in ("grpo", "taros"):
+        effects["goodhart_extreme", method] = (lambda t: -0.45 * t, lambda t: t)
+    results = measure(read_suite(planter(tmp_path / "floor", effects)))
+    scenario = results.suite.scenario("goodhart_extreme")
+    rows = {row[0]: row for row in scenario_table(results, scenario).rows}
+    assert "no difference (both at 0)" in rows["taros"] and "(both" not in str(rows["gdpo"])
+    tie = next(p for p in predictions(results, scenario) if p.text == "taros = grpo")
+    assert tie.found == "holds" and tie.collapsed
+    gao = next(c for c in CLAIMS if c.source.startswith("Gao"))
+    # Gold that only falls has no peak, however noisy the training curve.
+    assert examine(results, gao).verdict == "does not hold"

@@ -35,6 +35,8 @@ from reelrl.zoo.reporting.tables import (
 )
 from reelrl.zoo.statistics import BETTER, FAILS, HOLDS, SAME, UNKNOWN, WORSE, verdict
 
+MOST_NAMED = 8
+"""Differences spelled out in a headline."""
 SPLIT_TEXT = {
     "unseen": "combinations of factors that no training prompt has",
     "seen": "the training prompts",
@@ -90,8 +92,9 @@ def _count_line(what: str, words: Iterable[str]) -> str:
 
 
 def _difference_line(results: Results, terms: str) -> str:
-    """How often a method differs from the baseline on these terms, and where."""
-    suite, words, named = results.suite, Counter[str](), []
+    """How often a method differs from the baseline on these terms, and where most."""
+    suite, words = results.suite, Counter[str]()
+    named: list[tuple[float, str]] = []
     for scenario in suite.scenarios:
         for method in methods_of(results, scenario.name):
             found = against_baseline(results, scenario.name, method, terms)
@@ -100,11 +103,15 @@ def _difference_line(results: Results, terms: str) -> str:
             word = verdict(found, suite.margin)
             words[word] += 1
             if word in (BETTER, WORSE):
-                named.append(f"{method} {word} on {scenario.name} ({interval(found, 2)})")
+                text = f"{method} {word} on {scenario.name} ({interval(found, 2)})"
+                named.append((-abs(found.estimate), text))
     if not words:
         return ""
     counts = ", ".join(f"{w}: {words[w]}" for w in (BETTER, WORSE, SAME, UNKNOWN))
-    listed = f" ({'; '.join(named)})" if named else ""
+    largest = [text for _, text in sorted(named)[:MOST_NAMED]]
+    if len(named) > MOST_NAMED:
+        largest.append(f"and {len(named) - MOST_NAMED} more")
+    listed = f" ({'; '.join(largest)})" if largest else ""
     return f"Against {suite.baseline} at {terms}, over methods and scenarios: {counts}{listed}."
 
 

@@ -22,6 +22,9 @@ from reelrl.zoo.reporting.suite import Scenario, Suite
 from reelrl.zoo.reporting.table import COLLAPSED, NONE, Table, interval, number, said
 from reelrl.zoo.statistics import Interval, mean_interval
 
+MANY = 8
+"""Methods above which a table of all pairs is no reading any more."""
+
 
 def _middle(values: np.ndarray, digits: int = 2, *, sign: bool = False) -> str:
     """Median over seeds; censored runs count as infinite."""
@@ -183,18 +186,23 @@ def speed_table(results: Results, scenario: Scenario) -> Table:
 
 
 def pairs_table(results: Results, scenario: Scenario) -> Table:
-    """All pairs of methods of a scenario."""
-    margin = results.suite.margin
-    rows = [
-        [
+    """All pairs of methods of a scenario; only those with the baseline where methods are many."""
+    suite, name = results.suite, scenario.name
+    tested = pairs(results, name)
+    listed, note = tested, ""
+    if len(methods_of(results, name)) > MANY:
+        listed = [p for p in tested if suite.baseline in (p.first, p.second)]
+        note = f"All {len(tested)} pairs were tested and adjusted for; listed are {len(listed)}."
+    rows = []
+    for p in listed:
+        collapsed = both_collapsed(results, name, p.first, p.second)
+        rows.append([
             f"{p.first} - {p.second}",
             interval(p.difference),
             number(p.p) if p.p >= 0.001 else "< 0.001",
-            said(p.difference, margin, both_collapsed(results, scenario.name, p.first, p.second)),
-        ]
-        for p in pairs(results, scenario.name)
-    ]
-    return Table(["pair", "gold gain, difference [95 %]", "p (Holm)", "first is"], rows)
+            said(p.difference, suite.margin, collapsed),
+        ])  # fmt: skip
+    return Table(["pair", "gold gain, difference [95 %]", "p (Holm)", "first is"], rows, note)
 
 
 def equal_terms_table(results: Results) -> Table:
