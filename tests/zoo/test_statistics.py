@@ -82,18 +82,18 @@ def test_bootstrap_and_improvement_are_rliables():
     metrics = pytest.importorskip("rliable.metrics")
     np.random.seed(0)  # rliable draws from the global generator, whatever it is given
     estimates, bounds = rly.get_interval_estimates(
-        {"x": SCORES}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=10_000
+        {"x": SCORES}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=3000
     )
-    found = stratified_bootstrap(list(SCORES.T), rng=rng(), reps=10_000)
+    found = stratified_bootstrap(list(SCORES.T), rng=rng(), reps=3000)
     assert found.estimate == pytest.approx(estimates["x"][0])
-    # 6 standard errors of a 2.5 % quantile from 10,000 draws of this spread are about 0.003.
-    assert [found.low, found.high] == pytest.approx(bounds["x"][:, 0], abs=3e-3)
+    # 5 standard errors of the difference of two 2.5 % quantiles from 3,000 draws of this spread.
+    assert [found.low, found.high] == pytest.approx(bounds["x"][:, 0], abs=6e-3)
     estimates, bounds = rly.get_interval_estimates(
-        {"xy": (SCORES, OTHERS)}, metrics.probability_of_improvement, reps=2000
+        {"xy": (SCORES, OTHERS)}, metrics.probability_of_improvement, reps=300
     )
     found = probability_of_improvement(list(SCORES.T), list(OTHERS.T), rng=rng(), reps=2000)
     assert found.estimate == pytest.approx(float(estimates["xy"]))
-    assert [found.low, found.high] == pytest.approx(bounds["xy"].ravel(), abs=0.025)
+    assert [found.low, found.high] == pytest.approx(bounds["xy"].ravel(), abs=0.05)
 
 
 def test_profile_is_rliables():
