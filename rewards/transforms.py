@@ -196,14 +196,17 @@ class Transformed(Reward):
     Args:
         of: that component.
         transforms: applied first to last.
-        label: the name in logs; the name of ``of`` if not given.
+        label: the name in logs; by default that of ``of`` with the names of the transforms, because
+            a column must not be taken for the scores it was made of.
     """
 
     def __init__(
         self, of: RewardSpec, transforms: Sequence[Transform], label: str | None = None
     ) -> None:
         self.of, self.transforms = build_reward(of), tuple(transforms)
-        self.name = label or self.of.name
+        names = {kind: name for name, kind in TRANSFORMS.items()}
+        made = [names.get(type(t), type(t).__name__.lower()) for t in self.transforms]
+        self.name = label or "_".join([self.of.name, *made])
         self.bounds = self.of.bounds
         for transform in self.transforms:
             self.bounds = transform.bounds(self.bounds)

@@ -129,6 +129,14 @@ def test_a_label_alone_renames():
     assert build_reward({"name": "gold", "transforms": []}).name == "gold"
 
 
+def test_what_is_made_of_another_does_not_go_by_its_name():
+    bent = {
+        "name": "gold",
+        "transforms": [{"name": "scale", "by": 2}, {"name": "squash", "scale": 1}],
+    }
+    assert build_reward(bent).name == "gold_scale_squash"
+
+
 def test_a_coin_scores_noise():
     clips = sample_clips(16, torch.Generator().manual_seed(0))
     coin = make_reward("coin", std=0.5, seed=2)

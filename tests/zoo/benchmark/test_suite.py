@@ -7,6 +7,7 @@ import yaml
 
 from reelrl.algos.advantages import make_estimator
 from reelrl.rewards.base import build_reward
+from reelrl.zoo.benchmark.measure import AXES
 from reelrl.zoo.benchmark.suite import list_suites, read_suite
 
 
@@ -19,6 +20,9 @@ def test_a_suite_that_ships_can_start(name):
     for scenario in suite.scenarios.values():
         names = [build_reward(spec).name for spec in scenario.rewards]
         assert len(set(names)) == len(names) and scenario.prediction and scenario.about
+        # A bent axis under the axis's own name would be measured in its place.
+        truth = {name for name in names if name in AXES}
+        assert truth <= {spec for spec in scenario.rewards if isinstance(spec, str)}
         for pairs in scenario.expect.values():
             assert all(len(pair) == 2 for pair in pairs)
     for run in runs:
