@@ -24,7 +24,8 @@ DONE = "done.json"
 LOCK = "lock"
 CLIPS = {"base": "base.gif", "after": "after.gif"}
 SHOWN = 4
-GIF_SCALE = 3
+GIF_SCALE = 1
+"""The page enlarges them."""
 
 
 def finished(run: Run, folder: Path) -> bool:
