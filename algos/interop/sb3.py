@@ -57,13 +57,13 @@ class GroupPPO(OnPolicyAlgorithm):
     """The clipped loss of :class:`~reelrl.algos.grpo.GRPO` on whole episodes, without a critic.
 
     ```python
-    envs = gym.make_vec("reelrl:reelrl/MovingShapesEarly-v0", num_envs=64, autoreset_mode="Disabled")
+    envs = gym.make_vec(env_id, num_envs=64, autoreset_mode="Disabled")
     model = GroupPPO("DenoisingPolicy", VectorPromptGroups(envs, 16), "taros")
     model.learn(64_000, callback=CheckpointCallback(...))
     ```
 
-    Callbacks, ``save``, ``load`` and the logger are SB3's: ``rollout/`` has the mean reward and that
-    of every component, ``train/`` the update, ``time/`` the clock. What it leaves to ``GRPO``:
+    Callbacks, ``save``, ``load`` and the logger are SB3's: ``rollout/`` has the mean reward and
+    that of every component, ``train/`` the update, ``time/`` the clock. What it leaves to ``GRPO``:
     windows of steps, trees, dense rewards, the penalty towards a reference, averages of weights.
 
     Args:
