@@ -139,8 +139,9 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):
     def _preprocess_batch(self, batch: Any, buffer: ReplayBuffer, indices: np.ndarray) -> Any:
         done = np.logical_or(batch.terminated, batch.truncated)
         _check_whole(done, buffer)
-        vectors = batch.info.vector_reward[done].astype(np.float32)
-        estimate = self.signal(vectors, batch.info.prompt_id[done], self.facts)
+        info = batch.info[done]
+        vectors = np.where(info.reward_valid, info.vector_reward, np.nan).astype(np.float32)
+        estimate = self.signal(vectors, info.prompt_id, self.facts)
         # Tianshou's samples are in order: an episode ends before the next one of its row begins.
         episode = np.cumsum(done) - done
         _hand_out(batch, estimate, episode)

@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from tianshou.env import BaseVectorEnv
 
 from reelrl.envs.interop.batch import NativeBatch
-from reelrl.envs.scoring import RewardFacts
+from reelrl.envs.scoring import RewardError, RewardFacts
 from reelrl.envs.task import row_of
 
 SINGLE = {
@@ -36,13 +36,20 @@ class TianshouVectorEnv(BaseVectorEnv):
     collector.collect(n_episode=16, reset_before_collect=True)
     ```
 
-    The reward is a number, and the vector is in the info as ``vector_reward``, beside ``prompt_id``
-    and ``env_id``; all three reach the buffer. Clips do not: the buffer would hold one for every
-    denoising step. They are in :attr:`infos` until the next step.
+    The reward is a number, and the vector is in the info as ``vector_reward``, beside
+    ``reward_valid``, ``prompt_id`` and ``env_id``; all of them reach the buffer. Clips do not: the
+    buffer would hold one for every denoising step. They are in :attr:`infos` until the next step.
+
+    Tianshou's trainer stops at any ``nan`` in its buffer, so a component that could not be scored
+    cannot be one there.
 
     Args:
         env: the native batch, wrapped or not, with ``autoreset_mode="Disabled"``.
         weights: K weights of the reward components; None is their mean, penalties counted negative.
+        mask_failed: put zeros where a component could not be scored, False in ``reward_valid``
+            beside it; for algorithms that read that, as
+            :class:`~reelrl.algos.interop.tianshou.EstimatorPG` does. Otherwise such a component is
+            an error, since to any other algorithm a zero is a score.
 
     Attributes:
         native: the batch as given.
@@ -54,8 +61,15 @@ class TianshouVectorEnv(BaseVectorEnv):
     """
 
     # No super().__init__: it would start a worker per environment, and here there are none.
-    def __init__(self, env: VectorEnv, weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        env: VectorEnv,
+        weights: Sequence[float] | None = None,
+        *,
+        mask_failed: bool = False,
+    ) -> None:
         self.native = env
+        self.mask_failed = mask_failed
         self.batch = NativeBatch(env, weights)
         self.infos: list[dict[str, Any]] = []
         self.env_num = self.wait_num = env.num_envs
@@ -109,22 +123,30 @@ class TianshouVectorEnv(BaseVectorEnv):
 
         Raises:
             ValueError: for some of the rows: one forward pass serves them all.
+            RewardError: if a component could not be scored and failures are not masked.
         """
         self._assert_is_not_closed()
         rows = np.asarray(self._wrap_id(id))
         if len(rows) != self.env_num or action is None:
             raise ValueError(
-                f"all {self.env_num} sub-envs step together, got {len(rows)}: collect a multiple of "
-                f"{self.env_num} episodes"
+                f"all {self.env_num} sub-envs step together, got {len(rows)}: collect a multiple "
+                f"of {self.env_num} episodes"
             )
         step = self.batch.step(np.asarray(action))
         self.infos = step.infos
+        valid = ~np.isnan(step.vectors)
+        self._check(valid)
         short = [
-            {"env_id": i, **{key: info[key] for key in ("prompt_id", "vector_reward")}}
-            for i, info in enumerate(step.infos)
+            {
+                "env_id": i,
+                "prompt_id": int(step.prompt_id[i]),
+                "vector_reward": np.where(valid[i], step.vectors[i], 0).astype(np.float32),
+                "reward_valid": valid[i],
+            }
+            for i in range(self.env_num)
         ]
-        flags = (step.terminated, step.truncated)
-        return self._rows(step.obs), step.rewards, *flags, _array(short)
+        rewards = np.nan_to_num(step.rewards, nan=0.0)
+        return self._rows(step.obs), rewards, step.terminated, step.truncated, _array(short)
 
     def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:
         """Keep a seed, or one per sub-environment, for the next reset."""
@@ -143,6 +165,15 @@ class TianshouVectorEnv(BaseVectorEnv):
         """Close the batch; it can be called again."""
         self.native.close()
         self.is_closed = True
+
+    def _check(self, valid: np.ndarray) -> None:
+        if self.mask_failed or valid.all():
+            return
+        names = [self.facts.names[k] for k in np.flatnonzero(~valid.all(axis=0))]
+        raise RewardError(
+            f"reward {', '.join(names)} could not be scored, and Tianshou's trainer takes no nan: "
+            "pass mask_failed=True if the algorithm reads info.reward_valid, as EstimatorPG does"
+        )
 
     def _rows(self, obs: Any) -> np.ndarray:
         """Observations as the Collector takes them: dicts as an array of dicts."""
