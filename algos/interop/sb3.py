@@ -247,10 +247,11 @@ class GroupPPO(OnPolicyAlgorithm):
         optimizer.zero_grad()
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm))
-        if math.isfinite(norm) and math.isfinite(float(loss.detach())):
+        value = float(loss.detach())
+        if math.isfinite(norm) and math.isfinite(value):
             optimizer.step()
         else:
-            text = f"update skipped: loss {float(loss)}, gradient norm {norm}"
+            text = f"update skipped: loss {value}, gradient norm {norm}"
             warnings.warn(text, LearnerWarning, stacklevel=3)
         return norm
 
