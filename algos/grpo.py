@@ -200,14 +200,12 @@ class GRPO:
     @property
     def signs(self) -> Tensor:
         """(K,) float64, -1 for penalties."""
-        components = self.env.unwrapped.task.rewards.components
-        return torch.tensor([1.0 if r.higher_is_better else -1.0 for r in components]).double()
+        return torch.tensor(self.env.unwrapped.task.rewards.facts().signs, dtype=torch.float64)
 
     def _bounds(self) -> Tensor | None:
         """(K, 2) declared bounds of the signed components, if all of them are finite."""
-        components = self.env.unwrapped.task.rewards.components
-        bounds = torch.tensor([r.bounds for r in components]).double() * self.signs[:, None]
-        return bounds.sort(dim=1).values if bool(bounds.isfinite().all()) else None
+        bounds = self.env.unwrapped.task.rewards.facts().signed_bounds()
+        return None if bounds is None else torch.from_numpy(bounds)
 
     def update(self, rollout: Rollout, output: AdvantageOutput) -> dict[str, float]:
         """Optimizer steps on a rollout."""

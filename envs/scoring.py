@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
@@ -26,6 +27,26 @@ class RewardError(RuntimeError):
 
 class RewardWarning(UserWarning):
     """A reward component failed and its scores are masked."""
+
+
+@dataclass(frozen=True)
+class RewardFacts:
+    """What the K numbers of a reward vector mean, as plain values.
+
+    Attributes:
+        names: of the components.
+        bounds: (low, high) of each, as declared.
+        signs: 1.0 where higher is better, -1.0 for a penalty.
+    """
+
+    names: tuple[str, ...]
+    bounds: tuple[tuple[float, float], ...]
+    signs: tuple[float, ...]
+
+    def signed_bounds(self) -> np.ndarray | None:
+        """(K, 2) float64 bounds with penalties negated, or None if any is infinite."""
+        bounds = np.array(self.bounds) * np.array(self.signs)[:, None]
+        return np.sort(bounds, axis=1) if np.isfinite(bounds).all() else None
 
 
 def call_within(function: Callable[[], T], seconds: float | None) -> T:
@@ -105,6 +126,14 @@ class RewardList:
     def names(self) -> list[str]:
         """Names of the K components, in order."""
         return [reward.name for reward in self.components]
+
+    def facts(self) -> RewardFacts:
+        """Names, bounds and signs of the components."""
+        return RewardFacts(
+            tuple(self.names),
+            tuple((float(low), float(high)) for low, high in (r.bounds for r in self.components)),
+            tuple(1.0 if reward.higher_is_better else -1.0 for reward in self.components),
+        )
 
     def space(self) -> Box:
         """(K,) float32 box of the declared bounds, stretched to hold the zeros before the end."""

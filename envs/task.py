@@ -104,8 +104,7 @@ class Task:
     @cached_property
     def embeddings(self) -> Tensor:
         """(P, L, D) embeddings of all prompts on the model's device, encoded when first used."""
-        rows = range(0, len(self.prompts), ENCODE_CHUNK)
-        return torch.cat([self.model.encode(self.prompts[i : i + ENCODE_CHUNK]) for i in rows])
+        return encode_prompts(self.model, self.prompts)
 
     @cached_property
     def empty_embedding(self) -> Tensor:
@@ -276,6 +275,12 @@ def open_model(model: str | Path | VideoModel, device: str | torch.device | None
     if wanted.type != model.device.type or wanted.index not in (None, model.device.index):
         raise ValueError(f"the model is on {model.device}, got device={str(device)!r}")
     return model
+
+
+def encode_prompts(model: VideoModel, prompts: Sequence[str]) -> Tensor:
+    """(P, L, D) embeddings of P prompts, a chunk at a time."""
+    rows = range(0, len(prompts), ENCODE_CHUNK)
+    return torch.cat([model.encode(prompts[i : i + ENCODE_CHUNK]) for i in rows])
 
 
 def row_of(batched: Any, row: int) -> Any:

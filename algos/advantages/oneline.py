@@ -54,7 +54,7 @@ def advantages(
     if config and not isinstance(estimator, str):
         raise ValueError(f"settings {sorted(config)} come with a ready estimator {estimator!r}")
     call = make_estimator(estimator, **config) if isinstance(estimator, str) else estimator
-    group, slot, shape = _slots(group_ids_n, rewards.device)
+    group, slot, shape = group_slots(group_ids_n, rewards.device)
     padded = rewards.new_zeros(*shape, rewards.shape[1])
     padded[group, slot] = rewards
     valid = torch.zeros(shape, dtype=torch.bool, device=rewards.device)
@@ -72,10 +72,21 @@ def advantages(
     return flat.numpy() if numpy_in else flat
 
 
-def _slots(
+def group_slots(
     ids: Array | Sequence[Any], device: torch.device
 ) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """Row and column of every sample in a padded (P, G) table, and that table's shape."""
+    """Where N samples stand in a padded (P, G) table.
+
+    Args:
+        ids: N group ids, integers or strings; rows of the table are in their order.
+        device: of the results.
+
+    Returns:
+        row (N,) and column (N,) of every sample, and the table's shape.
+
+    Raises:
+        ValueError: if an id is not a single number or string.
+    """
     if isinstance(ids, Tensor):
         _, group, count = torch.unique(ids.to(device), return_inverse=True, return_counts=True)
     else:

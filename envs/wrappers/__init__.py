@@ -6,6 +6,7 @@ from reelrl.envs.wrappers.action import (
     VectorVelocityAction,
     VelocityAction,
 )
+from reelrl.envs.wrappers.groups import VectorPromptGroups
 from reelrl.envs.wrappers.reward import AddReward, VectorAddReward
 from reelrl.envs.wrappers.scalar import ScalarReward, VectorScalarReward
 
@@ -15,6 +16,7 @@ __all__ = [
     "ScalarReward",
     "VectorAddReward",
     "VectorGuidanceAction",
+    "VectorPromptGroups",
     "VectorScalarReward",
     "VectorVelocityAction",
     "VelocityAction",

@@ -95,8 +95,7 @@ def _clips(
 
 def _proxy(rewards: RewardList, videos: Tensor, prompts: Sequence[str]) -> Tensor:
     values, _ = rewards(videos, prompts, [{}] * len(prompts))
-    signs = torch.tensor([1.0 if c.higher_is_better else -1.0 for c in rewards.components])
-    return proxy_of(values, signs.double(), None)
+    return proxy_of(values, rewards.facts().signs)
 
 
 def path_of(folder: Path, seed: int) -> Path:

@@ -66,7 +66,7 @@ class RolloutMeasures:
         gold = axes_of(gold_axes_of_prompts(rollout.videos.float() / 255, prompts))
         size = rollout.group_size
         rewards = rollout.rewards.double().cpu()
-        proxy = proxy_of(rewards, learner.signs, learner.config.reward_weights)
+        proxy = proxy_of(rewards, learner.signs.tolist(), learner.config.reward_weights)
         advantages = torch.as_tensor(output.advantages).double().cpu()
         advantages = advantages.flatten(2).mean(-1) if advantages.ndim > 2 else advantages
         groups = advantages.reshape(-1, size)
@@ -96,7 +96,6 @@ class FixedExamination:
     Attributes:
         settings: number of clips, interval and seed.
         rewards: the trained components.
-        signs: (K,) -1 for penalties.
         weights: K static weights, or None.
         num_steps: of the sampler, those of training.
         shift: of its schedule.
@@ -104,7 +103,6 @@ class FixedExamination:
 
     settings: Examined
     rewards: RewardList
-    signs: Tensor
     weights: tuple[float, ...] | None
     num_steps: int
     shift: float
@@ -120,7 +118,7 @@ class FixedExamination:
         for split in SPLITS:
             videos, prompts = self.clips(policy, split, ema)
             values, _ = self.rewards(videos, prompts, [{}] * len(prompts))
-            proxy = proxy_of(values.double(), self.signs, self.weights)
+            proxy = proxy_of(values, self.rewards.facts().signs, self.weights)
             scores = axes_of(gold_axes_of_prompts(videos, prompts))
             scores |= dict(zip(self.rewards.names, values.unbind(1), strict=True))
             numbers |= {f"{split}/{n}": v.double().nanmean() for n, v in scores.items()}
@@ -153,10 +151,12 @@ class FixedExamination:
             return torch.cat(list(batches)), prompts
 
 
-def proxy_of(rewards: Tensor, signs: Tensor, weights: Sequence[float] | None) -> Tensor:
+def proxy_of(
+    rewards: Tensor, signs: Sequence[float], weights: Sequence[float] | None = None
+) -> Tensor:
     """(N,) weighted sum of the components (N, K), penalties negative; ``nan`` if one failed."""
-    factors = signs if weights is None else signs * torch.tensor(weights, dtype=torch.float64)
-    return (rewards.double() * factors.cpu()).sum(dim=1)
+    factors = torch.tensor([signs, weights or [1.0] * len(signs)], dtype=torch.float64).prod(dim=0)
+    return (rewards.double() * factors.to(rewards.device)).sum(dim=1)
 
 
 def within_std(values: Tensor, group_size: int) -> Tensor:

@@ -90,7 +90,6 @@ def _open(run: Run, folder: Path, examined: Examined) -> tuple[GRPO, FixedExamin
     examination = FixedExamination(
         examined,
         RewardList(components),
-        torch.tensor([1.0 if c.higher_is_better else -1.0 for c in components]).double(),
         config.learner.reward_weights,
         num_steps=task.num_steps,
         shift=config.env_args.get("shift", 3.0),

@@ -57,9 +57,9 @@ def test_collisions_by_enumeration():
 
 def test_the_proxy_is_the_signed_weighted_sum():
     rewards = torch.tensor([[1.0, 2.0], [math.nan, 1.0]]).double()
-    signs = torch.tensor([1.0, -1.0]).double()
+    signs = (1.0, -1.0)
     assert proxy_of(rewards, signs, (3.0, 0.5))[0] == 2
-    assert proxy_of(rewards, signs, None)[0] == -1 and proxy_of(rewards, signs, None)[1].isnan()
+    assert proxy_of(rewards, signs)[0] == -1 and proxy_of(rewards, signs)[1].isnan()
 
 
 def test_diversity_of_the_world_is_near_one_and_of_one_clip_the_least():

@@ -1,0 +1,105 @@
+"""A flow policy without its environment: what it must know of one, small enough to be saved."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reelrl.algos.losses import clip_range_of
+from reelrl.algos.policies.flow import FlowPolicy
+from reelrl.envs.models import VideoModel
+from reelrl.envs.steps import Reduction
+from reelrl.envs.task import encode_prompts
+from reelrl.envs.wrappers.reward import base_of
+
+
+@dataclass
+class DenoisingTask:
+    """What :class:`~reelrl.algos.policies.flow.FlowPolicy` asks of an environment.
+
+    Pickling carries the model's folder, the texts and the schedule, neither weights nor embeddings:
+    other libraries pickle the arguments of a policy when they save a learner.
+
+    Attributes:
+        model: shared with the environment it was taken from.
+        prompts: texts of the prompt ids.
+        sigmas: (T + 1,) float64 noise levels.
+        dimensions: D, numbers of a latent.
+        action_bound: largest number of an action that a library would not clip.
+    """
+
+    model: VideoModel
+    prompts: tuple[str, ...]
+    sigmas: Tensor
+    dimensions: int
+    action_bound: float
+    _embeddings: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, env: Any) -> DenoisingTask:
+        """The task of an environment of ours, wrapped, batched or inside an adapter.
+
+        Raises:
+            ValueError: for a flat environment, whose observations no video model takes.
+            TypeError: if the environment is not ours.
+        """
+        inner = getattr(env, "unwrapped", env)
+        base = base_of(getattr(inner, "native", inner))
+        if base.task.flat:
+            raise ValueError("a denoising policy needs structured observations, got a flat env")
+        bound = float(base.task.action_space.high.flat[0])
+        size = math.prod(base.task.latent_shape)
+        return cls(base.model, base.prompts, base.sigmas, size, bound, base.embeddings)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """(P, L, D) embeddings of the prompts, encoded anew after unpickling."""
+        if self._embeddings is None:
+            self._embeddings = encode_prompts(self.model, self.prompts)
+        return self._embeddings
+
+    @property
+    def unwrapped(self) -> DenoisingTask:
+        """Itself: a policy binds to it as to an environment."""
+        return self
+
+    def policy(self, **settings: Any) -> FlowPolicy:
+        """A policy over the model, bound; ``settings`` are those of a flow policy."""
+        return FlowPolicy(self.model, **settings).bind(self)
+
+    def clip_range(self, epsilon: float = 0.025, reduction: Reduction = "mean") -> float:
+        """Clip range of PPO's ratio; see :func:`~reelrl.algos.losses.clip_range_of`.
+
+        PPO's usual 0.2 is of the ratio of whole actions and never reached by that of means.
+        """
+        return clip_range_of(epsilon, self.dimensions, reduction)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_embeddings": None}
+
+
+def density(log_prob: Tensor) -> Tensor:
+    """Log-probabilities with 0 in place of ``nan`` where a step is deterministic.
+
+    Such a step has ratio one and no gradient then, whoever forms the ratio; that an exact 0 means
+    "no density" lets a buffer leave those steps out of its averages.
+    """
+    return torch.where(log_prob.isnan(), 0.0, log_prob)
+
+
+def check_bounds(latent: Tensor, bound: float) -> None:
+    """Refuse latents that a library would clip before they are taken, but not where it scores them.
+
+    Raises:
+        ValueError: names the largest entry.
+    """
+    largest = float(latent.abs().max())
+    if not largest <= bound:
+        raise ValueError(
+            f"a latent holds {largest:.3g}, beyond the action bound {bound:g}: it would be clipped "
+            "on its way to the environment and no longer be what was scored"
+        )

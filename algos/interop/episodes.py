@@ -1,0 +1,139 @@
+"""Finished episodes in, one advantage per episode out, whoever collected them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, RewardBatch, make_estimator
+from reelrl.algos.advantages.arrays import to_tensor
+from reelrl.algos.advantages.oneline import group_slots
+from reelrl.envs.scoring import RewardFacts
+
+SUPPLIED = frozenset({"bounds"})
+"""What a batch of episodes has beside its rewards; trees and completions need our own learner."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an estimator says about N episodes.
+
+    Attributes:
+        advantages: (N,) float32.
+        components: (N, K) float32, 0 where a component does not apply, or None.
+        component_weights: (N, K) float32, or None.
+        counted: (N,) bool, False for episodes that were not scored or that the estimator dropped;
+            a loss leaves them out of its average.
+        output: as the estimator gave it, groups padded.
+    """
+
+    advantages: NDArray[np.float32]
+    components: NDArray[np.float32] | None
+    component_weights: NDArray[np.float32] | None
+    counted: NDArray[np.bool_]
+    output: AdvantageOutput
+
+
+class EpisodeEstimator:
+    """An estimator and what it remembers, for learners that know episodes and no groups.
+
+    Episodes of one prompt are one group. What a component's numbers mean is handled as in
+    :class:`~reelrl.algos.grpo.GRPO`: penalties change sign before anything is estimated.
+
+    Args:
+        estimator: a name for :func:`~reelrl.algos.advantages.make_estimator`, or an instance.
+
+    Attributes:
+        estimator: the instance.
+        calls: batches of episodes seen.
+
+    Raises:
+        ValueError: if the estimator needs what episodes alone do not have.
+    """
+
+    def __init__(self, estimator: str | AdvantageEstimator) -> None:
+        self.estimator: Any = make_estimator(estimator) if isinstance(estimator, str) else estimator
+        missing = sorted(self.estimator.requires - SUPPLIED)
+        if self.estimator.needs_component_gradients:
+            missing.append("the gradient of every component")
+        if missing:
+            raise ValueError(
+                f"estimator {self.estimator.name!r} needs {', '.join(missing)}, which a batch of "
+                "episodes does not have; reelrl.algos.grpo.GRPO or a loop of your own can supply it"
+            )
+        self.calls = 0
+        self._state: Any = None
+        self._saved: dict[str, np.ndarray] = {}
+
+    def __call__(
+        self,
+        rewards: NDArray[np.float32],
+        prompt_ids: NDArray[np.int64],
+        facts: RewardFacts,
+    ) -> Estimate:
+        """Advantages of N episodes; moves the estimator's state on.
+
+        Args:
+            rewards: (N, K), ``nan`` where a component could not be scored.
+            prompt_ids: (N,).
+            facts: what the K numbers mean.
+        """
+        row, column, shape = group_slots(prompt_ids, torch.device("cpu"))
+        at = (row.numpy(), column.numpy())
+        table = np.zeros((*shape, rewards.shape[1]), dtype=np.float32)
+        table[at] = rewards * np.array(facts.signs, dtype=np.float32)
+        valid = np.zeros(shape, dtype=np.bool_)
+        valid[at] = True
+        batch = RewardBatch(
+            table,
+            facts.names,
+            valid=None if valid.all() else valid,
+            bounds=facts.signed_bounds(),
+            prompt_ids=np.unique(prompt_ids),
+            step=self.calls,
+        )
+        output, self._state = self.estimator(batch, self._state_for(facts.names))
+        self.calls += 1
+        return _flat(output, at, ~np.isnan(rewards).all(axis=1))
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """What it remembers, as arrays to save."""
+        if self._state is None:
+            return self._saved
+        saved = self.estimator.state_dict(self._state)
+        return {**saved, "calls": np.array(self.calls)}
+
+    def load_state_dict(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Go on from what :meth:`state_dict` gave; checked when the first episodes come."""
+        self._saved, self._state = dict(saved), None
+        self.calls = int(self._saved.get("calls", 0))
+
+    def _state_for(self, names: Sequence[str]) -> Any:
+        if self._state is None and self._saved:
+            arrays = {key: value for key, value in self._saved.items() if key != "calls"}
+            return self.estimator.load_state_dict(arrays, names)
+        return self.estimator.init_state(names) if self._state is None else self._state
+
+
+def _flat(
+    output: AdvantageOutput, at: tuple[np.ndarray, np.ndarray], scored: NDArray[np.bool_]
+) -> Estimate:
+    """The padded table of groups as N episodes."""
+    kept = scored
+    if output.sample_weight is not None:
+        kept = kept & (to_tensor(output.sample_weight).numpy()[at] > 0)
+    components = weights = None
+    if output.component_advantages is not None:
+        values = to_tensor(output.component_advantages).numpy()[at]
+        components = np.nan_to_num(values, nan=0.0).astype(np.float32)
+        weights = np.ones_like(components)
+        if output.component_weights is not None:
+            given = to_tensor(output.component_weights).numpy()
+            weights = weights * (given if given.ndim == 1 else given[at[0]])
+    advantages = to_tensor(output.advantages).numpy()[at].astype(np.float32)
+    return Estimate(advantages, components, weights, kept, output)

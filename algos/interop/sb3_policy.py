@@ -1,0 +1,162 @@
+"""A video model as the policy of Stable-Baselines3's on-policy algorithms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor
+
+from reelrl.algos.interop.denoising import DenoisingTask, check_bounds, density
+from reelrl.algos.policies.weights import Weights
+
+
+class DenoisingPolicy(ActorCriticPolicy):
+    """SB3's face of :class:`~reelrl.algos.policies.flow.FlowPolicy`; there is no critic.
+
+    ```python
+    task = DenoisingTask.of(venv)
+    model = PPO(DenoisingPolicy, venv, policy_kwargs={"task": task, "eta": 0.7}, ...)
+    ```
+
+    Log-probabilities are means over the latent (see ``reduction`` of
+    :class:`~reelrl.algos.policies.flow.FlowPolicyConfig`), where SB3 sums: with many dimensions the
+    ratio of sums overflows. Steps without noise have log-probability 0 and no gradient. Values are
+    zeros. Noise comes from torch's global generator, which is what SB3's ``seed`` seeds.
+
+    Saving writes the trainable weights alone. A loaded learner opens the model's folder again; to
+    share the environment's instance, load with ``custom_objects={"policy_kwargs": {...}}``.
+
+    Args:
+        observation_space: the environment's ``Dict``.
+        action_space: of latents.
+        lr_schedule: learning rate by progress.
+        use_sde: SB3 passes it; must be False.
+        task: of the environment, which shares its model.
+        optimizer_class: of the trainable weights.
+        optimizer_kwargs: its settings beside the learning rate; the default is that of our learner.
+        **flow: settings of the flow policy, such as ``eta`` or ``lora_rank``.
+
+    Attributes:
+        flow: the flow policy.
+
+    Raises:
+        ValueError: for state-dependent exploration, or a setting out of range.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        use_sde: bool = False,
+        *,
+        task: DenoisingTask,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **flow: Any,
+    ) -> None:
+        if use_sde:
+            raise ValueError("the noise of a denoising step is its kernel's: use_sde must be False")
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"betas": (0.9, 0.99), "weight_decay": 0.0}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[],
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        self.task = task
+        self.flow = task.policy(**flow)
+        self.transformer = self.flow.module
+        # SB3 types the class by its base, which takes no learning rate.
+        self.optimizer = optimizer_class(
+            self.flow.parameters.values(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **optimizer_kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Nothing: the video model is the network."""
+
+    def forward(
+        self, obs: PyTorchObs, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw N actions.
+
+        Returns:
+            latents (N, C, T', H', W'), values (N, 1) and log-probabilities (N,).
+
+        Raises:
+            ValueError: if a latent is beyond the action bounds, where SB3 would clip what it steps
+                with and store what it does not.
+        """
+        latent, log_prob = self.flow.act(_dict(obs))
+        if deterministic:
+            latent = self._predict(obs, True)
+            log_prob = self.flow.log_prob(_dict(obs), latent)
+        check_bounds(latent, self.task.action_bound)
+        return latent, self.predict_values(obs), density(log_prob)
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Score stored actions (N, D), flattened as SB3 stores them; the entropy is None."""
+        latent = actions.reshape(-1, *(self.action_space.shape or ()))
+        log_prob = self.flow.log_prob(_dict(obs), latent)
+        return self.predict_values(obs), density(log_prob), None
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """Zeros (N, 1)."""
+        latent = _dict(obs)["latent"]
+        return latent.new_zeros(len(latent), 1)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self.flow.predict(_dict(observation), deterministic)
+
+    def to(self, *args: Any, **kwargs: Any) -> DenoisingPolicy:
+        """Move, to where the model is.
+
+        Raises:
+            ValueError: for another device than the model's, whose other parts would stay behind.
+        """
+        moved = super().to(*args, **kwargs)
+        here, there = moved.device, self.task.model.device
+        if here.type != there.type:
+            raise ValueError(f"the model is on {there}: pass device='{there}', got '{here}'")
+        return moved
+
+    # Of a Wan transformer with adapters, what was not trained is 99 % and on the disk already.
+    def state_dict(self, *args: Any, **kwargs: Any) -> Weights:  # type: ignore[override]
+        """A copy of the trainable weights."""
+        return self.flow.state_dict()
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Set the trainable weights.
+
+        Raises:
+            ValueError: if names or shapes differ.
+        """
+        self.flow.load_state_dict(state_dict)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": self._dummy_schedule,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+            "task": self.task,
+            **self.flow.settings(),
+        }
+
+
+def _dict(obs: PyTorchObs) -> dict[str, Tensor]:
+    if not isinstance(obs, dict):
+        raise ValueError(f"a denoising policy needs dict observations, got {type(obs).__name__}")
+    return obs
