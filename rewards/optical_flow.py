@@ -3,9 +3,9 @@
 Why our own: OpenCV's flows take one pair of frames at a time on the processor, scikit-image's too,
 and a learned flow (:mod:`reelrl.rewards.image.raft`) needs weights. This one is a dozen dense
 operations on all pairs of all clips, runs where the clips are, and lets gradients through. It is
-meant for amounts of motion, not for sharp motion borders: windows are Gaussian, frames are reduced
-to a short side of about :data:`SHORT_SIDE` pixels first, and at the objects of MovingShapes it is off
-by a tenth of a pixel where OpenCV's Farnebäck flow, at two to three times the cost, is off by a
+meant for amounts of motion, not for sharp motion borders: windows are Gaussian, and frames are
+reduced to a short side of about :data:`SHORT_SIDE` pixels first. At the objects of MovingShapes it
+is off by a tenth of a pixel where OpenCV's Farnebäck flow, at about twice the cost, is off by a
 hundredth.
 """
 
