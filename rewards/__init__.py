@@ -4,7 +4,7 @@ Importing it registers every component and loads no library of models: those tha
 them when they are built.
 """
 
-from reelrl.rewards import flow, group, jpeg, motion, pixel
+from reelrl.rewards import flow, group, image, jpeg, motion, pixel
 from reelrl.rewards import moving_shapes as moving_shapes
 from reelrl.rewards.base import (
     Reward,
@@ -22,6 +22,7 @@ __all__ = [
     "RewardOutput",
     "flow",
     "group",
+    "image",
     "jpeg",
     "list_rewards",
     "make_reward",

@@ -57,7 +57,8 @@ class Reward(ABC):
     """One component of the reward vector.
 
     Subclasses set the class attributes and implement :meth:`score`; calling the instance checks the
-    input and wraps the scores.
+    input and wraps the scores. What depends on the arguments, such as the name of a component made
+    of another one, is set by the constructor.
 
     Attributes:
         name: registry name, also the column name in logs.
@@ -74,8 +75,8 @@ class Reward(ABC):
         groupwise: True if a clip's score depends on the other clips of its prompt.
     """
 
-    name: ClassVar[str]
-    bounds: ClassVar[tuple[float, float]]
+    name: str
+    bounds: tuple[float, float]
     higher_is_better: ClassVar[bool] = True
     deterministic: bool = True
     license: ClassVar[str] = "Apache-2.0"
