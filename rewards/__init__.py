@@ -1,7 +1,34 @@
-"""What a clip is worth: reward components, their registry, and the MovingShapes world."""
+"""What a clip is worth: reward components, their registry, and the MovingShapes world.
 
+Importing it registers every component and loads no library of models: those that need weights load
+them when they are built.
+"""
+
+from reelrl.rewards import flow, group, image, jpeg, motion, pixel, transforms
 from reelrl.rewards import moving_shapes as moving_shapes
-from reelrl.rewards import transforms as transforms
-from reelrl.rewards.base import Reward, RewardOutput, list_rewards, make_reward, register_reward
+from reelrl.rewards.base import (
+    Reward,
+    RewardOutput,
+    list_rewards,
+    make_reward,
+    register_reward,
+    reward_class,
+)
+from reelrl.rewards.group import GroupReward
 
-__all__ = ["Reward", "RewardOutput", "list_rewards", "make_reward", "register_reward"]
+__all__ = [
+    "GroupReward",
+    "Reward",
+    "RewardOutput",
+    "flow",
+    "group",
+    "image",
+    "jpeg",
+    "list_rewards",
+    "make_reward",
+    "motion",
+    "pixel",
+    "register_reward",
+    "reward_class",
+    "transforms",
+]

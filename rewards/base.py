@@ -66,13 +66,27 @@ class Reward(ABC):
         higher_is_better: False for penalties.
         deterministic: True if equal clips always get equal scores, whatever the batch.
         license: SPDX id of code *and* weights.
+        formula: one line of mathematics, x_t being the frames; part of the generated table.
+        source: paper with equation, or project and file, that the formula is from.
+        weights: the published checkpoint that ``model=`` stands for; empty if there are none.
+        memory_gb: of those weights in bfloat16.
+        differentiable: True if :meth:`score` lets useful gradients reach the pixels.
+        fps_sensitive: True if the same scene sampled at another frame rate scores differently.
+        groupwise: True if a clip's score depends on the other clips of its prompt.
     """
 
     name: str
     bounds: tuple[float, float]
     higher_is_better: ClassVar[bool] = True
-    deterministic: ClassVar[bool] = True
+    deterministic: bool = True
     license: ClassVar[str] = "Apache-2.0"
+    formula: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    weights: ClassVar[str] = ""
+    memory_gb: ClassVar[float] = 0.0
+    differentiable: ClassVar[bool] = False
+    fps_sensitive: ClassVar[bool] = False
+    groupwise: ClassVar[bool] = False
 
     @abstractmethod
     def score(
@@ -104,31 +118,50 @@ class Reward(ABC):
             ValueError: if ``videos`` is not (N, F, H, W, 3) floating point, the number of prompts
                 or infos is not N, or :meth:`score` returns anything but a tensor (N,).
         """
+        infos = [{}] * len(videos) if infos is None else infos
+        self._check_input(videos, prompts, infos)
+        with torch.no_grad():
+            videos = videos.to(torch.float32)
+            finite = videos.flatten(1).sum(-1).isfinite()
+            values = self._score_finite(videos, finite, prompts, infos)
+        return self._wrap(values, finite)
+
+    def _check_input(
+        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
+    ) -> None:
         if videos.ndim != 5 or videos.shape[-1] != 3 or not videos.is_floating_point():
             raise ValueError(
                 f"reward {self.name!r} expects float videos (N, F, H, W, 3), got "
                 f"{videos.dtype} {tuple(videos.shape)}"
             )
-        infos = [{}] * len(videos) if infos is None else infos
         if len(prompts) != len(videos) or len(infos) != len(videos):
             raise ValueError(
                 f"reward {self.name!r} got {len(videos)} videos, {len(prompts)} prompts and "
                 f"{len(infos)} infos; the three must agree"
             )
-        with torch.no_grad():
-            videos = videos.to(torch.float32)
-            finite = videos.flatten(1).sum(-1).isfinite()
+
+    def _score_finite(
+        self,
+        videos: Tensor,
+        finite: Tensor,
+        prompts: Sequence[str],
+        infos: Sequence[Mapping[str, Any]],
+    ) -> Tensor:
+        """Scores of all clips, those that are not ``finite`` being hidden as black ones."""
+        if not bool(finite.all()):  # a copy of large clips costs more than scoring them
             videos = torch.where(finite[:, None, None, None, None], videos, 0.0)
-            values = self.score(videos, prompts, infos)
+        return self.score(videos, prompts, infos)
+
+    def _wrap(self, values: Tensor, finite: Tensor) -> RewardOutput:
+        count = len(finite)
         if not isinstance(values, Tensor):
             raise ValueError(
-                f"reward {self.name!r} must return a torch.Tensor ({len(videos)},), "
+                f"reward {self.name!r} must return a torch.Tensor ({count},), "
                 f"got {type(values).__name__}"
             )
-        if values.shape != (len(videos),):
+        if values.shape != (count,):
             raise ValueError(
-                f"reward {self.name!r} must return shape ({len(videos)},), "
-                f"got {tuple(values.shape)}"
+                f"reward {self.name!r} must return shape ({count},), got {tuple(values.shape)}"
             )
         return RewardOutput.of(torch.where(finite, values.to(finite.device), torch.nan))
 
@@ -166,11 +199,20 @@ def make_reward(name: str, **config: Any) -> Reward:
     Raises:
         ValueError: for an unknown name; the message names the nearest known one.
     """
+    return reward_class(name)(**config)
+
+
+def reward_class(name: str) -> Callable[..., Reward]:
+    """What ``name`` is registered for: the class, whose attributes tell all about it unbuilt.
+
+    Raises:
+        ValueError: for an unknown name; the message names the nearest known one.
+    """
     if name not in _REGISTRY:
         near = get_close_matches(name, _REGISTRY, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown reward {name!r}{hint} Known: {', '.join(list_rewards())}")
-    return _REGISTRY[name](**config)
+    return _REGISTRY[name]
 
 
 RewardSpec = str | Mapping[str, Any] | Reward

@@ -215,7 +215,8 @@ class Transformed(Reward):
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> Tensor:
         """Transformed scores (N,); see :meth:`reelrl.rewards.Reward.score`."""
-        values = self.of.score(videos, prompts, infos)
+        # Called, not scored: the component's own way with clips it cannot score is part of it.
+        values = self.of(videos, prompts, infos).values
         for transform in self.transforms:
             values = transform(values, videos, prompts)
         return values
@@ -245,6 +246,8 @@ class Coin(Reward):
     """
 
     name = "coin"
+    bounds = (-math.sqrt(3), math.sqrt(3))
+    formula = "U(-sqrt(3) std, sqrt(3) std), by a hash of the clip"
 
     def __init__(self, std: float = 1.0, seed: int = 0) -> None:
         self.noise = Noise(std, seed)

@@ -25,8 +25,11 @@ import torch
 from torch import Tensor
 
 from reelrl.rewards.base import Reward, register_reward
+from reelrl.rewards.blocks import clip_mean
+from reelrl.rewards.motion import frame_difference
 from reelrl.rewards.moving_shapes.gold import GoldAxes, gold_axes_of_prompts
 from reelrl.rewards.moving_shapes.world import COLOURS, caption_to_factors
+from reelrl.rewards.pixel import hasler_susstrunk, laplacian_variance
 
 SHARPNESS_SCALE = 0.05
 COLOURFULNESS_SCALE = 0.15
@@ -35,53 +38,32 @@ ALIGNMENT_SCALE = 0.15
 """Where the squashes reach one half (one minus 1/e for motion)."""
 
 
-def _mean(values: Tensor) -> Tensor:
-    """Mean over all but the first dimension, in an order that does not depend on the batch."""
-    flat = values.flatten(1)
-    return flat.sum(-1) / flat.shape[1]
-
-
-def _variance(values: Tensor) -> Tensor:
-    return _mean((values - _mean(values).reshape(-1, *[1] * (values.ndim - 1))).square())
-
-
 def sharpness(videos: Tensor) -> Tensor:
-    r"""Variance v of the 5-point Laplacian of the grey frames, squashed: (N,) v / (v + 0.05).
+    """:func:`~reelrl.rewards.pixel.laplacian_variance` v, squashed: (N,) v / (v + 0.05).
 
-    Grey is the mean of the channels, and the border pixels have no Laplacian. The focus measure of
-    Pech-Pacheco et al. 2000. Hack: noise and checkerboards are sharper than any honest edge.
+    Hack: noise and checkerboards are sharper than any honest edge.
 
     Args:
         videos: (N, F, H, W, 3) in [0, 1], H and W at least 3.
     """
-    grey = (videos[..., 0] + videos[..., 1] + videos[..., 2]) / 3
-    inner = grey[:, :, 1:-1, 1:-1]
-    rows = grey[:, :, :-2, 1:-1] + grey[:, :, 2:, 1:-1]
-    columns = grey[:, :, 1:-1, :-2] + grey[:, :, 1:-1, 2:]
-    variance = _variance(rows + columns - 4 * inner)
+    variance = laplacian_variance(videos)
     return variance / (variance + SHARPNESS_SCALE)
 
 
 def colourfulness(videos: Tensor) -> Tensor:
-    r"""Hasler and Süsstrunk's M over all pixels of a clip, squashed: (N,) M / (M + 0.15).
+    """:func:`~reelrl.rewards.pixel.hasler_susstrunk` M, squashed: (N,) M / (M + 0.15).
 
-    :math:`M = \sqrt{\sigma_{rg}^2 + \sigma_{yb}^2} + 0.3 \sqrt{\mu_{rg}^2 + \mu_{yb}^2}` with
-    rg = R - G and yb = (R + G)/2 - B (Hasler and Süsstrunk 2003, eq. 1). Hack: oversaturation and
-    coloured noise.
+    Hack: oversaturation and coloured noise.
 
     Args:
         videos: (N, F, H, W, 3) in [0, 1].
     """
-    red, green, blue = videos.unbind(-1)
-    rg, yb = red - green, (red + green) / 2 - blue
-    spread = (_variance(rg) + _variance(yb)).sqrt()
-    offset = (_mean(rg).square() + _mean(yb).square()).sqrt()
-    metric = spread + 0.3 * offset
+    metric = hasler_susstrunk(videos)
     return metric / (metric + COLOURFULNESS_SCALE)
 
 
 def motion(videos: Tensor) -> Tensor:
-    r"""Mean absolute difference d of consecutive frames, squashed: (N,) 1 - exp(-d / 0.05).
+    """:func:`~reelrl.rewards.motion.frame_difference` d, squashed: (N,) 1 - exp(-d / 0.05).
 
     Zero for a single frame. Hack: flicker, shake and noise change more pixels than motion does.
 
@@ -90,7 +72,7 @@ def motion(videos: Tensor) -> Tensor:
     """
     if videos.shape[1] < 2:
         return videos.new_zeros(len(videos))
-    return 1 - torch.exp(-_mean((videos[:, 1:] - videos[:, :-1]).abs()) / MOTION_SCALE)
+    return 1 - torch.exp(-frame_difference(videos) / MOTION_SCALE)
 
 
 def colour_alignment(videos: Tensor, colours: Tensor) -> Tensor:
@@ -109,7 +91,7 @@ def colour_alignment(videos: Tensor, colours: Tensor) -> Tensor:
     length = (videos[..., 0] ** 2 + videos[..., 1] ** 2 + videos[..., 2] ** 2).sqrt()
     norm = (c[..., 0] ** 2 + c[..., 1] ** 2 + c[..., 2] ** 2).sqrt()
     cosine = dot / (length * norm).clamp_min(1e-6)
-    score = _mean(((cosine - 0.9) / 0.1).clamp(0, 1) * (length / 0.8).clamp(0, 1))
+    score = clip_mean(((cosine - 0.9) / 0.1).clamp(0, 1) * (length / 0.8).clamp(0, 1))
     return score / (score + ALIGNMENT_SCALE)
 
 

@@ -1,0 +1,167 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from reelrl.envs.scoring import RewardList
+from reelrl.envs.wrappers import VectorAddReward
+from reelrl.rewards import GroupReward, make_reward
+from reelrl.rewards.group import group_rows, layout, mean_pairwise_distance, vendi_score
+from reelrl.rewards.moving_shapes.world import sample_clips
+
+NAMES = ("pairwise_distance", "vendi")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def slow_vendi(features):
+    x = features.double().numpy()
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    values = np.linalg.eigvalsh(x @ x.T / len(x))
+    values = values[values > 1e-12]
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def slow_distance(features):
+    x = features.double().numpy()
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    pairs = [1 - x[i] @ x[j] for i in range(len(x)) for j in range(i)]
+    return float(np.mean(pairs)) if pairs else 0.0
+
+
+def test_vendi_counts_distinct_clips():
+    eye = torch.eye(5)
+    assert vendi_score(eye[None]).item() == pytest.approx(5, rel=1e-5)
+    assert vendi_score(eye[[0] * 5][None]).item() == pytest.approx(1, abs=1e-4)
+    assert vendi_score(eye[[0, 0, 1, 1]][None]).item() == pytest.approx(2, rel=1e-4)
+    two = np.exp(-(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)))
+    assert vendi_score(eye[[0, 0, 1]][None]).item() == pytest.approx(two, rel=1e-4)
+
+
+def test_sets_equal_a_slow_loop():
+    features = torch.randn(3, 6, 4, generator=seeded())
+    for one, vendi, distance in zip(
+        features, vendi_score(features), mean_pairwise_distance(features), strict=True
+    ):
+        assert vendi.item() == pytest.approx(slow_vendi(one), rel=1e-4)
+        assert distance.item() == pytest.approx(slow_distance(one), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_marginals_equal_leaving_out_one_by_one(name):
+    reward = make_reward(name)
+    features = torch.randn(5, 7, generator=seeded())
+    worth = {
+        "vendi": lambda x: slow_vendi(x) / len(x),
+        "pairwise_distance": slow_distance,
+    }[name]
+    for i, value in enumerate(reward.marginals(features)):
+        rest = torch.cat([features[:i], features[i + 1 :]])
+        assert value.item() == pytest.approx(worth(features) - worth(rest), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_odd_one_out_has_the_most_credit_and_twins_share_theirs(name):
+    clips = sample_clips(3, seeded()).videos
+    group = clips[[0, 0, 0, 1]]
+    values = make_reward(name)(group, ["a"] * 4).values
+    assert values.argmax() == 3
+    assert values[3] > 0 > values[0]
+    torch.testing.assert_close(values[:3], values[:1].expand(3), atol=1e-5, rtol=0)
+    low, high = make_reward(name).bounds
+    assert ((values >= low) & (values <= high)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_in_one_batch_do_not_see_each_other(name):
+    clips = sample_clips(9, seeded()).videos
+    reward = make_reward(name)
+    ids = [5, 2, 5, 2, 2, 5, 7, 7, 1]
+    infos = [{"prompt_id": i} for i in ids]
+    mixed = reward(clips, ["same text"] * 9, infos).values
+    for group in (2, 5, 7):
+        rows = [row for row, i in enumerate(ids) if i == group]
+        alone = reward(clips[rows], [""] * len(rows)).values
+        torch.testing.assert_close(mixed[rows], alone, atol=1e-6, rtol=1e-4)
+    assert mixed[8].isnan()
+
+
+def test_the_key_of_a_group():
+    assert group_rows(["a", "b", "a"], [{}, {}, {}]) == [[0, 2], [1]]
+    assert group_rows(["a"] * 3, [{"prompt_id": 4}, {"prompt_id": 3}, {"prompt_id": 4}]) == [
+        [0, 2],
+        [1],
+    ]
+    twice = [{"prompt_id": 4, "group_id": g} for g in (0, 1, 0)]
+    assert group_rows(["a"] * 3, twice) == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_clip_is_no_member_of_its_set(name):
+    clips = sample_clips(4, seeded()).videos
+    broken = clips.clone()
+    broken[1, 0, 0, 0, 0] = torch.nan
+    output = make_reward(name)(broken, ["a"] * 4)
+    rest = make_reward(name)(clips[[0, 2, 3]], ["a"] * 3)
+    assert output.valid.tolist() == [True, False, True, True]
+    torch.testing.assert_close(output.values[[0, 2, 3]], rest.values)
+
+
+def test_a_set_of_black_clips_has_numbers():
+    """No direction to compare: each counts as unlike the others, none as a failure."""
+    for name in NAMES:
+        assert make_reward(name)(torch.zeros(3, 2, 8, 8, 3), ["a"] * 3).valid.all()
+
+
+def test_layout_is_blind_to_brightness_and_to_contrast_by_its_cosine():
+    clips = sample_clips(2, seeded()).videos
+    same = layout(0.2 + 0.5 * clips)
+    torch.testing.assert_close(same, 0.5 * layout(clips), atol=1e-5, rtol=1e-4)
+    assert layout(torch.rand(2, 3, 5, 7, 3)).shape == (2, 3 * 3 * 5 * 7)
+
+
+class Spread(GroupReward):
+    """A utility of one's own: the range of mean brightness."""
+
+    name, bounds = "spread", (-1.0, 1.0)
+
+    def embed(self, videos):
+        return videos.flatten(1).mean(1, keepdim=True)
+
+    def utility(self, features):
+        return features.amax((-2, -1)) - features.amin((-2, -1))
+
+
+def test_a_group_reward_of_ones_own():
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    videos = levels[:, None, None, None, None].expand(-1, 2, 4, 4, 3)
+    values = Spread()(videos, ["a"] * 3).values
+    torch.testing.assert_close(values, torch.tensor([0.4, 0.0, 0.4]))
+
+
+def test_they_work_in_the_reward_list_beside_others():
+    clips = sample_clips(6, seeded())
+    infos = [{"prompt_id": i} for i in (0, 0, 0, 1, 1, 1)]
+    values, valid = RewardList(["vendi", "sharpness"])(clips.videos, clips.captions, infos)
+    assert valid.all()
+    alone = make_reward("vendi")(clips.videos[:3], ["a"] * 3).values
+    torch.testing.assert_close(values[:3, 0], alone, atol=1e-6, rtol=1e-4)
+
+
+def test_they_work_in_the_batched_environment():
+    env = gym.make_vec(
+        "reelrl:reelrl/MovingShapes-v0",
+        num_envs=4,
+        num_steps=1,
+        autoreset_mode="Disabled",
+    )
+    env = VectorAddReward(env, "vendi")
+    observation, _ = env.reset(seed=0, options={"prompt_id": [3, 3, 9, 9]})
+    _, rewards, ended, _, infos = env.step(0.5 * observation["latent"])
+    assert ended.all()
+    videos = torch.as_tensor(np.stack(infos["video"])).float() / 255
+    alone = make_reward("vendi")(videos[:2], ["", ""]).values
+    np.testing.assert_allclose(rewards[:2, -1], alone, atol=0.02)
+    env.close()
