@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,13 +65,18 @@ class Reward(ABC):
         higher_is_better: False for penalties.
         deterministic: True if equal clips always get equal scores, whatever the batch.
         license: SPDX id of code *and* weights.
+        memory_gb: gigabytes of weights, as published; 0 for a component without.
+        fps_sensitive: True if the score depends on the rate the clip is shown at.
     """
 
-    name: ClassVar[str]
-    bounds: ClassVar[tuple[float, float]]
-    higher_is_better: ClassVar[bool] = True
-    deterministic: ClassVar[bool] = True
-    license: ClassVar[str] = "Apache-2.0"
+    # Not ClassVar: what wraps another component has that one's, per instance.
+    name: str
+    bounds: tuple[float, float]
+    higher_is_better: bool = True
+    deterministic: bool = True
+    license: str = "Apache-2.0"
+    memory_gb: float = 0.0
+    fps_sensitive: bool = False
 
     @abstractmethod
     def score(
@@ -165,11 +170,20 @@ def make_reward(name: str, **config: Any) -> Reward:
     Raises:
         ValueError: for an unknown name; the message names the nearest known one.
     """
+    return registered_reward(name)(**config)
+
+
+def registered_reward(name: str) -> Callable[..., Reward]:
+    """What :func:`make_reward` calls: the class of that name, whose attributes describe it.
+
+    Raises:
+        ValueError: for an unknown name; the message names the nearest known one.
+    """
     if name not in _REGISTRY:
         near = get_close_matches(name, _REGISTRY, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown reward {name!r}{hint} Known: {', '.join(list_rewards())}")
-    return _REGISTRY[name](**config)
+    return _REGISTRY[name]
 
 
 def list_rewards() -> list[str]:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from reelrl.rewards import Reward, RewardOutput, list_rewards, make_reward, register_reward
+from reelrl.rewards.base import registered_reward
 
 
 class Brightness(Reward):
@@ -131,9 +132,12 @@ def test_an_unknown_name_gets_the_nearest():
 
 def test_every_registered_reward_declares_itself():
     for name in list_rewards():
-        reward = make_reward(name)
-        assert reward.name == name
-        assert reward.bounds[0] < reward.bounds[1]
-        assert reward.license
-        assert (type(reward).__doc__ or "").strip()
-        assert name in repr(reward)
+        kind = registered_reward(name)
+        assert kind.name == name
+        assert kind.bounds[0] < kind.bounds[1]
+        assert kind.license
+        assert (kind.__doc__ or "").strip()
+
+
+def test_a_component_names_itself():
+    assert "gold" in repr(make_reward("gold")) and "(0, 1)" in repr(make_reward("gold"))
