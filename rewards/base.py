@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 
+class RewardAbort(RuntimeError):
+    """A component that must not be trained on any longer: never masked, it stops the run."""
+
+
 @dataclass(frozen=True)
 class RewardOutput:
     """Scores of one component for a batch of N clips.

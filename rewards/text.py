@@ -35,21 +35,21 @@ def after_thinking(answer: str) -> str:
 def last_score(answer: str, low: float, high: float) -> float:
     """The score an answer ends on, or ``nan`` if there is none in [low, high].
 
-    Read are, in this order, the last of: a ``"score": x`` of JSON, a ``<Score>x</Score>``, a
-    ``Score: x`` with any words before the colon; then an answer that is nothing but a number.
+    Read is what stands last of ``"score": x`` (JSON), ``<Score>x</Score>`` and ``Score: x`` with
+    any words before the colon; an answer without these may be nothing but a number.
     """
     said = after_thinking(answer)
     labelled = [
         rf'"score"\s*:\s*"?{NUMBER}',
         rf"<score>\s*{NUMBER}\s*</score>",
         rf"\bscore\b[^:\n<]*:[\s*]*{NUMBER}",
-        rf"^\s*{NUMBER}\s*(?:/\s*\d+)?\s*\.?\s*$",
     ]
-    for pattern in labelled:
-        found = re.findall(pattern, said, flags=re.IGNORECASE)
-        if found:
-            return in_range(float(found[-1]), low, high)
-    return math.nan
+    bare = rf"^\s*{NUMBER}\s*(?:/\s*\d+)?\s*\.?\s*$"
+    found = [m for pattern in labelled for m in re.finditer(pattern, said, flags=re.IGNORECASE)]
+    found = found or list(re.finditer(bare, said))
+    if not found:
+        return math.nan
+    return in_range(float(max(found, key=lambda m: m.start(1))[1]), low, high)
 
 
 def named_score(answer: str, name: str, low: float, high: float) -> float:

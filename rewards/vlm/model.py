@@ -19,6 +19,8 @@ CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
 }
 """``model_type`` of a config -> class of transformers."""
+DEFAULT_RATE = 2.0
+"""Frames a second that Qwen's own tools sample."""
 VIDEO = 2
 """Modality of a video token in ``mm_token_type_ids``; text is 0."""
 
@@ -31,11 +33,14 @@ class Query:
         clips: each (F, H, W, 3) in [0, 1], the frames the model is to see.
         text: what stands behind them.
         system: the system message; None is the chat template's own.
+        rates: frames a second of each clip, as shown; Qwen2.5-VL's positions are in seconds.
+            Without any they are 2.
     """
 
     clips: tuple[Tensor, ...]
     text: str
     system: str | None = None
+    rates: tuple[float, ...] = ()
 
 
 class QwenVL:
@@ -45,21 +50,17 @@ class QwenVL:
         model: of one of the two classes, or a subclass.
         tokenizer: with the chat template.
         patches: how frames are cut up.
-        clip_fps: frames a second of the frames shown; Qwen2.5-VL's positions are in seconds.
 
     Raises:
         ValueError: if the tokenizer has no chat template.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, patches: PatchConfig, clip_fps: float = 2.0
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, patches: PatchConfig) -> None:
         if not tokenizer.chat_template:
             raise ValueError("the tokenizer has no chat template: expected an instruction model")
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.patches = patches
-        self.clip_fps = clip_fps
         self.accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod
@@ -69,7 +70,6 @@ class QwenVL:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        clip_fps: float = 2.0,
     ) -> QwenVL:
         """Open a folder that ``transformers`` would; nothing is downloaded, no code in it is run.
 
@@ -85,11 +85,9 @@ class QwenVL:
                 f"{path} holds a model of type {config.model_type!r}, expected one of "
                 f"{', '.join(CLASSES)}"
             )
-        model = getattr(transformers, CLASSES[config.model_type]).from_pretrained(
-            path, dtype=dtype, local_files_only=True
-        )
+        model = load_weights(getattr(transformers, CLASSES[config.model_type]), path, dtype=dtype)
         patches = PatchConfig.from_folder(path)
-        return cls(model.to(device), open_tokenizer(path), patches, clip_fps)
+        return cls(model.to(device), open_tokenizer(path), patches)
 
     def prompt_text(self, query: Query) -> str:
         """The chat as the template writes it, one placeholder per clip."""
@@ -113,11 +111,16 @@ class QwenVL:
         """
         pixels, grids, rows = [], [], []
         for query in queries:
-            cut = [to_patches(clip[None].to(self.model.device), self.patches) for clip in query.clips]
+            cut = [
+                to_patches(clip[None].to(self.model.device), self.patches) for clip in query.clips
+            ]
             pixels += [patches for patches, _ in cut]
             grids += [grid for _, grid in cut]
             rows.append(self._tokens(query, [grid for _, grid in cut]))
-        rows = [row + list(more) for row, more in zip(rows, answers, strict=True)] if answers else rows
+        rows = (
+            [row + list(more) for row, more in zip(rows, answers, strict=True)] if answers else rows
+        )
+        rates = [r for query in queries for r in query.rates or [DEFAULT_RATE] * len(query.clips)]
         length = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
@@ -128,7 +131,7 @@ class QwenVL:
             "pixel_values_videos": torch.cat(pixels).to(self.model.dtype),
             "video_grid_thw": torch.tensor(grids),
             "mm_token_type_ids": (ids == self.model.config.video_token_id).int() * VIDEO,
-            "second_per_grid_ts": torch.full((len(grids),), self.patches.temporal / self.clip_fps),
+            "second_per_grid_ts": self.patches.temporal / torch.tensor(rates),
         }
         # Each version and class of transformers' model takes some of these.
         return {k: v.to(self.model.device) for k, v in found.items() if k in self.accepted}
@@ -170,11 +173,17 @@ class QwenVL:
             temperature=None,
             top_p=None,
             top_k=None,
+            # A clip in the answer would be one that nobody gave.
+            suppress_tokens=self._vision_tokens(),
             pad_token_id=self.tokenizer.pad_token_id,
         )
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         ends = self._ends()
         return [row[: next((i for i, t in enumerate(row) if t in ends), len(row))] for row in new]
+
+    def _vision_tokens(self) -> list[int]:
+        config = self.model.config
+        return [config.image_token_id, config.video_token_id, config.vision_start_token_id]
 
     def _ends(self) -> set[int]:
         known = self.model.generation_config.eos_token_id
@@ -201,6 +210,24 @@ def model_folder(folder: str | Path) -> Path:
     if not path.is_dir():
         raise ValueError(f"{str(folder)!r} is no folder; models are never downloaded")
     return path
+
+
+def load_weights(kind: Any, folder: Path | None, **settings: Any) -> Any:
+    """``kind.from_pretrained``, from local files and with all weights.
+
+    Raises:
+        ValueError: if some are missing: transformers makes up random ones and says so in a log.
+    """
+    model, found = kind.from_pretrained(
+        folder, local_files_only=True, output_loading_info=True, **settings
+    )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{folder or 'the checkpoint'} lacks {len(missing)} weights of {kind.__name__}, such "
+            f"as {missing[0]}"
+        )
+    return model
 
 
 def open_tokenizer(folder: Path) -> Any:

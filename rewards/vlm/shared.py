@@ -92,16 +92,16 @@ class VLMScorer(ABC):
     @cached_property
     def vlm(self) -> QwenVL:
         """The model, opened when first used."""
-        return QwenVL.from_pretrained(
-            self.folder, device=self.device, dtype=self.dtype, clip_fps=self.sample_fps
-        )
+        return QwenVL.from_pretrained(self.folder, device=self.device, dtype=self.dtype)
 
     @cached_property
     def fingerprint(self) -> str:
         """Changes with anything a score depends on besides clip and caption."""
         template = hashlib.sha256(self.template.encode()).hexdigest()
         facts = [type(self).__name__, folder_digest(self.folder), template]
-        return json.dumps([*facts, self.clip_fps, self.sample_fps, self.num_frames, str(self.dtype)])
+        return json.dumps(
+            [*facts, self.clip_fps, self.sample_fps, self.num_frames, str(self.dtype)]
+        )
 
     def frames(self, videos: Tensor) -> Tensor:
         """The frames the model is shown, (N, n, H, W, 3).
@@ -122,8 +122,9 @@ class VLMScorer(ABC):
         # Held while computing: components called from several threads wait for the same pass.
         with self._lock:
             if self._last is None or not same_batch(self._last, frames, prompts):
+                rate = frames.shape[1] / videos.shape[1] * self.clip_fps
                 queries = [
-                    Query((clip,), fill(self.template, prompt))
+                    Query((clip,), fill(self.template, prompt), rates=(rate,))
                     for clip, prompt in zip(frames, prompts, strict=True)
                 ]
                 parts = [self.score_queries(part) for part in chunks(queries, self.batch_size)]
@@ -177,7 +178,7 @@ class VLMReward(Reward):
 
     Args:
         model: local folder with the weights.
-        **settings: of the scorer: ``clip_fps``, ``template``, ``batch_size``, ``device``, ``dtype``.
+        **settings: ``clip_fps``, ``template``, ``batch_size``, ``device``, ``dtype`` of the scorer.
     """
 
     scorer_type: type[VLMScorer]

@@ -1,9 +1,10 @@
 r"""VideoAlign's VideoReward: three axes read at three special tokens of one forward pass.
 
 The instruction holds the tokens ``<|VQ_reward|>``, ``<|MQ_reward|>`` and ``<|TA_reward|>`` once
-each; the last hidden state h at token k gives the logit :math:`w^\top h_k`, one w for all three, and
-the published score is :math:`z_k = (w^\top h_k - \mu_k) / \sigma_k` (Liu et al. 2025, "Improving
-Video Generation with Human Feedback"; KlingTeam/VideoAlign, ``inference.py`` with ``use_norm``).
+each; the last hidden state h at token k gives the logit :math:`w^\top h_k`, one w for all three,
+and the published score is :math:`z_k = (w^\top h_k - \mu_k) / \sigma_k` (Liu et al. 2025,
+"Improving Video Generation with Human Feedback"; KlingTeam/VideoAlign, ``inference.py`` with
+``use_norm``).
 """
 
 from __future__ import annotations

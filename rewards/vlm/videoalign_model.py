@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from reelrl.rewards.vlm.frames import PatchConfig
-from reelrl.rewards.vlm.model import QwenVL, model_folder, open_tokenizer
+from reelrl.rewards.vlm.model import QwenVL, load_weights, model_folder, open_tokenizer
 
 if TYPE_CHECKING:
     from reelrl.rewards.vlm.videoalign import VideoAlignScorer
@@ -38,7 +38,7 @@ def open_videoalign(scorer: VideoAlignScorer) -> QwenVL:
     """
     folder = scorer.folder
     if (folder / "config.json").is_file():
-        model = VideoAlignModel.from_pretrained(folder, dtype=scorer.dtype, local_files_only=True)
+        model = load_weights(VideoAlignModel, folder, dtype=scorer.dtype)
         tokenizer, source = open_tokenizer(folder), folder
     else:
         model, tokenizer, source = _open_published(scorer)
@@ -47,7 +47,7 @@ def open_videoalign(scorer: VideoAlignScorer) -> QwenVL:
     patches = replace(
         patches, min_pixels=low, max_pixels=min(patches.max_pixels, scorer.max_pixels)
     )
-    return QwenVL(model.to(scorer.device), tokenizer, patches, scorer.sample_fps)
+    return QwenVL(model.to(scorer.device), tokenizer, patches)
 
 
 def _open_published(scorer: VideoAlignScorer) -> tuple[VideoAlignModel, Any, Path]:
@@ -66,17 +66,26 @@ def _open_published(scorer: VideoAlignScorer) -> tuple[VideoAlignModel, Any, Pat
     facts = json.loads((scorer.folder / "model_config.json").read_text(encoding="utf-8"))
     state = merge_lora(state, lora_scale(facts.get("peft_lora_config") or {}))
     rows = next(v.shape[0] for k, v in state.items() if k.endswith("embed_tokens.weight"))
-    if tuple(state["rm_head.weight"].shape)[0] != 1:
-        raise ValueError(f"expected a head of one output, got {state['rm_head.weight'].shape[0]}")
+    outputs = len(state["rm_head.weight"])
+    if outputs != 1:
+        raise ValueError(f"expected a head of one output, got {outputs}")
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     config.text_config.vocab_size = rows
-    model = VideoAlignModel.from_pretrained(
-        None, config=config, state_dict=state, dtype=scorer.dtype
-    )
+    named = {present_name(key): value for key, value in state.items()}
+    model = load_weights(VideoAlignModel, None, config=config, state_dict=named, dtype=scorer.dtype)
     own = weights[-1].parent / "tokenizer"
     tokenizer = open_tokenizer(own if own.is_dir() else base)
     tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)})
     return model, tokenizer, base
+
+
+def present_name(key: str) -> str:
+    """A weight's name as transformers has it now; the published file is older than 4.52."""
+    if key.startswith("visual."):
+        return f"model.{key}"
+    if key.startswith(("model.visual.", "model.language_model.")):
+        return key
+    return re.sub(r"^model\.", "model.language_model.", key)
 
 
 def lora_scale(settings: Mapping[str, Any]) -> float:

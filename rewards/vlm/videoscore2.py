@@ -1,10 +1,10 @@
 r"""VideoScore2: a model that thinks aloud and then gives three scores from 1 to 5.
 
-The score of an axis is the expectation :math:`\sum_s s\,p_s / \sum_s p_s` over the five digits at the
-place where the model wrote its digit (He et al. 2025). The released script multiplies the likeliest
-digit by its share of the probability instead (``ll_based_soft_score_normed``), which is not monotone:
-a sure 2 (2 x 0.9 = 1.8) beats an unsure 4 (4 x 0.4 = 1.6). The script also draws its text at
-temperature 0.7; here every token is the likeliest one, so that equal clips get equal scores.
+The score of an axis is the expectation :math:`\sum_s s\,p_s / \sum_s p_s` over the five digits at
+the place where the model wrote its digit (He et al. 2025). The released script multiplies the
+likeliest digit by its share of the probability instead (``ll_based_soft_score_normed``), which is
+not monotone: a sure 2 (2 x 0.9 = 1.8) beats an unsure 4 (4 x 0.4 = 1.6). The script also draws its
+text at temperature 0.7; here every token is the likeliest one: equal clips get equal scores.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def digit_place(answer: str, heading: str) -> int | None:
     Counted in the whole answer; what stands before the end of thinking does not count.
     """
     said = after_thinking(answer)
-    pattern = rf"{re.escape(heading)}[^:\n]*:[\s*]*([1-5])(?![\d.])"
+    pattern = rf"{re.escape(heading)}[^:\n]*:[\s*]*([1-5])(?!\d|\.\d)"
     found = list(re.finditer(pattern, said, flags=re.IGNORECASE))
     return len(answer) - len(said) + found[-1].start(1) if found else None
 
