@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reelrl.rewards.base import Reward
 from reelrl.rewards.cache import DiskCache, clip_key
-from reelrl.rewards.judges.rubric import RUBRICS, Rubric, pairwise_text, pointwise_text
+from reelrl.rewards.judges.rubric import RUBRICS, SYSTEM, Rubric, pairwise_text, pointwise_text
 from reelrl.rewards.judges.telemetry import Call, Telemetry, reasons
 from reelrl.rewards.vlm.frames import frames_by_count
 
@@ -201,7 +201,7 @@ class Judge(Reward):
 
     def _key(self, ask: Ask) -> str:
         facts = {"form": self.form, "rubric": self.rubric.version, "rates": ask.rates}
-        return clip_key(ask.clips, ask.text, ask.strict, json.dumps(facts), self.version)
+        return clip_key(ask.clips, SYSTEM, ask.text, ask.strict, json.dumps(facts), self.version)
 
     def _alone(self, clip: Shown, prompt: str) -> Ask:
         written = self.form == "score"

@@ -43,7 +43,7 @@ class Reply:
         """
         try:
             value = json.loads(self.body, parse_constant=_refuse)
-        except (UnicodeDecodeError, RecursionError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError("the reply is no JSON") from error
         if not isinstance(value, dict):
             raise ValueError(f"the reply is no JSON object but {type(value).__name__}")
@@ -115,7 +115,6 @@ class Transport:
             raise TransportError(f"request larger than {self.max_request} bytes")
         if seconds <= 0:
             raise TransportError("no time left")
-        began = time.monotonic()
         connection = self._connection(seconds)
         late = _Guard(connection, seconds)
         try:
@@ -124,9 +123,11 @@ class Transport:
             headers = {**self.headers, "Content-Type": "application/json", "Connection": "close"}
             connection.request(method, self.path + path, body, headers)
             reply = self._read(connection.getresponse())
-        except (OSError, http.client.HTTPException) as error:
-            if late.fired or time.monotonic() - began >= seconds or isinstance(error, TimeoutError):
+        except (OSError, http.client.HTTPException, TransportError) as error:
+            if late.fired or isinstance(error, TimeoutError):
                 raise TransportError("no answer in time") from error
+            if isinstance(error, TransportError):
+                raise
             raise TransportError(f"{type(error).__name__}: connection failed") from error
         finally:
             late.stop()

@@ -20,6 +20,15 @@ from reelrl.rewards.vlm.model import QwenVL, load_weights, model_folder, open_to
 if TYPE_CHECKING:
     from reelrl.rewards.vlm.videoalign import VideoAlignScorer
 
+PRESENT_NAMES = {
+    "key_mapping": {
+        r"^visual\.": "model.visual.",
+        r"^model\.(?!language_model\.|visual\.)": "model.language_model.",
+    }
+}
+"""Weights were called otherwise before transformers 4.52, and on disk they still are; it renames
+those of its own classes only."""
+
 
 class VideoAlignModel(Qwen2VLForConditionalGeneration):
     """Qwen2-VL with ``rm_head``, a linear map from the hidden width to one number."""
@@ -38,7 +47,7 @@ def open_videoalign(scorer: VideoAlignScorer) -> QwenVL:
     """
     folder = scorer.folder
     if (folder / "config.json").is_file():
-        model = load_weights(VideoAlignModel, folder, dtype=scorer.dtype)
+        model = load_weights(VideoAlignModel, folder, dtype=scorer.dtype, **PRESENT_NAMES)
         tokenizer, source = open_tokenizer(folder), folder
     else:
         model, tokenizer, source = _open_published(scorer)
@@ -71,21 +80,13 @@ def _open_published(scorer: VideoAlignScorer) -> tuple[VideoAlignModel, Any, Pat
         raise ValueError(f"expected a head of one output, got {outputs}")
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     config.text_config.vocab_size = rows
-    named = {present_name(key): value for key, value in state.items()}
-    model = load_weights(VideoAlignModel, None, config=config, state_dict=named, dtype=scorer.dtype)
+    model = load_weights(
+        VideoAlignModel, None, config=config, state_dict=state, dtype=scorer.dtype, **PRESENT_NAMES
+    )
     own = weights[-1].parent / "tokenizer"
     tokenizer = open_tokenizer(own if own.is_dir() else base)
     tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)})
     return model, tokenizer, base
-
-
-def present_name(key: str) -> str:
-    """A weight's name as transformers has it now; the published file is older than 4.52."""
-    if key.startswith("visual."):
-        return f"model.{key}"
-    if key.startswith(("model.visual.", "model.language_model.")):
-        return key
-    return re.sub(r"^model\.", "model.language_model.", key)
 
 
 def lora_scale(settings: Mapping[str, Any]) -> float:

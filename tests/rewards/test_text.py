@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from reelrl.rewards.text import after_thinking, fill, inert, last_score, named_score
 
+CHARACTERS = '<>|‹›{}ab1.:5/ \n"é'
 
-@given(st.text())
+
+@given(st.text(CHARACTERS))
 def test_an_inert_caption_has_no_bracket_left_and_keeps_its_length(caption):
     quiet = inert(caption)
     assert "<" not in quiet and ">" not in quiet and len(quiet) == len(caption)
@@ -62,9 +64,11 @@ def test_scores_that_are_not(answer):
     assert math.isnan(last_score(answer, 1, 5))
 
 
-@given(st.text(max_size=200))
-def test_no_text_breaks_the_parser(text):
-    value = last_score(text, 1, 5)
+@given(
+    st.lists(st.sampled_from(["score", "Score", ":", " ", "<", ">", "3", "7e99", '"', "/5", "."]))
+)
+def test_no_text_breaks_the_parser(words):
+    value = last_score("".join(words), 1, 5)
     assert math.isnan(value) or 1 <= value <= 5
 
 
