@@ -20,6 +20,7 @@ from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.plan import Plan, RolloutConfig, make_plan
 from reelrl.algos.policies.flow import DTYPES, FlowPolicy
 from reelrl.envs.sampling import NOISE_SEEDS, step_noise
+from reelrl.envs.scoring import Scores
 from reelrl.envs.steps import Step
 
 
@@ -243,11 +244,15 @@ def collect(
     initial, during = _seeds(len(ids), group_size, plan, seed, iteration)
     walks = []
     own = ranks.part(len(ids))
-    for start in range(own.start, own.stop, task.num_envs):
-        rows = slice(start, start + task.num_envs)
-        kept_videos = max(0, min(task.num_envs, config.keep_videos - start))
-        walk = _Walk(env, policy, plan, config.keep_means, kept_videos)
-        walks.append(walk.run(ids[rows], initial[rows], during[rows], start))
+    # Background rewards judge one batch of clips while the next is made.
+    with task.task.rewards.deferred() as scores:
+        for start in range(own.start, own.stop, task.num_envs):
+            rows = slice(start, start + task.num_envs)
+            kept_videos = max(0, min(task.num_envs, config.keep_videos - start))
+            walk = _Walk(env, policy, plan, config.keep_means, kept_videos)
+            walks.append(walk.run(ids[rows], initial[rows], during[rows], start))
+    for walk, batch in zip(walks, scores, strict=True):
+        _fill_in(walk, batch)
     rollout = _join(walks, plan, policy, task.sigmas, ids, group_size, initial, ranks)
     if not config.dense:
         return rollout
@@ -357,6 +362,15 @@ class _Walk:
             step.mean if self.keep_means else None,
         )
         return stored, action
+
+
+def _fill_in(walk: dict[str, Any], scores: Scores) -> None:
+    """Put the scores that came late into the walk they belong to."""
+    late = list(scores.waiting)
+    if not late:
+        return
+    for key, found in zip(("rewards", "valid"), scores.result(), strict=True):
+        walk[key][:, late] = found[:, late].to(walk[key].device)
 
 
 def _check(env: Any, prompts: int, group_size: int, plan: Plan, ranks: Ranks) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
@@ -13,9 +15,10 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-import reelrl.rewards.moving_shapes  # noqa: F401  (registers the shipped components)
 from reelrl.rewards import Reward, RewardOutput
-from reelrl.rewards.base import RewardSpec, build_reward
+from reelrl.rewards.asynchronous import AsyncReward
+from reelrl.rewards.base import RewardAbort
+from reelrl.rewards.build import RewardSpec, build_reward
 
 OnRewardError = Literal["mask", "raise"]
 T = TypeVar("T")
@@ -76,6 +79,41 @@ def call_within(function: Callable[[], T], seconds: float | None) -> T:
     return results[0]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """The scores of M clips, some components perhaps still at work.
+
+    Attributes:
+        known: K outputs; None where a component is at work in the background.
+        waiting: for these, by column, what waits for the output.
+        like: (M,) of the clips' device.
+    """
+
+    known: tuple[RewardOutput | None, ...]
+    waiting: Mapping[int, Callable[[], RewardOutput]]
+    like: Tensor
+
+    def so_far(self) -> tuple[Tensor, Tensor]:
+        """(M, K) values and validity; ``nan`` and False where a component is still at work."""
+        unknown = RewardOutput.of(torch.full_like(self.like, torch.nan))
+        return self._stack([unknown if output is None else output for output in self.known])
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """(M, K) values and validity; waits for what is still at work.
+
+        Raises:
+            RewardError: if a component failed and ``on_error`` is ``"raise"``.
+        """
+        late = {column: wait() for column, wait in self.waiting.items()}
+        return self._stack([late.get(k, output) for k, output in enumerate(self.known)])
+
+    def _stack(self, outputs: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        device = self.like.device
+        values = torch.stack([output.values.to(device) for output in outputs], dim=1)
+        valid = torch.stack([output.valid.to(device) for output in outputs], dim=1)
+        return values, valid
+
+
 class RewardList:
     """Components 0..K-1 of the reward vector, called once each per batch of clips.
 
@@ -84,7 +122,8 @@ class RewardList:
         on_error: what a component that raises, times out, returns something malformed or cannot
             score a clip leads to: ``"mask"`` gives ``nan``, ``valid=False`` and a
             :class:`RewardWarning`, ``"raise"`` a :class:`RewardError`.
-        timeout: seconds a component may take for a batch; ``None`` is for ever.
+        timeout: seconds a component may take for a batch, of one in the background those that its
+            scores are waited for; ``None`` is for ever.
 
     Raises:
         ValueError: for an empty list, two components of one name, or an unknown setting.
@@ -107,6 +146,7 @@ class RewardList:
         self.on_error = on_error
         self.timeout = timeout
         self.components: list[Reward] = []
+        self._deferred: list[Scores] | None = None
         for spec in rewards:
             self.add(spec)
 
@@ -156,27 +196,68 @@ class RewardList:
         Raises:
             RewardError: if a component fails and ``on_error`` is ``"raise"``.
         """
-        outputs = [self._score(reward, videos, prompts, infos) for reward in self.components]
-        values = torch.stack([output.values.to(videos.device) for output in outputs], dim=1)
-        valid = torch.stack([output.valid.to(videos.device) for output in outputs], dim=1)
-        return values, valid
+        scores = self.begin(videos, prompts, infos)
+        if self._deferred is None:
+            return scores.result()
+        self._deferred.append(scores)
+        return scores.so_far()
 
-    def _score(
+    def begin(
+        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
+    ) -> Scores:
+        """Start the background components and score with the others; see :meth:`__call__`."""
+        count = len(videos)
+        waiting = {
+            column: self._later(reward, videos, prompts, infos)
+            for column, reward in enumerate(self.components)
+            if isinstance(reward, AsyncReward)
+        }
+        known = tuple(
+            None
+            if column in waiting
+            else self._guarded(reward, partial(reward, videos, prompts, infos), count)
+            for column, reward in enumerate(self.components)
+        )
+        return Scores(known, waiting, videos.new_empty(count, dtype=torch.float32))
+
+    @contextmanager
+    def deferred(self) -> Iterator[list[Scores]]:
+        """Inside, a call does not wait for background components and gives ``nan`` for them.
+
+        Yields:
+            A list that gains the :class:`Scores` of each call, to be waited for later.
+        """
+        self._deferred = []
+        try:
+            yield self._deferred
+        finally:
+            self._deferred = None
+
+    def _later(
         self,
-        reward: Reward,
+        reward: AsyncReward,
         videos: Tensor,
         prompts: Sequence[str],
         infos: Sequence[Mapping[str, Any]],
+    ) -> Callable[[], RewardOutput]:
+        wait = reward.begin(videos, prompts, infos)
+        return partial(self._guarded, reward, wait, len(videos))
+
+    def _guarded(
+        self, reward: Reward, function: Callable[[], RewardOutput], count: int
     ) -> RewardOutput:
+        """The output of a component, or ``nan`` where it failed."""
         try:
-            output = call_within(lambda: reward(videos, prompts, infos), self.timeout)
-            check_output(output, len(videos))
+            output = call_within(function, self.timeout)
+            check_output(output, count)
+        except RewardAbort:
+            raise
         except Exception as error:
             self._report(f"reward {reward.name!r} failed: {type(error).__name__}: {error}", error)
-            return RewardOutput.of(torch.full((len(videos),), torch.nan))
+            return RewardOutput.of(torch.full((count,), torch.nan))
         if not output.valid.all():
             missing = int((~output.valid).sum())
-            self._report(f"reward {reward.name!r} could not score {missing} of {len(videos)} clips")
+            self._report(f"reward {reward.name!r} could not score {missing} of {count} clips")
         return output
 
     def _report(self, message: str, error: Exception | None = None) -> None:

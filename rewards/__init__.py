@@ -4,7 +4,7 @@ Importing it registers every component and loads no library of models: those tha
 them when they are built.
 """
 
-from reelrl.rewards import flow, group, image, jpeg, motion, pixel, transforms
+from reelrl.rewards import flow, group, image, jpeg, judges, motion, pixel, transforms, vlm
 from reelrl.rewards import moving_shapes as moving_shapes
 from reelrl.rewards.base import (
     Reward,
@@ -24,6 +24,7 @@ __all__ = [
     "group",
     "image",
     "jpeg",
+    "judges",
     "list_rewards",
     "make_reward",
     "motion",
@@ -31,4 +32,5 @@ __all__ = [
     "register_reward",
     "reward_class",
     "transforms",
+    "vlm",
 ]

@@ -10,10 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+
+class RewardAbort(RuntimeError):
+    """A component that must not be trained on any longer: never masked, it stops the run."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +73,25 @@ class Reward(ABC):
         formula: one line of mathematics, x_t being the frames; part of the generated table.
         source: paper with equation, or project and file, that the formula is from.
         weights: the published checkpoint that ``model=`` stands for; empty if there are none.
-        memory_gb: of those weights in bfloat16.
+        memory_gb: gigabytes of those weights in bfloat16; 0 for a component without.
         differentiable: True if :meth:`score` lets useful gradients reach the pixels.
         fps_sensitive: True if the same scene sampled at another frame rate scores differently.
         groupwise: True if a clip's score depends on the other clips of its prompt.
     """
 
+    # Not ClassVar: what wraps another component has that one's, per instance.
     name: str
     bounds: tuple[float, float]
-    higher_is_better: ClassVar[bool] = True
+    higher_is_better: bool = True
     deterministic: bool = True
-    license: ClassVar[str] = "Apache-2.0"
-    formula: ClassVar[str] = ""
-    source: ClassVar[str] = ""
-    weights: ClassVar[str] = ""
-    memory_gb: ClassVar[float] = 0.0
-    differentiable: ClassVar[bool] = False
-    fps_sensitive: ClassVar[bool] = False
-    groupwise: ClassVar[bool] = False
+    license: str = "Apache-2.0"
+    formula: str = ""
+    source: str = ""
+    weights: str = ""
+    memory_gb: float = 0.0
+    differentiable: bool = False
+    fps_sensitive: bool = False
+    groupwise: bool = False
 
     @abstractmethod
     def score(
@@ -213,45 +218,6 @@ def reward_class(name: str) -> Callable[..., Reward]:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown reward {name!r}{hint} Known: {', '.join(list_rewards())}")
     return _REGISTRY[name]
-
-
-RewardSpec = str | Mapping[str, Any] | Reward
-"""A registered name, ``{"name": ..., **config}``, or an instance; see :func:`build_reward`."""
-
-
-def build_reward(spec: RewardSpec) -> Reward:
-    """A component from an instance, a registered name, or ``{"name": ..., **config}``.
-
-    The keys ``transforms`` and ``label`` of a dict are not for the component's constructor: they
-    are those of :class:`~reelrl.rewards.transforms.Transformed` around it.
-
-    Raises:
-        ValueError: for anything else, an unknown name, or a class without name or bounds.
-    """
-    if isinstance(spec, Reward):
-        return _declared(spec)
-    config = {"name": spec} if isinstance(spec, str) else spec
-    if not isinstance(config, Mapping) or "name" not in config:
-        raise ValueError(
-            "a reward is a Reward, a registered name or a dict with a 'name', "
-            f"got {type(spec).__name__}: {spec!r}"
-        )
-    if "transforms" in config or "label" in config:
-        # Down here: a component made of others is built on this room.
-        from reelrl.rewards.transforms import Transformed, make_transform
-
-        inner = {k: v for k, v in config.items() if k not in ("transforms", "label")}
-        transforms = [make_transform(**given) for given in config.get("transforms", ())]
-        return Transformed(inner, transforms, config.get("label"))
-    return _declared(make_reward(**config))
-
-
-def _declared(reward: Reward) -> Reward:
-    """The component, if its class says what the reward space is made of."""
-    missing = [key for key in ("name", "bounds") if not hasattr(reward, key)]
-    if missing:
-        raise ValueError(f"reward class {type(reward).__name__} declares no {', '.join(missing)}")
-    return reward
 
 
 def list_rewards() -> list[str]:

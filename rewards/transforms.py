@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelrl.rewards.base import Reward, RewardSpec, build_reward, register_reward
+from reelrl.rewards.base import Reward, register_reward
+from reelrl.rewards.cache import adopt
 
 Bounds = tuple[float, float]
 
@@ -201,9 +202,10 @@ class Transformed(Reward):
     """
 
     def __init__(
-        self, of: RewardSpec, transforms: Sequence[Transform], label: str | None = None
+        self, of: Reward, transforms: Sequence[Transform], label: str | None = None
     ) -> None:
-        self.of, self.transforms = build_reward(of), tuple(transforms)
+        adopt(self, of)
+        self.of, self.transforms = of, tuple(transforms)
         names = {kind: name for name, kind in TRANSFORMS.items()}
         made = [names.get(type(t), type(t).__name__.lower()) for t in self.transforms]
         self.name = label or "_".join([self.of.name, *made])

@@ -96,6 +96,16 @@ def test_importing_reelrl_loads_neither_torch_nor_diffusers():
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
 
 
+def test_importing_the_rewards_loads_no_model_library():
+    code = (
+        "import sys, reelrl.rewards; "
+        "heavy = {'transformers', 'diffusers', 'PIL', 'safetensors', 'peft'} & set(sys.modules); "
+        "assert not heavy, heavy; "
+        "assert {'videoalign', 'vlm_judge', 'openai_judge'} <= set(reelrl.rewards.list_rewards())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
 def test_every_package_folder_is_installed():
     import tomllib
 

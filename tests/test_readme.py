@@ -1,4 +1,4 @@
-"""Every Python block of the README runs as it stands, and its links lead somewhere."""
+"""Every Python block of the README and the judges' page runs as it stands; links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+
+
+PAGE = (ROOT / "docs" / "judges.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def page_names():
+    """The page's blocks build on each other."""
+    return {"__name__": "judges"}
+
+
+@pytest.mark.parametrize("source", re.findall(r"```python\n(.*?)```", PAGE, flags=re.S))
+def test_block_of_the_judges_page_runs(source, page_names, capsys):
+    exec(compile(source, "docs/judges.md", "exec"), page_names)
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("source", BLOCKS, ids=[block.split("\n")[0] for block in BLOCKS])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,8 @@ from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies import FlowPolicy
 from reelrl.algos.rollout import collect
 from reelrl.envs.sampling import euler_ode, initial_noise
+from reelrl.rewards import Reward
+from reelrl.rewards.asynchronous import AsyncReward
 
 
 @pytest.fixture
@@ -190,3 +195,60 @@ def test_videos_are_kept_on_request(make_env, policy):
     rollout = collect(make_env(2), policy, [0], 4, config)
     assert rollout.videos.shape == (3, 5, 8, 8, 3) and rollout.videos.dtype == torch.uint8
     assert np.ndim(rollout.noise_seeds) == 1
+
+
+class SlowJudge(Reward):
+    """Mean pixel, after a while that differs from batch to batch."""
+
+    name = "slow_judge"
+    bounds = (0.0, 1.0)
+
+    def __init__(self, seconds):
+        self.seconds = list(seconds)
+
+    def score(self, videos, prompts, infos):
+        time.sleep(self.seconds.pop(0))
+        return videos.flatten(1).mean(dim=1)
+
+
+@pytest.mark.parametrize("output", ["torch", "numpy"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_background_judge_changes_no_score(make_env, policy, output, dense):
+    """Batches that end in any order, beside one that is waited for at once."""
+    config = RolloutConfig(dense=dense)
+    wait = [0.05, 0.0, 0.1, 0.0, *[0.0] * 40]
+    plain = [SlowJudge([0.0] * 44), "proxy_mq"]
+    background = [AsyncReward(SlowJudge(wait)), "proxy_mq"]
+    rollouts = [
+        collect(make_env(2, rewards=rewards, output=output), policy, [0, 2], 4, config, seed=3)
+        for rewards in (plain, background)
+    ]
+    assert torch.equal(rollouts[0].rewards, rollouts[1].rewards)
+    assert rollouts[1].valid.all() and rollouts[1].rewards.isfinite().all()
+    if dense:
+        assert torch.equal(rollouts[0].ode_rewards, rollouts[1].ode_rewards)
+
+
+def test_the_next_batch_is_made_while_the_judge_thinks(make_env, policy):
+    """The judge of the first batch is let go only by the start of the second."""
+    second = threading.Event()
+
+    class Gated(SlowJudge):
+        def score(self, videos, prompts, infos):
+            self.waited = second.wait(20)
+            return super().score(videos, prompts, infos)
+
+    judge = Gated([0.0] * 9)
+    env = make_env(4, rewards=[AsyncReward(judge)])
+    resets = []
+    reset = env.unwrapped.reset
+
+    def noted(**kwargs):
+        resets.append(1)
+        if len(resets) == 2:
+            second.set()
+        return reset(**kwargs)
+
+    env.unwrapped.reset = noted
+    rollout = collect(env, policy, [0, 2], 4)
+    assert judge.waited and rollout.valid.all()

@@ -136,7 +136,7 @@ class Results:
         _write(self.folder / SUITE, json.dumps(described, indent=1) + "\n")
 
     def _reward_names(self, scenario: str) -> list[str]:
-        from reelrl.rewards.base import build_reward
+        from reelrl.rewards.build import build_reward
 
         return [build_reward(spec).name for spec in self.suite.scenarios[scenario].rewards]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from reelrl.rewards import list_rewards, make_reward
+from reelrl.rewards import list_rewards
+from reelrl.rewards.base import reward_class
 
 
 def report() -> str:
     """A markdown table with one row per registered component."""
     lines = ["| name | bounds | better | licence | what |", "|---|---|---|---|---|"]
     for name in list_rewards():
-        reward = make_reward(name)
+        reward: Any = reward_class(name)
         low, high = reward.bounds
         better = "higher" if reward.higher_is_better else "lower"
-        what = (type(reward).__doc__ or "").split("\n")[0]
+        what = (reward.__doc__ or "").split("\n")[0]
         lines.append(f"| {name} | [{low:g}, {high:g}] | {better} | {reward.license} | {what} |")
     return "\n".join(lines)
 

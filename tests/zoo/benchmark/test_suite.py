@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from reelrl.algos.advantages import make_estimator
-from reelrl.rewards.base import build_reward
+from reelrl.rewards.build import build_reward
 from reelrl.zoo.benchmark.measure import AXES
 from reelrl.zoo.benchmark.suite import list_suites, read_suite
 
