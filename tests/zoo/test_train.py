@@ -153,12 +153,12 @@ def test_two_processes_train_one_run_and_leave_it_whole_at_ctrl_c(tmp_path):
     """The launcher passes Ctrl-C on to both, who end their iteration together."""
     folder = tmp_path / "run"
     process = launch(["--set", *TINY, "--iterations", "100000", "--out", str(folder)])
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not list_checkpoints(folder / "checkpoints"):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert output.count("before iteration 0: gold") == 1, output
     assert "Traceback" not in output.split("closing signal")[0], output
     rows = read_metrics(folder)
