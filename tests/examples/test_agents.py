@@ -12,8 +12,8 @@ import tyro
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STYLED = (
-    "best_of_n", "bring_your_own_wan", "cleanrl_style_grpo", "ppo_sb3_any_estimator",
-    "ppo_sb3_guidance", "tianshou_estimator_pg",
+    "best_of_n", "bring_your_own_wan", "cleanrl_style_grpo", "mo_guidance",
+    "ppo_sb3_any_estimator", "ppo_sb3_guidance", "tianshou_estimator_pg",
 )  # fmt: skip
 SMALL = {"num_envs": 4, "group_size": 2, "num_steps": 2, "updates": 2, "batch_size": 4}
 
@@ -94,6 +94,18 @@ def test_best_of_n(load_example, capsys):
     assert gold["best by gold"] >= max(gold["any"], gold["best by proxies"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[0].split()[-2:] == ["proxies", "gold"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mo_guidance(load_example, capsys):
+    pytest.importorskip("mo_gymnasium")
+    module = load_example("mo_guidance")
+    small = {"generations": 1, "population": 2, "elite": 1, "episodes": 1, "num_steps": 2}
+    vectors, front = module.main(module.Args(weights=((1.0, 0, 0), (0, 0, 1.0)), **small))
+    assert vectors.shape == (2, 3) and front.any()
+    assert "front over proxy_vq, proxy_mq, proxy_ta" in capsys.readouterr().out
+    table = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0], [1.0, 0.0]])
+    assert module.undominated(table).tolist() == [True, True, False, True]
 
 
 def test_bring_your_own_wan(load_example, wan_folder, tmp_path, capsys):
