@@ -1,7 +1,17 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from reelrl.rewards import Reward, RewardOutput, list_rewards, make_reward, register_reward
+from reelrl.rewards import (
+    Reward,
+    RewardOutput,
+    list_rewards,
+    make_reward,
+    register_reward,
+    reward_class,
+)
 
 
 class Brightness(Reward):
@@ -129,11 +139,43 @@ def test_an_unknown_name_gets_the_nearest():
         make_reward("zzz")
 
 
-def test_every_registered_reward_declares_itself():
+@pytest.mark.parametrize("name", list_rewards())
+def test_every_registered_reward_declares_itself(name):
+    card = reward_class(name)
+    assert card.name == name
+    assert card.bounds[0] < card.bounds[1]
+    assert card.license and card.formula and card.source
+    assert (card.__doc__ or "").strip()
+    assert (card.memory_gb > 0) == bool(card.weights)
+    if not card.weights:
+        assert name in repr(make_reward(name))
+
+
+def test_a_reward_without_its_weights_says_where_they_should_be():
     for name in list_rewards():
-        reward = make_reward(name)
-        assert reward.name == name
-        assert reward.bounds[0] < reward.bounds[1]
-        assert reward.license
-        assert (type(reward).__doc__ or "").strip()
-        assert name in repr(reward)
+        if reward_class(name).weights:
+            with pytest.raises((FileNotFoundError, ImportError), match=r"no local copy of|torch"):
+                make_reward(name)
+
+
+def test_names_are_registered_without_the_libraries_of_models():
+    code = (
+        "import sys, reelrl.rewards; "
+        "assert 'clip_score' in reelrl.rewards.list_rewards(); "
+        "heavy = {'transformers', 'torchvision', 'diffusers', 'huggingface_hub', 'PIL'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_a_finite_batch_is_scored_without_a_copy():
+    seen = []
+
+    class Look(Brightness):
+        def score(self, videos, prompts, infos):
+            seen.append(videos.data_ptr())
+            return super().score(videos, prompts, infos)
+
+    videos = clips()
+    Look()(videos, ["a"] * 3)
+    assert seen == [videos.data_ptr()]
