@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-PIXELS = {"cpu": 2**20}
+PIXELS = {"cpu": 2**17}
 """Pixels per piece by device type; an accelerator wants few large pieces."""
 PIXELS_ELSEWHERE = 2**26
 

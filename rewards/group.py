@@ -9,7 +9,8 @@ environments a multiple of the group size.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from torch.nn import functional
 
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.blocks import per_clip
+
+CELLS = 16
+"""Frames, rows and columns that :func:`layout` reduces a clip to."""
 
 
 def group_rows(prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -55,12 +59,34 @@ class GroupReward(Reward):
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> Tensor:
         """Marginal of every clip in its group, (N,); see :func:`group_rows`."""
+        return self._by_group(self.marginals, videos, prompts, infos)
+
+    def worth(
+        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """Utility of the whole group that every clip is in, (N,): what to log, not what to credit.
+
+        Marginals of a mean over pairs sum to zero in every group, so their average tells nothing.
+        """
+
+        def same(features: Tensor) -> Tensor:
+            return self.utility(features[None]).expand(len(features))
+
+        return self._by_group(same, videos, prompts, infos)
+
+    def _by_group(
+        self,
+        credit: Callable[[Tensor], Tensor],
+        videos: Tensor,
+        prompts: Sequence[str],
+        infos: Sequence[Mapping[str, Any]],
+    ) -> Tensor:
         features = self.embed(videos)
         scores = features.new_full((len(videos),), torch.nan)
         for rows in group_rows(prompts, infos):
             if len(rows) > 1:
                 index = torch.tensor(rows, device=features.device)
-                scores = scores.index_copy(0, index, self.marginals(features[index]))
+                scores = scores.index_copy(0, index, credit(features[index]))
         return scores
 
     def marginals(self, features: Tensor) -> Tensor:
@@ -84,22 +110,37 @@ class GroupReward(Reward):
         return out.index_copy(0, rows.to(scores.device), scores)
 
 
-def layout(videos: Tensor, grid: tuple[int, int, int] = (8, 16, 16)) -> Tensor:
-    """What is where and when, (N, D): clips averaged to a grid of cells, less their mean colour.
+def layout(videos: Tensor) -> Tensor:
+    """What is where and when, (N, D): frames averaged to cells, less the clip's mean colour.
 
-    The cosine of two such vectors is their normalised cross-correlation.
+    Of at most 16 frames, spread evenly, and at most 16x16 cells. The cosine of two such vectors is
+    their normalised cross-correlation.
 
     Args:
         videos: (N, F, H, W, 3).
-        grid: frames, rows and columns of cells, at most those of the clip.
     """
-    size = tuple(min(a, b) for a, b in zip(grid, videos.shape[1:4], strict=True))
+    length, height, width = videos.shape[1:4]
+    rows = torch.linspace(0, length - 1, min(length, CELLS)).round().long().tolist()
+    down = _averages(height, videos.device).to(videos)
+    across = _averages(width, videos.device).to(videos)
 
     def cells(clips: Tensor) -> Tensor:
-        pooled = functional.adaptive_avg_pool3d(clips.movedim(-1, 1), size)
-        return (pooled - pooled.mean(dim=(2, 3, 4), keepdim=True)).flatten(1)
+        parts = []
+        for t in rows:  # frame by frame: a copy of the chosen frames of long clips is large
+            lines = down @ clips[:, t].flatten(2)
+            parts.append(across @ lines.unflatten(-1, (width, 3)))
+        pooled = torch.stack(parts, dim=1)
+        return (pooled - pooled.mean(dim=(1, 2, 3), keepdim=True)).flatten(1)
 
     return per_clip(videos, cells)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _averages(size: int, device: torch.device) -> Tensor:
+    """(cells, size) matrix that averages a column over cells of equal length."""
+    eye = torch.eye(size, device=device)
+    return functional.adaptive_avg_pool1d(eye, min(size, CELLS)).T.contiguous()
 
 
 def cosines(features: Tensor) -> Tensor:
@@ -110,47 +151,65 @@ def cosines(features: Tensor) -> Tensor:
     return torch.where(eye, 1.0, kernel)
 
 
-def mean_pairwise_distance(features: Tensor) -> Tensor:
-    """Mean over pairs of 1 - cosine, (M, n, D) -> (M,); 0 for a single clip."""
-    count = features.shape[-2]
-    if count < 2:
-        return features.new_zeros(features.shape[:-2])
-    return (1 - cosines(features)).sum(dim=(-2, -1)) / (count * (count - 1))
+def mean_distance(kernel: Tensor) -> Tensor:
+    """Mean over pairs of 1 - cosine, (..., n, n) -> (...); 0 for a single clip."""
+    count = kernel.shape[-1]
+    return (1 - kernel).sum(dim=(-2, -1)) / max(1, count * (count - 1))
 
 
-def vendi_score(features: Tensor) -> Tensor:
-    r"""Effective number of distinct clips, (M, n, D) -> (M,) in [1, n].
+def vendi_score(kernel: Tensor) -> Tensor:
+    r"""Effective number of distinct clips, (..., n, n) -> (...) in [1, n].
 
-    :math:`\exp(-\sum_i \lambda_i \log \lambda_i)` with the eigenvalues of K/n, K the cosine kernel
-    (Friedman and Dieng 2022, eq. 2).
+    :math:`\exp(-\sum_i \lambda_i \log \lambda_i)` with the eigenvalues of K/n (Friedman and Dieng
+    2022, eq. 2).
     """
-    share = torch.linalg.eigvalsh(cosines(features) / features.shape[-2]).clamp_min(1e-12)
+    share = torch.linalg.eigvalsh(kernel / kernel.shape[-1]).clamp_min(1e-12)
     return torch.exp(-(share * share.log()).sum(dim=-1))
 
 
+class KernelReward(GroupReward):
+    """A set is worth what its matrix of cosines is worth."""
+
+    differentiable = True
+
+    @abstractmethod
+    def of_kernel(self, kernel: Tensor) -> Tensor:
+        """Worth of sets of n clips by their cosines, (..., n, n) -> (...)."""
+
+    def utility(self, features: Tensor) -> Tensor:
+        """:meth:`of_kernel` of M sets of n clips, (M, n, D) -> (M,)."""
+        return self.of_kernel(cosines(features))
+
+    def marginals(self, features: Tensor) -> Tensor:
+        """As in :class:`GroupReward`, by dropping rows and columns of one matrix."""
+        kernel, count = cosines(features), len(features)
+        rows = torch.arange(count, device=features.device)
+        kept = rows.expand(count, -1)[rows[:, None] != rows].reshape(count, count - 1)
+        without = kernel[kept[:, :, None], kept[:, None, :]]
+        return self.of_kernel(kernel) - self.of_kernel(without)
+
+
 @register_reward("pairwise_distance")
-class PairwiseDistance(GroupReward):
+class PairwiseDistance(KernelReward):
     """What a clip adds to the mean distance between the clips of its prompt."""
 
     name, bounds = "pairwise_distance", (-2.0, 2.0)
     formula = "U(S) - U(S∖i), U = mean_{i<j} 1 - cos(z_i, z_j)"
     source = "leave-one-out of DRAGON, Bai et al. 2025"
-    differentiable = True
 
-    def utility(self, features: Tensor) -> Tensor:
-        """:func:`mean_pairwise_distance`."""
-        return mean_pairwise_distance(features)
+    def of_kernel(self, kernel: Tensor) -> Tensor:
+        """:func:`mean_distance`."""
+        return mean_distance(kernel)
 
 
 @register_reward("vendi")
-class Vendi(GroupReward):
+class Vendi(KernelReward):
     """What a clip adds to the share of distinct clips among those of its prompt."""
 
     name, bounds = "vendi", (-1.0, 1.0)
     formula = "U(S) - U(S∖i), U = exp(-Σ λ log λ)/n, λ = eig(K/n), K = cos(z_i, z_j)"
     source = "Friedman and Dieng 2022, eq. 2; leave-one-out of DRAGON, Bai et al. 2025"
-    differentiable = True
 
-    def utility(self, features: Tensor) -> Tensor:
+    def of_kernel(self, kernel: Tensor) -> Tensor:
         """:func:`vendi_score` over the number of clips."""
-        return vendi_score(features) / features.shape[-2]
+        return vendi_score(kernel) / kernel.shape[-1]

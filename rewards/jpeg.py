@@ -9,8 +9,7 @@ each, which codes the same blocks in a tenth of the calls.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -18,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from reelrl.rewards.base import Reward, register_reward
+from reelrl.rewards.blocks import frame_blocks, per_clip
 
 QUALITY = 95
 MAX_FRAMES = 16
@@ -44,31 +43,33 @@ def flat_size(height: int, width: int) -> int:
     return file_size(np.full((height, width, 3), 128, dtype=np.uint8))
 
 
-def column(clip: Tensor) -> NDArray[np.uint8]:
-    """The judged frames of a clip (F, H, W, 3) in [0, 1] under each other, (f * h, W, 3)."""
-    count = min(len(clip), MAX_FRAMES)
-    rows = torch.linspace(0, len(clip) - 1, count).round().long().to(clip.device)
-    frames = clip[rows].clamp(0, 1).mul(255).round_().to(torch.uint8).cpu()
-    missing = -frames.shape[1] % MACROBLOCK
+def columns(clips: Tensor) -> NDArray[np.uint8]:
+    """The judged frames of clips (n, F, H, W, 3) in [0, 1] under each other, (n, f * h, W, 3)."""
+    length = clips.shape[1]
+    if length <= MAX_FRAMES:
+        blocks: Iterable[Tensor] = frame_blocks(clips)
+    else:
+        rows = torch.linspace(0, length - 1, MAX_FRAMES).round().long().tolist()
+        blocks = (clips[:, t : t + 1] for t in rows)
+    # frame by frame, since a copy of long clips costs more than their files
+    bytes_ = [block.clamp(0, 1).mul_(255).round_().to(torch.uint8).cpu() for block in blocks]
+    frames = torch.cat(bytes_, dim=1)
+    missing = -frames.shape[2] % MACROBLOCK
     if missing:
-        planes = frames.movedim(-1, 1).float()
-        planes = functional.pad(planes, (0, 0, 0, missing), mode="replicate")
-        frames = planes.movedim(1, -1).to(torch.uint8)
-    return frames.flatten(0, 1).numpy()
+        frames = torch.cat([frames, frames[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
+    return frames.flatten(1, 2).numpy()
 
 
 def kilobytes_per_frame(videos: Tensor) -> Tensor:
     """Mean kB (1000 bytes) of a frame beyond those of a flat one, (N,) on the videos' device."""
+    count = min(videos.shape[1], MAX_FRAMES)
 
-    def size(clip: Tensor) -> float:
-        picture = column(clip)
-        extra = file_size(picture) - flat_size(*picture.shape[:2])
-        return extra / 1000 / min(len(clip), MAX_FRAMES)
+    def sizes(clips: Tensor) -> Tensor:
+        pictures = columns(clips)
+        extra = [file_size(picture) - flat_size(*picture.shape[:2]) for picture in pictures]
+        return torch.tensor(extra, dtype=torch.float32, device=videos.device) / 1000 / count
 
-    # libjpeg works without the interpreter's lock
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
-        sizes = list(pool.map(size, videos.detach()))
-    return torch.tensor(sizes, dtype=torch.float32, device=videos.device)
+    return per_clip(videos.detach(), sizes)
 
 
 class JpegReward(Reward):

@@ -249,7 +249,8 @@ class Coin(Reward):
 
     name = "coin"
     bounds = (-math.sqrt(3), math.sqrt(3))
-    formula = "U(-sqrt(3) std, sqrt(3) std), by a hash of the clip"
+    formula = "U(-√3 std, √3 std) by a hash of the clip"
+    source = "control of this library"
 
     def __init__(self, std: float = 1.0, seed: int = 0) -> None:
         self.noise = Noise(std, seed)

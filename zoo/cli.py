@@ -16,6 +16,7 @@ REPORTS = {
     "distinct-groups": "reelrl.zoo.reports.distinct_groups",
     "estimator-pages": "reelrl.zoo.reports.estimator_pages",
     "nano": "reelrl.zoo.reports.nano",
+    "rewards": "reelrl.zoo.reports.reward_page",
     "taros-saturation": "reelrl.zoo.reports.taros_saturation",
 }
 """Report name -> module; each has ``main(out: Path | None) -> None`` that prints it."""

@@ -93,6 +93,8 @@ class Judge(Reward):
     """
 
     bounds = (0.0, 1.0)
+    formula = "p(yes) / (p(yes) + p(no)), or a written score brought to [0, 1]"
+    source = "RewardDance, arXiv 2509.08826; written scores as in TaRoS, arXiv 2511.19356"
     fps_sensitive = True
 
     def __init__(

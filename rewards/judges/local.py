@@ -36,6 +36,7 @@ class VLMJudge(Judge):
     """
 
     name = "vlm_judge"
+    weights = "Qwen/Qwen2.5-VL-7B-Instruct"
     memory_gb = 16.0
 
     def __init__(

@@ -206,6 +206,8 @@ class GoldReward(Reward):
     """
 
     bounds = (0.0, 1.0)
+    source = "MovingShapes, rewards/moving_shapes/gold.py"
+    fps_sensitive = True
     axis: ClassVar[Literal["gold", "align", "phys", "fid"]]
 
     def score(
@@ -220,6 +222,7 @@ class Gold(GoldReward):
     """The known truth of a MovingShapes clip: align * phys * fid."""
 
     name = "gold"
+    formula = "align · phys · fid"
     axis = "gold"
 
 
@@ -228,6 +231,7 @@ class GoldAlign(GoldReward):
     """Gold text alignment: colour, shape, direction and speed are the caption's."""
 
     name = "gold_align"
+    formula = "colour, shape, direction and speed of the parse against the caption"
     axis = "align"
 
 
@@ -236,6 +240,7 @@ class GoldPhys(GoldReward):
     """Gold motion quality: one constant object at constant velocity in every frame."""
 
     name = "gold_phys"
+    formula = "permanence and constant velocity of the parsed object"
     axis = "phys"
 
 
@@ -244,4 +249,5 @@ class GoldFid(GoldReward):
     """Gold visual quality: closeness to the clean clip of the same parse."""
 
     name = "gold_fid"
+    formula = "closeness to the clean clip of the same parse"
     axis = "fid"

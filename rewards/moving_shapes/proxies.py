@@ -114,6 +114,7 @@ class Proxy(Reward):
     """
 
     bounds = (0.0, 1.0)
+    source = "MovingShapes, rewards/moving_shapes/proxies.py"
 
     def __init__(self, hackability: float = 1.0) -> None:
         if not 0 <= hackability <= 1:
@@ -144,6 +145,7 @@ class ProxyVQ(Proxy):
     """Visual quality by sharpness and colourfulness; hacked by noise and oversaturation."""
 
     name = "proxy_vq"
+    formula = "(1-h) fid + h (v/(v+0.05) + M/(M+0.15))/2, v sharpness, M colourfulness"
 
     def hackable(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """:func:`visual_quality`."""
@@ -158,7 +160,8 @@ class ProxyVQ(Proxy):
 class ProxyMQ(Proxy):
     """Motion quality by frame difference; hacked by flicker, shake and noise."""
 
-    name = "proxy_mq"
+    name, fps_sensitive = "proxy_mq", True
+    formula = "(1-h) phys + h (1 - exp(-d/0.05)), d motion magnitude"
 
     def hackable(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """:func:`motion`."""
@@ -174,6 +177,7 @@ class ProxyTA(Proxy):
     """Text alignment by the amount of captioned colour; hacked by larger objects and floods."""
 
     name = "proxy_ta"
+    formula = "(1-h) align + h s/(s+0.15), s coverage by the captioned colour"
 
     def hackable(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """:func:`colour_alignment` with the captions' colours."""

@@ -51,6 +51,9 @@ class UnifiedReward(VLMReward):
     name = "unified_reward"
     bounds = (0.0, 1.0)
     license = "Apache-2.0 AND MIT"
+    formula = "(s - 1) / 4 of each written score s; overall: their mean"
+    source = "CodeGoat24/UnifiedReward, version 2.0, pointwise video prompt"
+    weights = "CodeGoat24/UnifiedReward-2.0-*"
     memory_gb = 16.0
     scorer_type = UnifiedRewardScorer
 

@@ -105,6 +105,9 @@ class VideoAlign(VLMReward):
 
     name = "videoalign"
     bounds = (-float("inf"), float("inf"))
+    formula = "z = (wᵀh - μ) / σ at the axis' token; overall: the sum of the three"
+    source = "Liu et al. 2025 (VideoAlign); KlingTeam/VideoAlign, inference.py with use_norm"
+    weights = "KlingTeam/VideoReward"
     memory_gb = 5.0
     scorer_type = VideoAlignScorer
 

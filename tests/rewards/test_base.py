@@ -1,3 +1,7 @@
+import inspect
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -136,14 +140,52 @@ def test_an_unknown_name_gets_the_nearest():
         make_reward("zzz")
 
 
-def test_every_registered_reward_declares_itself():
+def required(card):
+    """Arguments that have no default."""
+    return [
+        parameter.name
+        for parameter in inspect.signature(card).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+
+
+@pytest.mark.parametrize("name", list_rewards())
+def test_every_registered_reward_declares_itself(name):
+    card = reward_class(name)
+    assert card.name == name
+    assert card.bounds[0] < card.bounds[1]
+    assert card.license and card.formula and card.source
+    assert (card.__doc__ or "").strip()
+    assert (card.memory_gb > 0) == bool(card.weights)
+    if not card.weights and not required(card):
+        assert name in repr(make_reward(name))
+
+
+def test_a_reward_without_its_weights_says_where_they_should_be():
     for name in list_rewards():
-        kind = reward_class(name)
-        assert kind.name == name
-        assert kind.bounds[0] < kind.bounds[1]
-        assert kind.license
-        assert (kind.__doc__ or "").strip()
+        if reward_class(name).weights and not required(reward_class(name)):
+            with pytest.raises((FileNotFoundError, ImportError), match=r"no local copy of|torch"):
+                make_reward(name)
 
 
-def test_a_component_names_itself():
-    assert "gold" in repr(make_reward("gold")) and "(0, 1)" in repr(make_reward("gold"))
+def test_names_are_registered_without_the_libraries_of_models():
+    code = (
+        "import sys, reelrl.rewards; "
+        "assert 'clip_score' in reelrl.rewards.list_rewards(); "
+        "heavy = {'transformers', 'torchvision', 'diffusers', 'huggingface_hub', 'PIL'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_a_finite_batch_is_scored_without_a_copy():
+    seen = []
+
+    class Look(Brightness):
+        def score(self, videos, prompts, infos):
+            seen.append(videos.data_ptr())
+            return super().score(videos, prompts, infos)
+
+    videos = clips()
+    Look()(videos, ["a"] * 3)
+    assert seen == [videos.data_ptr()]

@@ -5,8 +5,15 @@ import torch
 
 from reelrl.envs.scoring import RewardList
 from reelrl.envs.wrappers import VectorAddReward
-from reelrl.rewards import GroupReward, make_reward
-from reelrl.rewards.group import group_rows, layout, mean_pairwise_distance, vendi_score
+from reelrl.rewards import make_reward
+from reelrl.rewards.group import (
+    GroupReward,
+    cosines,
+    group_rows,
+    layout,
+    mean_distance,
+    vendi_score,
+)
 from reelrl.rewards.moving_shapes.world import sample_clips
 
 NAMES = ("pairwise_distance", "vendi")
@@ -33,17 +40,18 @@ def slow_distance(features):
 
 def test_vendi_counts_distinct_clips():
     eye = torch.eye(5)
-    assert vendi_score(eye[None]).item() == pytest.approx(5, rel=1e-5)
-    assert vendi_score(eye[[0] * 5][None]).item() == pytest.approx(1, abs=1e-4)
-    assert vendi_score(eye[[0, 0, 1, 1]][None]).item() == pytest.approx(2, rel=1e-4)
+    assert vendi_score(cosines(eye)).item() == pytest.approx(5, rel=1e-5)
+    assert vendi_score(cosines(eye[[0] * 5])).item() == pytest.approx(1, abs=1e-4)
+    assert vendi_score(cosines(eye[[0, 0, 1, 1]])).item() == pytest.approx(2, rel=1e-4)
     two = np.exp(-(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)))
-    assert vendi_score(eye[[0, 0, 1]][None]).item() == pytest.approx(two, rel=1e-4)
+    assert vendi_score(cosines(eye[[0, 0, 1]])).item() == pytest.approx(two, rel=1e-4)
 
 
 def test_sets_equal_a_slow_loop():
     features = torch.randn(3, 6, 4, generator=seeded())
+    kernel = cosines(features)
     for one, vendi, distance in zip(
-        features, vendi_score(features), mean_pairwise_distance(features), strict=True
+        features, vendi_score(kernel), mean_distance(kernel), strict=True
     ):
         assert vendi.item() == pytest.approx(slow_vendi(one), rel=1e-4)
         assert distance.item() == pytest.approx(slow_distance(one), rel=1e-4)
@@ -60,6 +68,9 @@ def test_marginals_equal_leaving_out_one_by_one(name):
     for i, value in enumerate(reward.marginals(features)):
         rest = torch.cat([features[:i], features[i + 1 :]])
         assert value.item() == pytest.approx(worth(features) - worth(rest), abs=1e-4)
+    torch.testing.assert_close(
+        reward.marginals(features), GroupReward.marginals(reward, features), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,7 +130,27 @@ def test_layout_is_blind_to_brightness_and_to_contrast_by_its_cosine():
     clips = sample_clips(2, seeded()).videos
     same = layout(0.2 + 0.5 * clips)
     torch.testing.assert_close(same, 0.5 * layout(clips), atol=1e-5, rtol=1e-4)
+
+
+def test_layout_averages_cells_of_spread_frames():
+    clips = torch.rand(2, 40, 32, 48, 3, generator=seeded())
+    frames = clips[:, [round(i * 39 / 15) for i in range(16)]]
+    cells = frames.reshape(2, 16, 16, 2, 16, 3, 3).mean(dim=(3, 5))
+    expected = (cells - cells.mean(dim=(1, 2, 3), keepdim=True)).flatten(1)
+    torch.testing.assert_close(layout(clips), expected, atol=1e-5, rtol=1e-4)
     assert layout(torch.rand(2, 3, 5, 7, 3)).shape == (2, 3 * 3 * 5 * 7)
+
+
+def test_worth_is_that_of_the_set_and_the_marginals_of_a_mean_over_pairs_sum_to_zero():
+    clips = sample_clips(5, seeded()).videos
+    prompts = ["a", "a", "b", "a", "b"]
+    distance = make_reward("pairwise_distance")
+    worth = distance.worth(clips, prompts, [{}] * 5)
+    expected = slow_distance(layout(clips[[0, 1, 3]]))
+    assert worth[[0, 1, 3]].tolist() == pytest.approx([expected] * 3, rel=1e-4)
+    assert distance(clips, prompts).values[[0, 1, 3]].sum().item() == pytest.approx(0, abs=1e-5)
+    share = make_reward("vendi").worth(clips, prompts, [{}] * 5)[2].item()
+    assert share == pytest.approx(slow_vendi(layout(clips[[2, 4]])) / 2, rel=1e-4)
 
 
 class Spread(GroupReward):
