@@ -87,7 +87,7 @@ def test_order_of_patches_by_a_plain_loop(random_clips):
     torch.testing.assert_close(ours, torch.stack(rows), atol=1e-6, rtol=0)
 
 
-def test_bytes_are_never_made(random_clips):
+def test_t30_bytes_are_never_made(random_clips):
     """A change of a tenth of a grey level reaches the patches."""
     clip = random_clips(1, 2, 16, 16) * 0.5
     moved, _ = to_patches(clip + 1e-4, SMALL)
@@ -104,7 +104,7 @@ def test_bytes_are_never_made(random_clips):
         (2, 8, [0, 1]),
     ],
 )
-def test_frames_by_rate(total, clip_fps, expected):
+def test_t31_frames_by_rate(total, clip_fps, expected):
     assert frames_by_rate(total, clip_fps, 2.0) == expected
 
 

@@ -93,7 +93,7 @@ def test_other_settings_are_another_scorer(folder):
     assert first.fingerprint != second.fingerprint
 
 
-def test_constants_are_the_published_ones_unless_the_folder_has_its_own(folder, tmp_path):
+def test_t31_constants_are_the_published_ones_unless_the_folder_has_its_own(folder, tmp_path):
     assert PUBLISHED_STATISTICS == {
         "VQ": (3.6757, 2.2476),
         "MQ": (1.1646, 1.3811),
