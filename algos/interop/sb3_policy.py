@@ -131,7 +131,7 @@ class DenoisingPolicy(ActorCriticPolicy):
             raise ValueError(f"the model is on {there}: pass device='{there}', got '{here}'")
         return moved
 
-    # With adapters, nearly all of a transformer is untrained, and in the folder of the model already.
+    # With adapters nearly all of a transformer is untrained, and in its folder already.
     def state_dict(self, *args: Any, **kwargs: Any) -> Weights:  # type: ignore[override]
         """A copy of the trainable weights."""
         return self.flow.state_dict()
