@@ -99,7 +99,7 @@ class EpisodeEstimator:
         )
         output, self._state = self.estimator(batch, self._state_for(facts.names))
         self.calls += 1
-        return _flat(output, at, ~np.isnan(rewards).all(axis=1))
+        return _flat(output, at, (~np.isnan(rewards)).any(axis=1))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """What it remembers, as arrays to save."""
@@ -120,9 +120,7 @@ class EpisodeEstimator:
         return self.estimator.init_state(names) if self._state is None else self._state
 
 
-def _flat(
-    output: AdvantageOutput, at: tuple[np.ndarray, np.ndarray], scored: NDArray[np.bool_]
-) -> Estimate:
+def _flat(output: AdvantageOutput, at: tuple[np.ndarray, np.ndarray], scored: Any) -> Estimate:
     """The padded table of groups as N episodes."""
     kept = scored
     if output.sample_weight is not None:

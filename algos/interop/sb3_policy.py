@@ -131,12 +131,12 @@ class DenoisingPolicy(ActorCriticPolicy):
             raise ValueError(f"the model is on {there}: pass device='{there}', got '{here}'")
         return moved
 
-    # Of a Wan transformer with adapters, what was not trained is 99 % and on the disk already.
+    # With adapters nearly all of a transformer is untrained, and in its folder already.
     def state_dict(self, *args: Any, **kwargs: Any) -> Weights:  # type: ignore[override]
         """A copy of the trainable weights."""
         return self.flow.state_dict()
 
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> None:
         """Set the trainable weights.
 
         Raises:

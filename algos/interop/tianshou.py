@@ -167,8 +167,9 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):
         log_prob = self._log_prob(batch)
         log_ratio = log_prob - to_torch_as(batch.logp_old, log_prob)
         if self.signal.estimator.loss_mode == "per_component":
-            parts = (to_torch_as(value, log_prob) for value in (batch.parts, batch.part_weights))
-            return losses.component_loss(log_ratio, *parts, self.clip).mean()
+            parts = to_torch_as(batch.parts, log_prob)
+            weights = to_torch_as(batch.part_weights, log_prob)
+            return losses.component_loss(log_ratio, parts, weights, self.clip).mean()
         return losses.clipped_loss(log_ratio, to_torch_as(batch.adv, log_prob), self.clip).mean()
 
     def _log_prob(self, batch: Any) -> Tensor:

@@ -100,7 +100,8 @@ class NativeBatch:
         options = dict(options or {})
         if mask is not None:
             options["reset_mask"] = mask
-        obs, infos = self.env.reset(seed=seed, options=options or None)
+        # Gymnasium types the seed of a batch as one integer; it takes one each, and so do ours.
+        obs, infos = self.env.reset(seed=seed, options=options or None)  # type: ignore[arg-type]
         return obs, split_infos(infos, self.num_envs)
 
     def step(self, actions: Any) -> Transition:

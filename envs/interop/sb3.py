@@ -122,7 +122,7 @@ class SB3VecEnv(VecEnv):
         obs = step.obs
         if dones.any():
             obs, fresh = self.batch.reset(mask=dones)
-            for i in np.flatnonzero(dones):
+            for i in np.flatnonzero(dones).tolist():
                 self.reset_infos[i] = fresh[i]
         task = self.batch.base.task
         rewards = RewardArray.of(step, task.rewards.facts(), task.num_steps)
@@ -134,7 +134,7 @@ class SB3VecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """One picture per sub-environment."""
-        pictures = self.native.render()
+        pictures: Any = self.native.render()
         return [None] * self.num_envs if pictures is None else list(pictures)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:

@@ -70,7 +70,8 @@ class VectorPromptGroups(VectorWrapper):
             ids = np.zeros(self.num_envs, dtype=np.int64)
             ids[rows] = list(islice(self._prompts, len(rows)))
             options["prompt_id"] = ids
-        return self.env.reset(seed=seed, options=options)
+        # Gymnasium types the seed of a batch as one integer; it takes one each, and so do ours.
+        return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 
     def _stream(self, seed: int | None) -> Any:
         rng = np.random.default_rng(None if seed is None else [int(seed), 3])
