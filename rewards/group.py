@@ -103,6 +103,8 @@ class GroupReward(Reward):
         prompts: Sequence[str],
         infos: Sequence[Mapping[str, Any]],
     ) -> Tensor:
+        if bool(finite.all()):
+            return self.score(videos, prompts, infos)
         rows = finite.nonzero().flatten()
         kept = rows.tolist()
         scores = self.score(videos[rows], [prompts[i] for i in kept], [infos[i] for i in kept])
@@ -128,9 +130,9 @@ def layout(videos: Tensor) -> Tensor:
         parts = []
         for t in rows:  # frame by frame: a copy of the chosen frames of long clips is large
             lines = down @ clips[:, t].flatten(2)
-            parts.append(across @ lines.unflatten(-1, (width, 3)))
+            parts.append(lines.unflatten(-1, (width, 3)).mT @ across.T)
         pooled = torch.stack(parts, dim=1)
-        return (pooled - pooled.mean(dim=(1, 2, 3), keepdim=True)).flatten(1)
+        return (pooled - pooled.mean(dim=(1, 2, 4), keepdim=True)).flatten(1)
 
     return per_clip(videos, cells)
 

@@ -8,7 +8,7 @@ mean of the three channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -120,36 +120,39 @@ def high_frequency_share(videos: Tensor) -> Tensor:
     Of grey, per frame, then averaged; frequencies by their length in cycles per pixel, so white
     noise has a share of 1 - pi/16. A flat frame has no energy and counts as 0.
     """
-    high: dict[torch.device, Tensor] = {}
+    bands: dict[torch.device, Tensor] = {}
 
     def share(block: Tensor) -> Tensor:
         x = grey(block)
         x = x - x.mean(dim=(-2, -1), keepdim=True)
         spectrum = torch.fft.rfft2(x)
-        energy = torch.view_as_real(spectrum).square().sum(-1)
-        weights = high.setdefault(x.device, _band(*x.shape[-2:], x.device))
-        total = (energy * weights[0]).sum(dim=(-2, -1))
+        energy = spectrum.real.square() + spectrum.imag.square()
+        if x.device not in bands:
+            bands[x.device] = _band(x.shape[-2], x.shape[-1], x.device)
+        total, high = (energy.flatten(2) @ bands[x.device].to(energy)).unbind(-1)
         some = total > 1e-12 * x[0, 0].numel() ** 2
-        return (energy * weights[1]).sum(dim=(-2, -1)) / torch.where(some, total, 1.0) * some
+        return high / torch.where(some, total, 1.0) * some
 
     return per_clip(videos, lambda clips: mean_over(map(share, frame_blocks(clips))))
 
 
-def _band(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Weights of all and of the high coefficients of an ``rfft2``, which holds half of them."""
+def _band(height: int, width: int, device: torch.device) -> Tensor:
+    """Weights of all and of the high coefficients of an ``rfft2``, which holds half, (h w, 2)."""
     rows = torch.fft.fftfreq(height, device=device)[:, None]
     columns = torch.fft.rfftfreq(width, device=device)
     # Every column but the first, and the last of an even width, stands for its mirror image too.
     twice = (columns > 0) & (columns < 0.5)
     every = (1.0 + twice).expand(height, -1)
-    return every, every * ((rows.square() + columns.square()).sqrt() > 0.25)
+    high = every * ((rows.square() + columns.square()).sqrt() > 0.25)
+    return torch.stack([every, high], dim=-1).flatten(0, 1)
 
 
 class PixelReward(Reward):
     """A statistic of the pixels of a clip, given by :attr:`statistic`."""
 
     differentiable = True
-    statistic: ClassVar[Callable[[Tensor], Tensor]]
+    statistic: ClassVar[Any]
+    """Static method (N, F, H, W, 3) -> (N,)."""
 
     def score(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]

@@ -30,14 +30,15 @@ def affine_of(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return int(numbers[-1]) if numbers else 0
 
     stems = sorted({key.rsplit(".", 1)[0] if "." in key else "" for key in state}, key=place)
-    weight, bias = None, None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
     for stem in stems:
         prefix = f"{stem}." if stem else ""
         w, b = (state.get(f"{prefix}{kind}") for kind in ("weight", "bias"))
         if w is None or b is None or w.ndim != 2 or (bias is not None and w.shape[1] != len(bias)):
             raise ValueError(f"expected a stack of linear layers, got {sorted(state)}")
         w, b = w.double(), b.double()
-        weight, bias = (w, b) if weight is None else (w @ weight, w @ bias + b)
+        weight, bias = (w, b) if weight is None or bias is None else (w @ weight, w @ bias + b)
     if weight is None or bias is None or weight.shape[0] != 1:
         raise ValueError(f"expected linear layers that end in one number, got {sorted(state)}")
     return weight[0].float(), bias[0].float()
@@ -46,9 +47,12 @@ def affine_of(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 class AestheticModel(nn.Module):
     """A CLIP vision tower and an affine map of its unit embeddings."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, clip: nn.Module, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip: Any = clip
         # float32 whatever the tower has: the scores of a group differ in the third digit
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)

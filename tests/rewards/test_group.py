@@ -135,8 +135,8 @@ def test_layout_is_blind_to_brightness_and_to_contrast_by_its_cosine():
 def test_layout_averages_cells_of_spread_frames():
     clips = torch.rand(2, 40, 32, 48, 3, generator=seeded())
     frames = clips[:, [round(i * 39 / 15) for i in range(16)]]
-    cells = frames.reshape(2, 16, 16, 2, 16, 3, 3).mean(dim=(3, 5))
-    expected = (cells - cells.mean(dim=(1, 2, 3), keepdim=True)).flatten(1)
+    cells = frames.reshape(2, 16, 16, 2, 16, 3, 3).mean(dim=(3, 5)).mT
+    expected = (cells - cells.mean(dim=(1, 2, 4), keepdim=True)).flatten(1)
     torch.testing.assert_close(layout(clips), expected, atol=1e-5, rtol=1e-4)
     assert layout(torch.rand(2, 3, 5, 7, 3)).shape == (2, 3 * 3 * 5 * 7)
 

@@ -156,7 +156,8 @@ def hack_table(count: int = CLIPS) -> str:
     parts = []
     for start in range(0, len(names), COLUMNS):
         part = names[start : start + COLUMNS]
-        arrows = ["" if reward_class(name).higher_is_better else " ↓" for name in part]
+        cards: list[Any] = [reward_class(name) for name in part]
+        arrows = ["" if card.higher_is_better else " ↓" for card in cards]
         header = ["clip", "gold", *(f"{n}{a}" for n, a in zip(part, arrows, strict=True))]
         rows = []
         for attack, scores in measured.items():
