@@ -123,7 +123,7 @@ class VideoScore2(VLMReward):
 
     name = "videoscore2"
     bounds = (1.0, 5.0)
-    license = "Apache-2.0 AND MIT"
+    license = "Apache-2.0, and that of the folder"
     memory_gb = 16.0
     scorer_type = VideoScore2Scorer
 
