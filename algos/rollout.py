@@ -251,8 +251,8 @@ def collect(
             kept_videos = max(0, min(task.num_envs, config.keep_videos - start))
             walk = _Walk(env, policy, plan, config.keep_means, kept_videos)
             walks.append(walk.run(ids[rows], initial[rows], during[rows], start))
-    for walk, batch in zip(walks, scores, strict=True):
-        _fill_in(walk, batch)
+    for made, batch in zip(walks, scores, strict=True):
+        _fill_in(made, batch)
     rollout = _join(walks, plan, policy, task.sigmas, ids, group_size, initial, ranks)
     if not config.dense:
         return rollout

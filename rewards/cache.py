@@ -28,7 +28,7 @@ def clip_key(clips: Sequence[Tensor], *facts: str) -> str:
     for clip in clips:
         array = clip.detach().cpu().contiguous()
         digest.update(f"{array.dtype} {tuple(array.shape)}\0".encode())
-        digest.update(array.view(torch.uint8).numpy())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
     for fact in facts:
         # Lengths keep ("ab", "c") apart from ("a", "bc").
         digest.update(f"{len(fact)}\0{fact}".encode())

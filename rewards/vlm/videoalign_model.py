@@ -113,12 +113,11 @@ def merge_lora(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     for key, value in plain.items():
         if ".lora_A." in key or ".lora_B." in key or ".original_module." in key:
             continue
-        factors = [
+        b, a = (
             plain.get(key.replace("base_layer.weight", f"lora_{side}.default.weight"))
             for side in "BA"
-        ]
-        if ".base_layer.weight" in key and factors[0] is not None and factors[1] is not None:
-            b, a = (factor.float() for factor in factors)
-            value = (value.float() + scale * b @ a).to(value.dtype)
+        )
+        if ".base_layer.weight" in key and b is not None and a is not None:
+            value = (value.float() + scale * b.float() @ a.float()).to(value.dtype)
         merged[re.sub(r"\.(base_layer|modules_to_save\.default)\.", ".", key)] = value
     return merged
