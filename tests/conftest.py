@@ -1,10 +1,14 @@
-"""What every test runs under: no network, one thread, no wall-clock limit on property tests."""
+"""What every test runs under: no network, one thread, no wall-clock limit on property tests.
+
+Also a random Wan folder, for tests of what takes one.
+"""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -15,3 +19,38 @@ torch.set_num_threads(1)
 # Shared machines stall for seconds at a time: a deadline would test the neighbours.
 settings.register_profile("reelrl", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("reelrl")
+
+
+@pytest.fixture(scope="session")
+def wan_folder(tmp_path_factory):
+    """A random Wan 2.1 pipeline with the real compression: 4 frames and 8x8 pixels per latent."""
+    from diffusers import (
+        AutoencoderKLWan,
+        FlowMatchEulerDiscreteScheduler,
+        WanPipeline,
+        WanTransformer3DModel,
+    )
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    from reelrl.zoo.nano.architecture import build_tokenizer
+
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[0, 1, 1]
+    )
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16,
+        out_channels=16, text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=32,
+    )  # fmt: skip
+    encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    )
+    folder = tmp_path_factory.mktemp("wan") / "tiny"
+    WanPipeline(
+        tokenizer=build_tokenizer(),
+        text_encoder=encoder,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=transformer,
+    ).save_pretrained(folder)
+    return folder
