@@ -13,7 +13,7 @@ import yaml
 
 from reelrl.rewards.base import build_reward
 from reelrl.zoo import cli
-from reelrl.zoo.benchmark.suite import read_suite
+from reelrl.zoo.benchmark.suite import list_suites, read_suite
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
 
 FENCE = re.compile(
@@ -58,7 +58,7 @@ def run_python(block, page, names):
         names.update(test.globs)
         assert not runner.failures, "".join(report)
         return
-    exec(compile(block.source, where, "exec"), names)
+    exec(compile(block.source, where, "exec", dont_inherit=True), names)
 
 
 def check_shell(block, root):
@@ -101,12 +101,14 @@ def check_reelrl(arguments):
     """The real parser takes the line; what it would run is built and not run."""
     seen = []
     originals = {
-        kind: kind.run for kind in vars(cli).values() if isinstance(kind, type) and "run" in vars(kind)
+        kind: kind.run
+        for kind in vars(cli).values()
+        if isinstance(kind, type) and "run" in vars(kind)
     }
     assert originals
     try:
         for kind in originals:
-            kind.run = seen.append
+            kind.run = lambda self: seen.append(self)
         cli.main(arguments)
     finally:
         for kind, run in originals.items():
@@ -114,7 +116,7 @@ def check_reelrl(arguments):
     (command,) = seen
     if isinstance(command, cli.Train):
         build(TrainConfig, override(read_preset(command.preset), command.set))
-    if isinstance(command, cli.Bench):
+    if isinstance(command, cli.Bench) and command.suite not in list_suites():
         read_suite(command.suite)
 
 

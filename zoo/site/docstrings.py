@@ -22,7 +22,7 @@ Resolver = Callable[[str], str | None]
 
 
 def to_markdown(text: str, resolve: Resolver) -> str:
-    """A docstring with roles as links and formulas in ``\\(...\\)`` and ``\\[...\\]``."""
+    r"""A docstring with roles as links and formulas in ``\(...\)`` and ``\[...\]``."""
 
     def link(match: re.Match[str]) -> str:
         short, name = match.groups()

@@ -36,7 +36,7 @@ def hacking() -> str:
 
     grey = "#808080"  # read on a light and on a dark page
     style = {"svg.hashsalt": "reelrl", "svg.fonttype": "none", "font.family": "sans-serif"}
-    style |= {key: grey for key in ("text.color", "axes.labelcolor", "axes.edgecolor")}
+    style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), grey)
     style |= {"xtick.color": grey, "ytick.color": grey, "font.size": 10}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(8.4, 3.2), layout="constrained")

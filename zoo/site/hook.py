@@ -47,7 +47,9 @@ def on_config(config: Any) -> Any:
     root = Path(config.config_file_path).parent
     reference.lay_out_sources(root / SOURCES)
     made = generated(root)
-    written = {str(path.relative_to(config.docs_dir)) for path in Path(config.docs_dir).rglob("*.md")}
+    written = {
+        str(path.relative_to(config.docs_dir)) for path in Path(config.docs_dir).rglob("*.md")
+    }
     config.nav = navigation.complete(config.nav, written | set(made))
     config.extra["generated"] = made
     return config

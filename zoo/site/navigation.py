@@ -52,4 +52,4 @@ def _matches(page: str, pattern: str) -> bool:
 
 
 def _place(page: str) -> tuple[bool, str]:
-    return not page.endswith(INDEXES), page
+    return not page.endswith(INDEXES), page.removesuffix(".md")

@@ -29,7 +29,9 @@ def test_roles_and_formulas(text, markdown):
 def package(tmp_path):
     folder = tmp_path / "house"
     folder.mkdir()
-    (folder / "__init__.py").write_text('"""See :mod:`house.room` and :class:`Chair`."""\nfrom house.room import Chair\n')
+    (folder / "__init__.py").write_text(
+        '"""See :mod:`house.room` and :class:`Chair`."""\nfrom house.room import Chair\n'
+    )
     (folder / "room.py").write_text(
         '"""A room."""\n'
         "LIMIT = 3\n"

@@ -7,7 +7,9 @@ from reelrl.zoo.site.sources import example_pages, linked, page, rewrite
 def root(tmp_path):
     for path in ("examples/run.py", "tests/deep/test_a.py", "docs/b.md", "zoo/clip.gif"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text('"""Says this.\n\nAnd more."""\n\n\ndef test_it():\n    ```\n')
+        (tmp_path / path).write_text(
+            '"""Says this.\n\nAnd more."""\n\n\ndef test_it():\n    """\n```\n    """\n'
+        )
     return tmp_path
 
 
@@ -43,7 +45,7 @@ def test_what_a_page_needs(root):
 def test_a_file_is_shown_whole_whatever_fences_it_holds(root):
     text = page(root, "tests/deep/test_a.py")
     assert text.startswith("---\nsearch: {exclude: true}\n---\n# tests/deep/test_a.py\n")
-    assert text.endswith("def test_it():\n    ```\n~~~~~~\n")
+    assert text.endswith('def test_it():\n    """\n```\n    """\n~~~~~~\n')
 
 
 def test_examples_say_what_they_are(root):
