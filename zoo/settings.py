@@ -7,7 +7,6 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -111,19 +110,13 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
     Raises:
         ValueError: for an unknown key, naming the nearest known one, or a value of another type.
     """
-    hints = _hints(kind)
+    hints = get_type_hints(kind)
     # Callers pass dataclasses, which a type variable cannot say.
     known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             raise ValueError(f"unknown key {path + str(key)!r}{nearest(str(key), known)}")
     return kind(**{k: _convert(hints[k], v, path + k) for k, v in values.items()})
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    # A benchmark builds thousands of runs, and evaluating annotations takes longer than all else.
-    return get_type_hints(kind)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

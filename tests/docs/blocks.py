@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from reelrl.rewards.base import build_reward
+from reelrl.envs.scoring import RewardList
 from reelrl.zoo import cli
 from reelrl.zoo.benchmark.suite import list_suites, read_suite
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
@@ -133,4 +133,4 @@ def check_yaml(block, folder: Path):
     elif "learner" in values or "estimator" in values:
         build(TrainConfig, values)
     elif set(values) == {"rewards"}:
-        assert all(build_reward(spec).name for spec in values["rewards"])
+        assert RewardList(values["rewards"]).names

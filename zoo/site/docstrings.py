@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import griffe
@@ -48,7 +49,7 @@ class Roles(griffe.Extension):
         """Called by griffe with the parsed package."""
         for item in _documented(pkg):
             text = item.docstring.value
-            item.docstring.value = to_markdown(text, lambda name, at=item: _find(pkg, at, name))
+            item.docstring.value = to_markdown(text, partial(_find, pkg, item))
 
 
 def _documented(item: Any) -> Iterator[Any]:

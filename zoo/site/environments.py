@@ -58,7 +58,8 @@ def _general(name: str) -> str:
 
 def _specific(name: str, given: dict[str, Any]) -> str:
     env = gym.make(name)
-    task = env.unwrapped
+    # The type of what make returns knows nothing of prompts and rewards.
+    task: Any = env.unwrapped
     facts = {
         "model": f"[`{given['model']}`](../nano.md)",
         "prompts": f"`{given['prompts']}`, {len(task.prompts)} captions such as "

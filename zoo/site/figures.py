@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "learning"
 RUNS = (
@@ -35,7 +36,11 @@ def hacking() -> str:
     from matplotlib.figure import Figure
 
     grey = "#808080"  # read on a light and on a dark page
-    style = {"svg.hashsalt": "reelrl", "svg.fonttype": "none", "font.family": "sans-serif"}
+    style: dict[str, Any] = {
+        "svg.hashsalt": "reelrl",
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+    }
     style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), grey)
     style |= {"xtick.color": grey, "ytick.color": grey, "font.size": 10}
     with matplotlib.rc_context(style):
@@ -58,10 +63,8 @@ def hacking() -> str:
 
 
 def _draw(
-    axes: object, runs: Iterable[tuple[list[int], list[float]]], label: str, colour: str
+    axes: Any, runs: Iterable[tuple[list[int], list[float]]], label: str, colour: str
 ) -> None:
     for number, (iterations, values) in enumerate(runs):
-        # matplotlib has no types: to the checker axes are any object.
-        axes.plot(  # type: ignore[attr-defined]
-            iterations, values, color=colour, linewidth=1.5, label=None if number else label
-        )
+        shown = None if number else label
+        axes.plot(iterations, values, color=colour, linewidth=1.5, label=shown)
