@@ -23,12 +23,12 @@ spec.loader.exec_module(blocks)
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-RUN_ELSEWHERE = {"envs.md"} | {
+RUN_ELSEWHERE = {"envs.md", "interop.md", "judges.md"} | {
     f"estimators/{path.name}"
     for path in (DOCS / "estimators").glob("*.md")
     if path.stem != "README"
 }
-"""Pages whose Python other tests run: tests/envs/test_wan_env, tests/zoo/test_estimator_pages."""
+"""Pages whose Python other tests run: those of the room that a page is about."""
 
 TRAINING = [
     ("prompts_per_iteration=4", "prompts_per_iteration=2"),

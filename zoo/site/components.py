@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+import reelrl.envs.scoring  # noqa: F401  (registers the shipped components)
 from reelrl.rewards import Reward, list_rewards, make_reward
 
 # The registry offers instances, and one with weights cannot be made without them.
@@ -35,8 +36,13 @@ def declared(name: str) -> dict[str, Any]:
 
 
 def needed(name: str) -> list[str]:
-    """Arguments without which the component cannot be made."""
-    return [p.name for p in _parameters(name) if p.default is p.empty]
+    """Arguments without which the component cannot be made here, where no weights are."""
+    published = getattr(_REGISTRY[name], "weights", "")
+    return [
+        parameter.name
+        for parameter in _parameters(name)
+        if parameter.default is parameter.empty or (published and parameter.name == "model")
+    ]
 
 
 def summary(name: str) -> str:

@@ -44,6 +44,21 @@ def test_a_component_that_cannot_be_made_has_a_page_all_the_same(monkeypatch):
     )
 
 
+def test_a_component_with_published_weights_needs_a_folder(monkeypatch):
+    class Clip(Reward):
+        name, bounds = "clip", (0.0, 1.0)
+        weights = "someone/clip"
+
+        def __init__(self, model=None):
+            raise FileNotFoundError("no local copy")
+
+        def score(self, videos, prompts, infos):
+            raise NotImplementedError
+
+    monkeypatch.setitem(base._REGISTRY, "clip", Clip)
+    assert "{name: clip, model: ...}" in components.page("clip")
+
+
 def test_bounds_that_the_constructor_sets_are_read_from_an_instance():
     assert components.declared("coin")["bounds"] == base.make_reward("coin").bounds
 
