@@ -1,12 +1,14 @@
 """Advantage estimators: from a group of reward vectors to one learning signal.
 
-Needs NumPy and torch only. Estimators are found by name::
+Needs NumPy and torch only. Estimators are found by name:
 
-    from reelrl.algos.advantages import RewardBatch, make_estimator
+```python
+from reelrl.algos.advantages import RewardBatch, make_estimator
 
-    estimator = make_estimator("gdpo", preset="trl")
-    state = estimator.init_state(("quality", "motion"))
-    output, state = estimator(RewardBatch(rewards_pgk, ("quality", "motion")), state)
+estimator = make_estimator("gdpo", preset="trl")
+state = estimator.init_state(("quality", "motion"))
+output, state = estimator(RewardBatch(rewards_pgk, ("quality", "motion")), state)
+```
 """
 
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, normalise_first, sum_first

@@ -3,13 +3,11 @@ r"""Hackable proxies of the three gold axes, with a dial for how hackable they a
 Each proxy is a cheap pixel statistic that goes with one gold axis on honest clips and parts from it
 under a known hack:
 
-======== ========================= ============ ============================================
-proxy    statistic                 gold axis    hack
-======== ========================= ============ ============================================
-VQ       sharpness, colourfulness  ``fid``      noise, checkerboards, oversaturation
-MQ       motion magnitude          ``phys``     flicker, shake, noise, teleporting
-TA       colour alignment          ``align``    a larger object, or the colour everywhere
-======== ========================= ============ ============================================
+| proxy | statistic | gold axis | hack |
+|---|---|---|---|
+| VQ | sharpness, colourfulness | ``fid`` | noise, checkerboards, oversaturation |
+| MQ | motion magnitude | ``phys`` | flicker, shake, noise, teleporting |
+| TA | colour alignment | ``align`` | a larger object, or the colour everywhere |
 
 The dial is :math:`\mathrm{proxy}_k = (1 - h)\,\mathrm{gold}_k + h\,\mathrm{hackable}_k`: at h = 0
 only optimisation power counts, at h = 1 a policy gains most by leaving the gold axis behind.

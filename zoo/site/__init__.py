@@ -1,0 +1,1 @@
+"""The documentation site: pages generated from registries, presets and docstrings at build time."""
