@@ -31,7 +31,8 @@ NAMESPACES = ("http://www.w3.org/",)
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    # Not --quiet, which keeps warnings from --strict too.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     # Whoever builds may have no network: behind a proxy that nobody answers on, this one has not.
     dead = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
     dead |= {"NO_MKDOCS_2_WARNING": "1"}
