@@ -69,9 +69,14 @@ def _find(pkg: Any, at: Any, name: str) -> str | None:
         found = found.final_target if found is not None and found.is_alias else found
     except (KeyError, griffe.NameResolutionError, griffe.AliasResolutionError):
         return None
-    while found is not None and not found.is_module and not found.docstring:
+    while found is not None and not found.is_module and not _shown(found):
         found = found.parent
     return None if found is None else found.path
+
+
+def _shown(item: Any) -> bool:
+    """The reference has an entry for what is documented and has a public name."""
+    return bool(item.docstring) and not item.name.startswith("_")
 
 
 def _scoped(at: Any, name: str) -> str:
