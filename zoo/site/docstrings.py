@@ -71,7 +71,8 @@ def _find(pkg: Any, at: Any, name: str) -> str | None:
         return None
     while found is not None and not found.is_module and not _shown(found):
         found = found.parent
-    return None if found is None else found.path
+    # Pages of packages are plain Markdown, of which the links of docstrings know nothing.
+    return None if found is None or (found.is_module and found.is_init_module) else found.path
 
 
 def _shown(item: Any) -> bool:

@@ -34,7 +34,7 @@ def page(package: str) -> str:
     folder = importlib.import_module(package).__path__
     names = [info.name for info in pkgutil.iter_modules(folder) if not info.ispkg]
     lines = [
-        f"# `{package}` {{#{package}}}",
+        f"# `{package}`",
         "",
         f"::: {package}",
         "    options: {members: false, show_root_heading: false, show_root_toc_entry: false}",
