@@ -69,9 +69,15 @@ def _find(pkg: Any, at: Any, name: str) -> str | None:
         found = found.final_target if found is not None and found.is_alias else found
     except (KeyError, griffe.NameResolutionError, griffe.AliasResolutionError):
         return None
-    while found is not None and not found.is_module and not found.docstring:
+    while found is not None and not found.is_module and not _shown(found):
         found = found.parent
-    return None if found is None else found.path
+    # Pages of packages are plain Markdown, of which the links of docstrings know nothing.
+    return None if found is None or (found.is_module and found.is_init_module) else found.path
+
+
+def _shown(item: Any) -> bool:
+    """The reference has an entry for what is documented and has a public name."""
+    return bool(item.docstring) and not item.name.startswith("_")
 
 
 def _scoped(at: Any, name: str) -> str:

@@ -40,6 +40,8 @@ def package(tmp_path):
         "    legs: int = 4\n"
         "    def sit(self):\n"
         '        """Ends with :meth:`stand`, see :class:`Chair`."""\n'
+        "    def __call__(self):\n"
+        '        """See :meth:`Chair.__call__`."""\n'
         "    def stand(self):\n"
         '        """Up."""\n'
     )
@@ -54,6 +56,10 @@ def test_names_are_looked_up_where_they_stand(package):
     assert package["room.Chair"].docstring.value == (
         "To [`sit`][house.room.Chair.sit] on; [`Chair.legs`][house.room.Chair], "
         "[`LIMIT`][house.room], `nothing`."
+    )
+    # Nor has what is not public.
+    assert package["room.Chair.__call__"].docstring.value == (
+        "See [`Chair.__call__`][house.room.Chair]."
     )
     assert package["room.Chair.sit"].docstring.value == (
         "Ends with [`stand`][house.room.Chair.stand], see [`Chair`][house.room.Chair]."
