@@ -31,9 +31,10 @@ from reelrl.algos.health import advantage_metrics, rollout_metrics, update_metri
 from reelrl.algos.objective import Objective
 from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies.flow import FlowPolicy
-from reelrl.algos.rollout import Rollout, collect
+from reelrl.algos.rollout import collect
 from reelrl.algos.runlog import RunLog
 from reelrl.algos.running import describe_env, interruptible, make_env, progress_bar
+from reelrl.algos.trajectory import Rollout
 from reelrl.algos.update import LearnerWarning, Updater
 
 __all__ = ["GRPO", "GRPOConfig"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reelrl.algos.advantages import AdvantageOutput
-from reelrl.algos.rollout import Rollout
+from reelrl.algos.trajectory import Rollout
 
 ZERO_STD = 1e-6
 

@@ -12,7 +12,7 @@ from reelrl.algos import losses
 from reelrl.algos.advantages import AdvantageOutput
 from reelrl.algos.config import LossConfig
 from reelrl.algos.policies.flow import FlowOutput, FlowPolicy
-from reelrl.algos.rollout import Items, Rollout
+from reelrl.algos.trajectory import Items, Rollout
 from reelrl.envs.steps import Step, gaussian_kl
 
 

@@ -21,7 +21,8 @@ import torch
 import tyro
 
 from reelrl.algos.policies.flow import FlowPolicy
-from reelrl.algos.rollout import Rollout, collect
+from reelrl.algos.rollout import collect
+from reelrl.algos.trajectory import Rollout
 from reelrl.rewards import Reward, RewardOutput, make_reward
 from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.cache import adopt

@@ -22,8 +22,9 @@ import tyro
 
 import reelrl  # noqa: F401  (registers the ids)
 from reelrl.algos.grpo import GRPO, GRPOConfig
+from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies import FlowPolicy
-from reelrl.algos.rollout import RolloutConfig, collect
+from reelrl.algos.rollout import collect
 from reelrl.envs.models import VideoModel
 
 

@@ -19,7 +19,7 @@ from reelrl.algos.advantages import AdvantageOutput
 from reelrl.algos.health import to_floats
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA
-from reelrl.algos.rollout import Rollout
+from reelrl.algos.trajectory import Rollout
 from reelrl.envs.scoring import RewardList
 from reelrl.envs.steps import gaussian_kl
 from reelrl.rewards.moving_shapes.gold import GoldAxes, gold_axes_of_prompts
