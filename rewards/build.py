@@ -30,7 +30,7 @@ def build_reward(spec: RewardSpec) -> Reward:
             "a reward is a Reward, a registered name or a dict with a 'name', "
             f"got {type(spec).__name__}: {spec!r}"
         )
-    config = {"name": spec} if isinstance(spec, str) else dict(spec)
+    config: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     around = {k: config.pop(k) for k in ("transforms", "label", "asynchronous") if k in config}
     reward = _declared(make_reward(**config))
     if "transforms" in around or "label" in around:

@@ -66,9 +66,9 @@ def train(
     name = f"{Path(preset).stem}-{config.estimator}-{config.learner.seed}"
     folder = out or Path("runs") / name
     with launched(config.env_args.get("device", "cpu")) as ranks:
-        env = make_env(config, ranks)
-        examination = _examination(config, env.unwrapped.model, ranks)
-        learner = open_run(config, folder, env, examination, ranks=ranks)
+        batch = make_env(config, ranks)
+        examination = _examination(config, batch.unwrapped.model, ranks)
+        learner = open_run(config, folder, batch, examination, ranks=ranks)
         if learner.iteration == 0:
             _show(learner, examination, folder, "before")
         remaining = config.iterations - learner.iteration
