@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -96,8 +95,3 @@ def _clips(
 def _proxy(rewards: RewardList, videos: Tensor, prompts: Sequence[str]) -> Tensor:
     values, _ = rewards(videos, prompts, [{}] * len(prompts))
     return proxy_of(values, rewards.facts().signs)
-
-
-def path_of(folder: Path, seed: int) -> Path:
-    """Where the rows of a seed are kept until all are there."""
-    return folder / f"best_of_n_{seed}.json"

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from reelrl.algos.runlog import read_metrics
+from reelrl.rewards.build import build_reward
 from reelrl.zoo.benchmark.run import CLIPS
 from reelrl.zoo.benchmark.suite import Run, Suite
+from reelrl.zoo.reporting.suite import SUITE, read_rows
 
-SUITE = "suite.json"
 KEYS = ("method", "seed", "iteration")
 DIGITS = 5
 RENAMED = {
@@ -136,17 +137,7 @@ class Results:
         _write(self.folder / SUITE, json.dumps(described, indent=1) + "\n")
 
     def _reward_names(self, scenario: str) -> list[str]:
-        from reelrl.rewards.build import build_reward
-
         return [build_reward(spec).name for spec in self.suite.scenarios[scenario].rewards]
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file; none if there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,16 +63,14 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _train(run: Run, folder: Path, examined: Examined) -> None:
-    started = time.time()
     learner, examination = _open(run, folder, examined)
     remaining = run.config.iterations - learner.iteration
     if remaining > 0 and len(learner.learn(remaining)) < remaining:
         raise KeyboardInterrupt  # Ctrl-C was taken by the learner, which has saved
     _measure_end(learner, folder)
     _save_clips(learner, examination, folder, "after")
-    facts = {"digest": run.digest, "seconds_of_last_start": round(time.time() - started, 1)}
     temporary = folder / f".{DONE}"
-    temporary.write_text(json.dumps(facts))
+    temporary.write_text(json.dumps({"digest": run.digest}))
     os.replace(temporary, folder / DONE)
 
 

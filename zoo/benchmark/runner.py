@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 import reelrl
 from reelrl.zoo.benchmark.best_of_n import best_of_n
-from reelrl.zoo.benchmark.results import Results, Row, read_rows, write_rows
+from reelrl.zoo.benchmark.results import Results, Row, write_rows
 from reelrl.zoo.benchmark.run import execute, finished, progress_of
 from reelrl.zoo.benchmark.suite import Run, Suite
+from reelrl.zoo.reporting.suite import BEST_OF_N, read_rows
 
 POLL = 1.0
 """Seconds between two looks at the progress of the runs."""
-BEST_OF_N = "best_of_n.csv"
 ATTEMPTS = 2
 """Times a run is started before the death of its process counts as its failure."""
 
@@ -159,7 +159,7 @@ def _single_thread() -> None:
 
 def _baseline(suite: Suite, results: Path, jobs: int) -> None:
     """Best of n, for the seeds that are not there yet."""
-    path = results / BEST_OF_N
+    path = results / f"{BEST_OF_N}.csv"
     rows: list[Row] = list(read_rows(path))
     scenarios = set(suite.scenarios)
     have = {
