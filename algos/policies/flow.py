@@ -339,10 +339,8 @@ class FlowPolicy:
         self, latent: Tensor, sigma: Tensor, embedding: Tensor, scale: float | Tensor
     ) -> Tensor:
         """Guided velocity in the policy's precision."""
-        # Dropout between sampling and replaying would be a ratio that no training made. Setting the
-        # mode of every module costs a hundredth of a small model's forward pass, looking does not.
-        if any(module.training for module in self.module.modules()):
-            self.module.eval()
+        # Dropout between sampling and replaying would be a ratio that no training made.
+        self.module.eval()
         scale = scale if isinstance(scale, int | float) else torch.as_tensor(scale)
         if self._empty is None and (isinstance(scale, Tensor) or scale != 1):
             self._empty = self.model.encode([""])
