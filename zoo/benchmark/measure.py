@@ -94,7 +94,7 @@ class FixedExamination:
     """Clips of fixed prompts and fixed noise, by the deterministic sampler.
 
     Attributes:
-        settings: number of clips, interval and seed.
+        settings: numbers of clips, interval and seed.
         rewards: the trained components.
         weights: K static weights, or None.
         num_steps: of the sampler, those of training.
@@ -135,15 +135,15 @@ class FixedExamination:
         self, policy: FlowPolicy, split: str, ema: EMA | None = None
     ) -> tuple[Tensor, list[str]]:
         """Clips (N, F, H, W, 3) of a split, and their prompts."""
-        count = self.settings.clips
+        seeds = self.settings.noise_seeds(split)
+        count = len(seeds)
         prompts = [""] * count if split == OPEN else evaluation_captions(SPLITS[split], count)
-        start = self.settings.seed + count * [*SPLITS, OPEN].index(split)
         policy.module.eval()
         with torch.no_grad(), nullcontext() if ema is None else ema.applied():
             batches = generate(
                 policy.model,
                 prompts,
-                list(range(start, start + count)),
+                list(seeds),
                 num_steps=self.num_steps,
                 shift=self.shift,
                 guidance_scale=1.0 if split == OPEN else policy.config.guidance_scale,

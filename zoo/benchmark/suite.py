@@ -66,13 +66,30 @@ class Examined:
 
     Attributes:
         clips: per split.
+        unseen: of the split that gains are read from, at least ``clips``; None is ``clips`` too.
+            More of them take the examination's own noise out of every comparison.
         every: iterations between two examinations.
         seed: of the noise.
     """
 
     clips: int = 48
+    unseen: int | None = None
     every: int = 10
     seed: int = 20_000_000
+
+    def __post_init__(self) -> None:
+        if self.unseen is not None and self.unseen < self.clips:
+            raise ValueError(
+                f"expected examined.unseen of at least examined.clips = {self.clips}, got "
+                f"{self.unseen}"
+            )
+
+    def noise_seeds(self, split: str) -> range:
+        """One per clip of a split, and no two splits share one."""
+        counts = {"seen": self.clips, "unseen": self.unseen or self.clips, "open": self.clips}
+        splits = list(counts)
+        start = self.seed + sum(counts[s] for s in splits[: splits.index(split)])
+        return range(start, start + counts[split])
 
 
 @dataclass(frozen=True)

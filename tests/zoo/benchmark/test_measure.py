@@ -109,3 +109,10 @@ def test_the_divergence_is_that_of_the_means_written_out(tiny_suite, tmp_path):
         total += float((means[0] - means[1]).detach().square().sum()) / (2 * width**2)
     learner.policy.load_state_dict(moved)
     assert float(path_kl(learner.policy, rollout)) == pytest.approx(total / 4, rel=1e-4)
+
+
+def test_results_are_read_from_more_unseen_clips(tiny_suite, tmp_path):
+    suite = tiny_suite(examined={"clips": 2, "unseen": 5, "every": 2, "seed": 7})
+    learner, examination = _open(next(iter(suite.runs())), tmp_path, suite.examined)
+    sizes = {s: len(examination.clips(learner.policy, s)[0]) for s in ("seen", "unseen", "open")}
+    assert sizes == {"seen": 2, "unseen": 5, "open": 2}

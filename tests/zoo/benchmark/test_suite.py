@@ -8,7 +8,7 @@ import yaml
 from reelrl.algos.advantages import make_estimator
 from reelrl.rewards.build import build_reward
 from reelrl.zoo.benchmark.measure import AXES
-from reelrl.zoo.benchmark.suite import list_suites, read_suite
+from reelrl.zoo.benchmark.suite import Examined, list_suites, read_suite
 
 
 @pytest.mark.parametrize("name", list_suites())
@@ -85,6 +85,20 @@ def test_a_suite_of_ones_own(write):
 def test_typos(write, changes, message):
     with pytest.raises(ValueError, match=message):
         read_suite(str(write(**changes)))
+
+
+def test_splits_share_no_noise_and_unseen_may_be_the_larger_one():
+    examined = Examined(clips=3, unseen=7, seed=100)
+    seeds = [examined.noise_seeds(split) for split in ("seen", "unseen", "open")]
+    assert [len(s) for s in seeds] == [3, 7, 3]
+    assert len({seed for s in seeds for seed in s}) == 13
+    alike = Examined(clips=3, seed=100)
+    assert [alike.noise_seeds(s).start for s in ("seen", "unseen", "open")] == [100, 103, 106]
+
+
+def test_fewer_unseen_clips_than_others_are_refused():
+    with pytest.raises(ValueError, match=r"at least examined\.clips = 4, got 2"):
+        Examined(clips=4, unseen=2)
 
 
 def test_unknown_suites_name_the_nearest():
