@@ -8,13 +8,15 @@ that luck is on its side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import tyro
 from gymnasium.wrappers.vector import FilterObservation, RescaleAction
+from matplotlib.figure import Figure
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
@@ -33,30 +35,40 @@ class Args:
     """the frozen generator"""
     num_steps: int = 4
     """denoising steps of a clip"""
-    num_envs: int = 32
+    num_envs: int = 64
     """clips made side by side"""
-    updates: int = 40
+    updates: int = 60
     """rollouts of one clip per sub-environment"""
     learning_rate: float = 5e-3
     """of Adam"""
-    held_out: int = 128
+    held_out: int = 512
     """clips of the comparison, a multiple of num_envs"""
     guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
     """fixed guidance scales to beat; the agent moves between the outer two"""
     noises: tuple[float, ...] = (0.0, 0.3)
     """fixed noise levels to beat"""
-    seed: int = 0
-    """of everything"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """one agent each; the held-out clips are the same for all"""
+    picture: Path | None = Path("runs/ppo_sb3_guidance.png")
+    """curves and learned schedules; None draws nothing"""
+
+
+@dataclass
+class Trained:
+    """One agent: mean reward of every rollout, scores per held-out clip, and what it does."""
+
+    curve: list[float]
+    scores: np.ndarray
+    schedule: np.ndarray
+    """rows of noise level, guidance, noise"""
 
 
 @dataclass
 class Result:
-    """What came out: scores per held-out clip, and the mean reward of every rollout."""
+    """What came out; ``fixed`` holds the scores per held-out clip of every fixed setting."""
 
-    learned: np.ndarray
+    agents: list[Trained]
     fixed: dict[tuple[float, float], np.ndarray]
-    schedule: np.ndarray
-    curve: list[float] = field(default_factory=list)
 
     @property
     def best_fixed(self) -> tuple[float, float]:
@@ -111,9 +123,21 @@ def play(venv: SB3VecEnv, act, clips: int) -> np.ndarray:
     return np.concatenate(scores)
 
 
-def main(args: Args) -> Result:
-    """Train, compare and print."""
-    venv = make_venv(args)
+def play_fixed(venv: SB3VecEnv, args: Args) -> dict[tuple[float, float], np.ndarray]:
+    """Scores of every setting of the grid."""
+    fixed = {}
+    low, high = min(args.guidances), max(args.guidances)
+    for guidance, noise in product(args.guidances, args.noises):
+        action = np.float32([2 * (guidance - low) / (high - low) - 1, 2 * noise - 1])
+        actions = np.tile(action, (args.num_envs, 1))
+        fixed[guidance, noise] = play(venv, lambda obs, actions=actions: actions, args.held_out)
+        mean = fixed[guidance, noise].mean()
+        print(f"fixed guidance {guidance:4.1f} noise {noise:3.1f}  {mean:.4f}", flush=True)
+    return fixed
+
+
+def train(venv: SB3VecEnv, args: Args, seed: int) -> Trained:
+    """PPO as it comes, then the held-out clips without exploring."""
     curve = Curve()
     agent = PPO(
         "MultiInputPolicy",
@@ -126,34 +150,60 @@ def main(args: Args) -> Result:
         learning_rate=args.learning_rate,
         stats_window_size=args.num_envs,
         policy_kwargs={"net_arch": [32], "log_std_init": -0.7},
-        seed=args.seed,
+        seed=seed,
         device="cpu",
     )
     agent.learn(args.updates * args.num_envs * args.num_steps, callback=curve)
-
-    fixed = {}
+    scores = play(venv, lambda obs: agent.predict(obs, deterministic=True)[0], args.held_out)
     low, high = min(args.guidances), max(args.guidances)
-    for guidance, noise in product(args.guidances, args.noises):
-        action = np.float32([2 * (guidance - low) / (high - low) - 1, 2 * noise - 1])
-        actions = np.tile(action, (args.num_envs, 1))
-        fixed[guidance, noise] = play(venv, lambda obs, actions=actions: actions, args.held_out)
-        mean = fixed[guidance, noise].mean()
-        print(f"fixed guidance {guidance:4.1f} noise {noise:3.1f}  {mean:.4f}", flush=True)
-    learned = play(venv, lambda obs: agent.predict(obs, deterministic=True)[0], args.held_out)
-
     sigmas = venv.get_attr("sigmas")[0][:-1, None].float().numpy()
-    actions = agent.predict({"sigma": sigmas}, deterministic=True)[0]
-    schedule = np.c_[
-        sigmas, low + (actions[:, :1] + 1) / 2 * (high - low), (actions[:, 1:] + 1) / 2
-    ]
-    result = Result(learned, fixed, schedule, curve.means)
+    actions = (agent.predict({"sigma": sigmas}, deterministic=True)[0] + 1) / 2
+    schedule = np.c_[sigmas, low + actions[:, :1] * (high - low), actions[:, 1:]]
+    return Trained(curve.means, scores, schedule)
 
+
+def draw(result: Result, path: Path) -> None:
+    """Rewards of the rollouts, and guidance by noise level, of every agent."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     guidance, noise = result.best_fixed
-    gain = learned - fixed[result.best_fixed]
-    error = gain.std() / np.sqrt(len(gain))
-    print("learned schedule: noise level, guidance, noise\n", np.round(schedule, 2))
-    print(f"best fixed (guidance {guidance}, noise {noise})  {fixed[guidance, noise].mean():.4f}")
-    print(f"learned  {learned.mean():.4f}  gain {gain.mean():+.4f} +- {error:.4f}")
+    for number, agent in enumerate(result.agents):
+        colour = f"C{number}"
+        updates = np.arange(1, len(agent.curve) + 1)
+        left.plot(updates, agent.curve, color=colour, linewidth=0.9)
+        left.plot(updates[-1] * 1.04, agent.scores.mean(), "o", color=colour, markersize=4)
+        right.plot(*agent.schedule[:, :2].T, "o-", color=colour, markersize=4)
+    label = f"best fixed: guidance {guidance}, noise {noise}"
+    left.axhline(result.fixed[guidance, noise].mean(), color="grey", linestyle="--", label=label)
+    right.axhline(guidance, color="grey", linestyle="--")
+    left.set(xlabel="update", ylabel="mean reward", title="Exploring; dots: held-out clips")
+    right.set(xlabel="noise level of the step", ylabel="guidance", title="What was learned")
+    right.invert_xaxis()
+    left.legend(frameon=False, fontsize="small", loc="lower right")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main(args: Args) -> Result:
+    """Train, compare, print and draw."""
+    venv = make_venv(args)
+    result = Result([], play_fixed(venv, args))
+    best = result.fixed[result.best_fixed]
+    for seed in args.seeds:
+        agent = train(venv, args, seed)
+        result.agents.append(agent)
+        gain = agent.scores - best
+        error = gain.std() / np.sqrt(len(gain))
+        print("learned schedule: noise level, guidance, noise\n", np.round(agent.schedule, 2))
+        print(f"seed {seed}  {agent.scores.mean():.4f}  gain {gain.mean():+.4f} +- {error:.4f}")
+    guidance, noise = result.best_fixed
+    mean = np.mean([agent.scores.mean() for agent in result.agents])
+    print(f"best fixed (guidance {guidance}, noise {noise})  {best.mean():.4f}")
+    print(f"learned, mean of {len(args.seeds)} agents  {mean:.4f}", flush=True)
+    if args.picture:
+        draw(result, args.picture)
     return result
 
 

@@ -28,11 +28,17 @@ def per_clip(videos: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.cat([statistic(clips) for clips in videos.split(size)])
 
 
-def frame_blocks(clips: Tensor, overlap: int = 0) -> Iterator[Tensor]:
-    """Clips (n, F, H, W, 3) in pieces along F, each sharing ``overlap`` frames with the next."""
+def frame_blocks(clips: Tensor) -> Iterator[Tensor]:
+    """Clips (n, F, H, W, 3) in pieces along F: what looks only at frames by themselves."""
     size = max(1, _pixels(clips.device) // max(1, clips[:, 0, ..., 0].numel()))
-    for start in range(0, clips.shape[1] - overlap, size):
-        yield clips[:, start : start + size + overlap]
+    yield from clips.split(size, dim=1)
+
+
+def pixel_blocks(clips: Tensor) -> Iterator[Tensor]:
+    """Clips (n, F, H, W, 3) in pieces (n, F, p) of all frames: what looks only along time."""
+    flat = clips.flatten(2)
+    size = max(1, 3 * _pixels(clips.device) // max(1, flat[..., 0].numel()))
+    yield from flat.split(size, dim=-1)
 
 
 def clip_mean(values: Tensor) -> Tensor:

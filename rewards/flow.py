@@ -27,7 +27,7 @@ def fastest_speed(flow: Tensor) -> Tensor:
     """Mean length of the fastest 5 % of displacements (2, ..., h, w), (...)."""
     length = safe_sqrt(flow[0].square() + flow[1].square()).flatten(-2)
     count = max(1, int(FASTEST * length.shape[-1]))
-    return length.topk(count, dim=-1).values.mean(dim=-1)
+    return length.topk(count, dim=-1, sorted=False).values.mean(dim=-1)
 
 
 class Dynamics(Reward):

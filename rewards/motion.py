@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from reelrl.rewards.base import register_reward
-from reelrl.rewards.blocks import frame_blocks, mean_over, per_clip
+from reelrl.rewards.blocks import mean_over, per_clip, pixel_blocks
 from reelrl.rewards.pixel import PixelReward
 
 
 def _over_frames(videos: Tensor, needed: int, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """(N,) mean of ``change`` of blocks of frames; nan for clips of less than ``needed`` frames."""
+    """(N,) mean of ``change`` along time; nan for clips of less than ``needed`` frames."""
     if videos.shape[1] < needed:
         return videos.new_full((len(videos),), torch.nan)
-    return per_clip(videos, lambda c: mean_over(map(change, frame_blocks(c, overlap=needed - 1))))
+    return per_clip(videos, lambda clips: mean_over(map(change, pixel_blocks(clips))))
 
 
 def frame_difference(videos: Tensor) -> Tensor:
@@ -35,7 +35,11 @@ def steadiness(videos: Tensor) -> Tensor:
 
 def interpolation_error(videos: Tensor) -> Tensor:
     """Mean absolute error of a frame as the mean of its neighbours, (N,); nan below 3 frames."""
-    return _over_frames(videos, 3, lambda x: (x[:, 1:-1] - (x[:, :-2] + x[:, 2:]) / 2).abs())
+
+    def error(x: Tensor) -> Tensor:
+        return torch.sub(x[:, 1:-1], x[:, :-2] + x[:, 2:], alpha=0.5).abs()
+
+    return _over_frames(videos, 3, error)
 
 
 def smoothness(videos: Tensor) -> Tensor:
@@ -45,7 +49,11 @@ def smoothness(videos: Tensor) -> Tensor:
 
 def second_difference_energy(videos: Tensor) -> Tensor:
     """Mean square of x_{t+1} - 2 x_t + x_{t-1}, (N,); nan below 3 frames."""
-    return _over_frames(videos, 3, lambda x: (x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2]).square())
+
+    def energy(x: Tensor) -> Tensor:
+        return torch.sub(x[:, 2:] + x[:, :-2], x[:, 1:-1], alpha=2).square()
+
+    return _over_frames(videos, 3, energy)
 
 
 @register_reward("motion_magnitude")

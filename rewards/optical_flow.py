@@ -91,17 +91,23 @@ def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     return images @ columns.T.to(images), rows.to(images) @ images
 
 
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _places(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Every pixel's x and y (2, 1, h, w) in [-1, 1], and a pixel's size there (2, 1, 1, 1)."""
+    y, x = (torch.linspace(-1, 1, size, device=device) for size in (height, width))
+    places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1])[:, None]
+    step = torch.tensor([2 / max(1, width - 1), 2 / max(1, height - 1)], device=device)
+    return places, step[:, None, None, None]
+
+
 def warp(images: Tensor, flow: Tensor) -> Tensor:
     """Bilinear values of images (M, h, w) at every pixel moved by flow (2, M, h, w), x then y.
 
     Places outside take the border's value.
     """
-    height, width = images.shape[-2:]
-    y = torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device)
-    x = torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device)
-    across = torch.add(x, flow[0], alpha=2 / max(1, width - 1))
-    down = torch.add(y[:, None], flow[1], alpha=2 / max(1, height - 1))
-    grid = torch.stack([across, down], dim=-1)
+    places, step = _places(*images.shape[-2:], images.device)
+    grid = torch.addcmul(places.to(images), flow, step.to(images)).movedim(0, -1)
     moved = functional.grid_sample(
         images[:, None], grid, mode="bilinear", padding_mode="border", align_corners=True
     )
@@ -111,13 +117,12 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 def _refine(still: Tensor, moving: Tensor, flow: Tensor, iterations: int) -> Tensor:
     """Lucas-Kanade updates of ``flow`` with the gradient of ``still``, which is fixed."""
     dx, dy = _gradients(still)
-    xx, xy, yy = _smooth(torch.stack([dx * dx, dx * dy, dy * dy])).unbind()
-    xx, yy = xx + DAMPING, yy + DAMPING
+    xx, xy, yy = _smooth(dx * dx) + DAMPING, _smooth(dx * dy), _smooth(dy * dy) + DAMPING
     scale = 1 / (xx * yy - xy * xy)
     xx, xy, yy = xx * scale, xy * scale, yy * scale
     for _ in range(iterations):
         error = still - warp(moving, flow)
-        px, py = _smooth(torch.stack([dx * error, dy * error])).unbind()
+        px, py = _smooth(dx * error), _smooth(dy * error)
         flow = flow + torch.stack([yy * px - xy * py, xx * py - xy * px])
     return flow
 

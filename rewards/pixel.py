@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.blocks import Moments, frame_blocks, mean_over, per_clip
@@ -21,7 +22,7 @@ from reelrl.rewards.blocks import Moments, frame_blocks, mean_over, per_clip
 def grey(videos: Tensor) -> Tensor:
     """Mean of the channels, (..., 3) -> (...)."""
     red, green, blue = videos.unbind(-1)
-    return (red + green + blue) / 3
+    return (red + green).add_(blue).div_(3)
 
 
 def safe_sqrt(values: Tensor) -> Tensor:
@@ -124,27 +125,26 @@ def high_frequency_share(videos: Tensor) -> Tensor:
 
     def share(block: Tensor) -> Tensor:
         x = grey(block)
-        x = x - x.mean(dim=(-2, -1), keepdim=True)
-        spectrum = torch.fft.rfft2(x)
-        energy = spectrum.real.square() + spectrum.imag.square()
+        energy = torch.view_as_real(torch.fft.rfft2(x)).square().flatten(2)
         if x.device not in bands:
-            bands[x.device] = _band(x.shape[-2], x.shape[-1], x.device)
-        total, high = (energy.flatten(2) @ bands[x.device].to(energy)).unbind(-1)
+            bands[x.device] = _bands(x.shape[-2], x.shape[-1], x.device)
+        total, high = functional.linear(energy, bands[x.device].to(energy)).unbind(-1)
         some = total > 1e-12 * x[0, 0].numel() ** 2
         return high / torch.where(some, total, 1.0) * some
 
     return per_clip(videos, lambda clips: mean_over(map(share, frame_blocks(clips))))
 
 
-def _band(height: int, width: int, device: torch.device) -> Tensor:
-    """Weights of all and of the high coefficients of an ``rfft2``, which holds half, (h w, 2)."""
+def _bands(height: int, width: int, device: torch.device) -> Tensor:
+    """Weights (2, 2hw) of all, and of the high, squared parts of an ``rfft2``, which holds half."""
     rows = torch.fft.fftfreq(height, device=device)[:, None]
     columns = torch.fft.rfftfreq(width, device=device)
+    length = (rows.square() + columns.square()).sqrt()
     # Every column but the first, and the last of an even width, stands for its mirror image too.
     twice = (columns > 0) & (columns < 0.5)
-    every = (1.0 + twice).expand(height, -1)
-    high = every * ((rows.square() + columns.square()).sqrt() > 0.25)
-    return torch.stack([every, high], dim=-1).flatten(0, 1)
+    every = (1.0 + twice) * (length > 0)
+    high = every * (length > 0.25)
+    return torch.stack([every, high]).flatten(1).repeat_interleave(2, dim=1)
 
 
 class PixelReward(Reward):

@@ -72,20 +72,23 @@ def test_cleanrl_style_grpo(load_example, tmp_path, monkeypatch, capsys):
     assert "clipfrac" in capsys.readouterr().out
 
 
-def test_ppo_sb3_guidance(load_example, capsys):
+def test_ppo_sb3_guidance(load_example, tmp_path, capsys):
     module = load_example("ppo_sb3_guidance")
     small = {"num_envs": 4, "num_steps": 2, "updates": 2, "held_out": 4}
-    result = module.main(module.Args(guidances=(1.0, 2.0), noises=(0.0,), **small))
-    assert len(result.curve) == 2 and result.schedule.shape == (2, 3)
-    assert (result.schedule[:, 1] >= 1).all() and (result.schedule[:, 1] <= 2).all()
+    small |= {"guidances": (1.0, 2.0), "noises": (0.0,), "seeds": (0, 1)}
+    picture = tmp_path / "new" / "curves.png"
+    result = module.main(module.Args(picture=picture, **small))
+    assert picture.is_file() and len(result.agents) == 2
+    for agent in result.agents:
+        assert len(agent.curve) == 2 and agent.schedule.shape == (2, 3) and len(agent.scores) == 4
+        assert (agent.schedule[:, 1] >= 1).all() and (agent.schedule[:, 1] <= 2).all()
     assert result.best_fixed in result.fixed and len(result.fixed) == 2
-    assert len(result.learned) == 4
     # The same setting on the same clips is the same score: the comparison is paired.
-    venv = module.make_venv(module.Args(guidances=(1.0, 2.0), **small))
+    venv = module.make_venv(module.Args(**small))
     actions = np.full((4, 2), -1, np.float32)
     again = module.play(venv, lambda obs: actions, 4)
     np.testing.assert_allclose(again, result.fixed[1.0, 0.0], atol=1e-6)
-    assert "best fixed" in capsys.readouterr().out
+    assert "learned, mean of 2 agents" in capsys.readouterr().out
 
 
 def test_best_of_n(load_example, capsys):

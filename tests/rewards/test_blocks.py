@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from reelrl.rewards import blocks
-from reelrl.rewards.blocks import Moments, frame_blocks, mean_over, per_clip
+from reelrl.rewards.blocks import Moments, frame_blocks, mean_over, per_clip, pixel_blocks
 
 
 def seeded(seed=0):
@@ -19,13 +19,20 @@ def test_moments_of_pieces_are_the_moments_of_all(pieces):
     torch.testing.assert_close(moments.variance, values.var(1, unbiased=False))
 
 
-def test_overlapping_blocks_hold_every_pair_once(monkeypatch):
+@pytest.mark.parametrize("cut", [frame_blocks, pixel_blocks])
+def test_pieces_hold_every_value_once(monkeypatch, cut):
     monkeypatch.setattr(blocks, "PIXELS", {"cpu": 2 * 3 * 4 * 4})
     videos = torch.rand(2, 10, 4, 4, 3, generator=seeded())
-    pairs = [b[:, 1:] - b[:, :-1] for b in frame_blocks(videos, overlap=1)]
-    assert len(pairs) > 1
-    assert torch.equal(torch.cat(pairs, 1), videos.diff(dim=1))
-    torch.testing.assert_close(mean_over(pairs), videos.diff(dim=1).flatten(1).mean(1))
+    pieces = list(cut(videos))
+    assert len(pieces) > 1
+    whole = torch.cat([piece.flatten(2) for piece in pieces], dim=1 if cut is frame_blocks else 2)
+    assert torch.equal(whole, videos.flatten(2))
+    torch.testing.assert_close(mean_over(pieces), videos.flatten(1).mean(1))
+
+
+def test_pieces_of_pixels_hold_all_frames(monkeypatch):
+    monkeypatch.setattr(blocks, "PIXELS", {"cpu": 2 * 3 * 4 * 4})
+    assert {piece.shape[1] for piece in pixel_blocks(torch.rand(2, 10, 4, 4, 3))} == {10}
 
 
 @pytest.mark.parametrize("pixels", [1, 100, 2**20])
