@@ -7,6 +7,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -110,13 +111,17 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
     Raises:
         ValueError: for an unknown key, naming the nearest known one, or a value of another type.
     """
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     # Callers pass dataclasses, which a type variable cannot say.
     known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             raise ValueError(f"unknown key {path + str(key)!r}{nearest(str(key), known)}")
     return kind(**{k: _convert(hints[k], v, path + k) for k, v in values.items()})
+
+
+# Evaluating the annotations takes most of the time of reading a suite of thousands of runs.
+_hints = cache(get_type_hints)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
