@@ -123,4 +123,6 @@ def check_state(name: str, state: Mapping[str, Tensor], expected: Mapping[str, T
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     wanted = {key: tuple(value.shape) for key, value in expected.items()}
     if shapes != wanted:
-        raise ValueError(f"the state of reward {name!r} must have the shapes {wanted}, got {shapes}")
+        raise ValueError(
+            f"the state of reward {name!r} must have the shapes {wanted}, got {shapes}"
+        )

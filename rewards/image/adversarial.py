@@ -215,7 +215,9 @@ class Adversarial(FrameReward, AdaptiveReward):
         for part in chosen.split(self.batch_size):
             tokens = self.tokens(part.to(device).float() / 255)
             patches = tokens.shape[1] - 1
-            rows = torch.randint(1, 1 + patches, (len(part), min(PATCHES, patches)), generator=generator)
+            rows = torch.randint(
+                1, 1 + patches, (len(part), min(PATCHES, patches)), generator=generator
+            )
             rows = torch.cat([torch.zeros(len(part), 1, dtype=torch.long), rows], dim=1)
             parts.append(tokens[torch.arange(len(part))[:, None], rows.to(device)])
         return torch.cat(parts)

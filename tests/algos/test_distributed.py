@@ -73,7 +73,7 @@ def test_two_processes_give_the_update_of_one(results, folder, tmp_path, name):
     """Clipped gradients, several updates, penalties, MARBLE's balance, trees, completions."""
     expected = runs.alone(getattr(runs, name), tmp_path)
     first, second = (result[name] for result in results)
-    for key in ("weights", "average", "estimator"):
+    for key in ("weights", "average", "estimator", "rewards"):
         assert all(torch.equal(first[key][n], t) for n, t in second[key].items()), key
         close(first[key], expected[key])
     for a, b in zip(first["history"], second["history"], strict=True):

@@ -27,8 +27,8 @@ def folder(tmp_path_factory):
     )
     model, generator = Dinov2Model(config), torch.Generator().manual_seed(0)
     for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = 0.9 * parameter.data + 0.1 * noise
+        if parameter.ndim > 1:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
     model.save_pretrained(folder)
     ViTImageProcessorPil(
         size={"height": 28, "width": 28},
@@ -42,8 +42,8 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def generated(count=8, seed=0, attack="noise σ=.25"):
-    """Noisy clips as bytes, and their captions."""
+def generated(count=8, seed=0, attack="faint grid"):
+    """Clips with a grid hardly to be seen, as bytes, and their captions."""
     clips = sample_clips(count, generator(seed))
     videos = ATTACKS[attack].generate(clips, generator(seed))
     return (videos * 255).round().to(torch.uint8), clips.captions
@@ -97,11 +97,11 @@ def test_a_new_head_is_that_of_its_seed_alone():
 
 
 def test_it_learns_to_tell_real_clips_from_generated_ones(folder):
-    reward = make_reward("adversarial", model=folder, learning_rate=3e-3)
+    reward = make_reward("adversarial", model=folder, learning_rate=1e-3)
     history = [reward.adapt(*generated(8, seed), generator(seed)) for seed in range(12)]
     # Measured on each rollout before it is learned from, so on clips never seen.
     assert history[0]["accuracy"] < 0.7
-    assert np.mean([m["accuracy"] for m in history[-4:]]) > 0.85
+    assert np.mean([m["accuracy"] for m in history[-4:]]) > 0.9
     assert history[-1]["loss"] < history[0]["loss"] and reward.version == 12
     fake, captions = generated(16, 99)
     real = sample_clips(16, generator(100))
