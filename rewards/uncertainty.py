@@ -54,6 +54,10 @@ class CtrlU(Reward):
     better clip, and uncertainty would pay. Since it costs here by itself, there is no
     :math:`\lambda U`.
 
+    It sees a score that hangs on little, not one that is fooled alike by both looks: on clips of
+    heavy noise the parser behind ``gold_align`` doubts itself, while ``proxy_vq``, which takes the
+    noise for detail, is surer than on clean clips.
+
     A clip of which either look has no score has none.
 
     Args:

@@ -58,7 +58,7 @@ def test_doubt_never_pays_and_bounds_hold(first, near, far, better):
     sure, unsure = twice([first] * 2, [near, far], better=better).values.tolist()
     sign = 1 if better else -1
     assert sign * unsure <= sign * sure + 1e-6 and sign * sure <= sign * first + 1e-6
-    assert -1 - 1e-6 <= min(sure, unsure) and max(sure, unsure) <= 3 + 1e-6
+    assert min(sure, unsure) >= -1 - 1e-6 and max(sure, unsure) <= 3 + 1e-6
 
 
 def test_a_failed_look_is_no_score():
@@ -77,18 +77,19 @@ def test_the_second_look_is_decided_by_clip_and_seed_alone():
     assert second_look(videos[:0], 0.02, 0).shape == videos[:0].shape
 
 
-def test_a_score_that_lives_on_faint_noise_loses_its_credit():
-    """Sharpness takes noise for detail: the cleaner the clip, the more a little of it changes."""
+@pytest.mark.parametrize(("name", "sees_it"), [("gold_align", True), ("proxy_vq", False)])
+def test_doubt_where_a_score_is_brittle_and_none_where_it_is_fooled_alike(name, sees_it):
+    """What it can do and what not, on clips of noise that proxy_vq takes for quality."""
     world = sample_clips(16, torch.Generator().manual_seed(0))
     noisy = ATTACKS["noise σ=.25"].generate(world, torch.Generator().manual_seed(0))
-    plain = make_reward("sharpness")
-    spec = {"name": "ctrl_u", "of": "sharpness", "scale": 1e-3, "std": 0.1}
-    kept = [
-        build_reward(spec)(v, world.captions).values / plain(v, world.captions).values
+    plain = make_reward(name)
+    weighted = build_reward({"name": "ctrl_u", "of": name, "scale": 0.1})
+    clean, attacked = (
+        float(weighted(v, world.captions).values.mean() / plain(v, world.captions).values.mean())
         for v in (world.videos, noisy)
-    ]
-    assert all(bool((share <= 1).all()) for share in kept)
-    assert min(float(share.min()) for share in kept) < 0.9
+    )
+    assert (clean > attacked + 0.1) == sees_it
+    assert (attacked > clean + 0.1) != sees_it
 
 
 def test_it_declares_what_its_component_does(tmp_path):

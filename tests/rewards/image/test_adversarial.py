@@ -177,5 +177,5 @@ def test_bad_arguments(folder):
     with pytest.raises(ValueError, match="must be positive, got 0 and"):
         make_reward("adversarial", model=folder, updates=0)
     reward = make_reward("adversarial", model=folder)
-    with pytest.raises(ValueError, match="unknown word 'dim'.*for other prompts give real="):
+    with pytest.raises(ValueError, match=r"unknown word 'dim'.*for other prompts give real="):
         reward.adapt(torch.zeros(1, 5, 8, 8, 3, dtype=torch.uint8), ["dim"], generator())

@@ -1,6 +1,7 @@
 """ImageReward against BLIP's forward pass, written out from its own checkpoint's names."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def published_state():
     linear(state, "blip.vision_proj", 16, EYE, g)
     linear(state, "blip.text_proj", 16, WIDTH, g)
     sizes = (WIDTH, 64, 32, 16, 8, 1)
-    for place, (width, out) in zip((0, 2, 4, 6, 7), zip(sizes[:-1], sizes[1:], strict=True)):
+    for place, (width, out) in zip((0, 2, 4, 6, 7), pairwise(sizes), strict=True):
         linear(state, f"mlp.layers.{place}", out, width, g)
     return state
 
