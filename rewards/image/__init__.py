@@ -6,6 +6,7 @@ Importing the package registers them; transformers and torchvision are imported 
 from reelrl.rewards.image import (
     adversarial,
     aesthetic,
+    artifact,
     clip,
     consistency,
     hpsv2,
@@ -18,6 +19,7 @@ __all__ = [
     "FrameReward",
     "adversarial",
     "aesthetic",
+    "artifact",
     "clip",
     "consistency",
     "hpsv2",

@@ -70,6 +70,8 @@ processor has it, up to Pillow's rounding to bytes.
   `image-reward` package. Its tokenizer is that of `google-bert/bert-base-uncased`, or `processor=`.
 - `adversarial` learns along with the policy, from real clips against those of every rollout:
   [a reward that learns along](howto/reward.md#a-reward-that-learns-along).
+- `artifact_free` needs a probe trained on your copy of the encoder:
+  `python -m reelrl.zoo.artifact MODEL` trains it on MovingShapes and says which artifacts it tells.
 - `siglip_score` needs the package `sentencepiece` for the tokenizers of the first SigLIP.
 - `raft_dynamic_degree` needs torchvision (`pip install reelrl[raft]`).
 
