@@ -56,7 +56,7 @@ class Probe:
 
 
 def features_of(encoder: PictureEncoder, attack: str, count: int, seed: int) -> Tensor:
-    """Features (M, D) of all frames of ``count`` clips under an attack; the clips are the seed's."""
+    """Features (M, D) of all frames of ``count`` clips, those of the seed, under an attack."""
     clips = sample_clips(count, torch.Generator().manual_seed(seed))
     videos = ATTACKS[attack].generate(clips, torch.Generator().manual_seed(seed))
     frames = videos.clamp(0, 1).mul(255).round().div(255).flatten(0, 1)
@@ -87,7 +87,7 @@ def fit(clean: Tensor, spoilt: Tensor, decay: float) -> Probe:
         value.backward()
         return value
 
-    solver.step(loss)  # type: ignore[arg-type]
+    solver.step(loss)
     solved = weight.detach()
     slope = solved[:-1] / std
     return Probe(slope.float(), (solved[-1] - slope @ mean).float())

@@ -127,7 +127,8 @@ class ImageRewardModel(nn.Module):
 
     def __init__(self, vision: nn.Module, text: nn.Module, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.vision, self.text = vision, text
+        self.vision: Any = vision
+        self.text: Any = text
         # float32 whatever the towers have: the scores of a group differ in the third digit
         self.register_buffer("weight", weight / STD)
         self.register_buffer("bias", (bias - MEAN) / STD)
@@ -170,7 +171,7 @@ class ImageRewardModel(nn.Module):
         The last layer normalises, y = γ u + β with mean(u) = 0 and ‖u‖ at most √D, so w·y stays
         within √D ‖P(w γ)‖ of w·β, P being the projection that takes the mean away.
         """
-        norm = self.text.encoder.layer[-1].output.LayerNorm  # type: ignore[union-attr,index]
+        norm = self.text.encoder.layer[-1].output.LayerNorm
         slope = self.weight * norm.weight.detach().float()
         centre = float(self.weight @ norm.bias.detach().float() + self.bias)
         reach = len(slope) ** 0.5 * float((slope - slope.mean()).norm())
@@ -212,7 +213,7 @@ class ImageReward(FrameReward):
         """The model, and the preparation of frames it was trained with."""
         state = read_state(the_file(folder, "ImageReward*.pt", "*.pt", "*.safetensors"))
         module = ImageRewardModel.of(state, self.dtype)
-        side = module.vision.config.image_size  # type: ignore[union-attr]
+        side = module.vision.config.image_size
         self.transform = ImageTransform(side, (side, side), CLIP_MEAN, CLIP_STD)
         return module
 
