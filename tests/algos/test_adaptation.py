@@ -243,3 +243,26 @@ def test_other_processes_take_over_the_state_of_the_first():
     rollout = type("R", (), {"ranks": Two(1, 2)})()
     adaptation._keep_in_step(rollout)
     assert part.version == 3 and part.level == 0.25
+
+
+@pytest.mark.slow
+def test_the_adversarial_reward_in_a_run(nano_env, dinov2_folder, tmp_path):
+    """It comes to tell the shipped model's clips from real ones; and resumes exactly."""
+    spec = {"name": "adversarial", "model": str(dinov2_folder), "learning_rate": 3e-3}
+    spec = {**spec, "updates": 30}
+
+    def run(iterations, folder=None):
+        env = nano_env(4, num_steps=2, rewards=["gold", spec])
+        config = GRPOConfig(prompts_per_iteration=2, group_size=2, save_every=100)
+        learner = GRPO(env, FlowPolicy(env.unwrapped.model), "gdpo", config, folder=folder)
+        return learner, learner.learn(iterations)
+
+    straight, history = run(4)
+    # D of real clips over D of generated ones, before it has seen either.
+    lead = [m["adapt/adversarial/real"] - m["adapt/adversarial/fake"] for m in history]
+    assert abs(lead[0]) < 0.05 and sum(lead[2:]) / 2 > 0.15
+    run(2, tmp_path)
+    resumed = GRPO.load(tmp_path)  # the environment is plain values, the reward among them
+    resumed.learn(2)
+    assert same_state(resumed.policy.state_dict(), straight.policy.state_dict())
+    assert same_state(resumed.adaptation.state(), straight.adaptation.state())
