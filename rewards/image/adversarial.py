@@ -219,7 +219,8 @@ class Adversarial(FrameReward, AdaptiveReward):
                 1, 1 + patches, (len(part), min(PATCHES, patches)), generator=generator
             )
             rows = torch.cat([torch.zeros(len(part), 1, dtype=torch.long), rows], dim=1)
-            parts.append(tokens[torch.arange(len(part))[:, None], rows.to(device)])
+            chosen_rows = rows.to(device)[..., None].expand(-1, -1, tokens.shape[-1])
+            parts.append(tokens.gather(1, chosen_rows))
         return torch.cat(parts)
 
     def _optimizer(self, head: Weights) -> torch.optim.Adam:
