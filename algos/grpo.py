@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reelrl.algos.adaptation import Adaptation
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.checkpoint import Checkpoint, load_latest, save_checkpoint
 from reelrl.algos.config import GRPOConfig, config_from_dict
@@ -98,6 +99,7 @@ class GRPO:
         self.folder = None if folder is None else Path(folder)
         self.names = list(env.unwrapped.reward_names)
         self.estimator_state = self.estimator.init_state(self.names)
+        self.adaptation = Adaptation(env.unwrapped.task.rewards.components)
         self.rollout_config = self._complete_rollout_config()
         if self.config.loss.kl_weight > 0:
             policy.keep_reference()
@@ -150,19 +152,23 @@ class GRPO:
             metrics |= self.observe(self, rollout, output)
         observed = time.perf_counter()
         metrics |= self.update(rollout, output)
+        updated = time.perf_counter()
+        metrics |= self.adapt(rollout)
         finished = time.perf_counter()
         metrics |= held_out | {
             "time/rollout": collected - started,
             "time/estimate": estimated - collected,
-            "time/update": finished - observed,
+            "time/update": updated - observed,
+            "time/adapt": finished - updated,
         }
         metrics = self.ranks.mean(metrics)
         log.scalars(self.iteration, metrics)
         log.histogram(self.iteration, "advantage/values", torch.as_tensor(output.advantages))
         for k, name in enumerate(self.names):
             log.histogram(self.iteration, f"reward/values/{name}", rollout.rewards[:, k])
-        if rollout.videos is not None:
-            log.video(self.iteration, "rollout/clips", rollout.videos[:SHOWN])
+        shown = min(SHOWN, self.config.rollout.keep_videos)
+        if rollout.videos is not None and shown:
+            log.video(self.iteration, "rollout/clips", rollout.videos[:shown])
         self.iteration += 1
         return metrics
 
@@ -241,6 +247,19 @@ class GRPO:
             "train/updates": float(self.updater.updates),
         }
 
+    def adapt(self, rollout: Rollout) -> dict[str, float]:
+        """Let the rewards that learn along learn from a rollout.
+
+        What the estimator has learned of the scale of those whose version changes it forgets: a
+        threshold or a mean over scores of two versions is one of neither.
+        """
+        task = self.env.unwrapped
+        metrics, columns = self.adaptation(rollout, task.prompts, self.config.seed, self.iteration)
+        changed = [self.names[column] for column in sorted(columns)]
+        if changed:
+            self.estimator_state = self.estimator.reset(self.estimator_state, self.names, changed)
+        return metrics
+
     def prompt_ids(self, iteration: int) -> list[int]:
         """Prompts of an iteration: every pass over all of them is one shuffle."""
         count, wanted = len(self.env.unwrapped.prompts), self.config.prompts_per_iteration
@@ -260,6 +279,7 @@ class GRPO:
             "weights": self.policy.state_dict(),
             "reference": self.policy.reference_weights,
             "estimator": {name: torch.from_numpy(np.array(v)) for name, v in state.items()},
+            "rewards": self.adaptation.state(),
         }
         facts |= {
             "config": asdict(self.config),
@@ -338,11 +358,12 @@ class GRPO:
         self.updater.restore(tensors, facts)
         arrays = {name: tensor.numpy() for name, tensor in tensors["estimator"].items()}
         self.estimator_state = self.estimator.load_state_dict(arrays, self.names)
+        self.adaptation.restore(tensors.get("rewards", {}))
         self.iteration = checkpoint.iteration
         self.best = -math.inf if facts["best"] is None else facts["best"]
 
     def _complete_rollout_config(self) -> RolloutConfig:
-        """The rollout settings with what loss and estimator need switched on."""
+        """The rollout settings with what loss, estimator and rewards need switched on."""
         config = self.config
         if self.estimator.loss_mode == "per_component" and config.loss.kind == "dppo":
             raise ValueError(
@@ -357,6 +378,9 @@ class GRPO:
         missing = sorted(self.estimator.requires - supplied)
         if missing:
             raise ValueError(f"{self.estimator.name!r} needs {missing}, which no rollout has")
+        if self.adaptation.learning:
+            clips = config.prompts_per_iteration * config.group_size
+            rollout = replace(rollout, keep_videos=clips)
         return replace(rollout, keep_means=rollout.keep_means or config.loss.needs_means)
 
     def _feedback(self, gram: Tensor) -> Tensor:
@@ -383,11 +407,17 @@ class GRPO:
         due = self.iteration % self.config.save_every == 0
         if self.folder is None or not (due or interrupted or last):
             return
-        means = np.array([metrics[f"reward/{name}"] for name in self.names])
-        score = float(np.nansum(means * self.signs.numpy()))
+        best = self._is_best(metrics)
+        self.save(self.folder / CHECKPOINTS, best=best)
+
+    def _is_best(self, metrics: dict[str, float]) -> bool:
+        """Whether the mean rewards are the highest so far, by what has stayed the same reward."""
+        fixed = [k for k in range(len(self.names)) if k not in self.adaptation.columns]
+        means = np.array([metrics[f"reward/{self.names[k]}"] for k in fixed])
+        score = float(np.nansum(means * self.signs.numpy()[fixed])) if fixed else -math.inf
         best = score > self.best
         self.best = max(self.best, score)
-        self.save(self.folder / CHECKPOINTS, best=best)
+        return best
 
     def _shuffle(self, count: int, epoch: int) -> Tensor:
         rng = np.random.default_rng([self.config.seed, self.iteration, epoch, 1])

@@ -4,8 +4,21 @@ Importing it registers every component and loads no library of models: those tha
 them when they are built.
 """
 
-from reelrl.rewards import flow, group, image, jpeg, judges, motion, pixel, transforms, vlm
+from reelrl.rewards import (
+    ensemble,
+    flow,
+    group,
+    image,
+    jpeg,
+    judges,
+    motion,
+    pixel,
+    transforms,
+    uncertainty,
+    vlm,
+)
 from reelrl.rewards import moving_shapes as moving_shapes
+from reelrl.rewards.adaptive import AdaptiveReward
 from reelrl.rewards.base import (
     Reward,
     RewardOutput,
@@ -17,9 +30,11 @@ from reelrl.rewards.base import (
 from reelrl.rewards.group import GroupReward
 
 __all__ = [
+    "AdaptiveReward",
     "GroupReward",
     "Reward",
     "RewardOutput",
+    "ensemble",
     "flow",
     "group",
     "image",
@@ -32,5 +47,6 @@ __all__ = [
     "register_reward",
     "reward_class",
     "transforms",
+    "uncertainty",
     "vlm",
 ]

@@ -34,6 +34,11 @@ class AsyncReward(Reward):
         adopt(self, reward)
         self._last: Event | None = None
 
+    @property
+    def parts(self) -> tuple[Reward, ...]:
+        """The component that scores in the background."""
+        return (self.reward,)
+
     def begin(
         self,
         videos: Tensor,

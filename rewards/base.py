@@ -93,6 +93,11 @@ class Reward(ABC):
     fps_sensitive: bool = False
     groupwise: bool = False
 
+    @property
+    def parts(self) -> tuple[Reward, ...]:
+        """The components this one is made of; none, unless it goes around others."""
+        return ()
+
     @abstractmethod
     def score(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]

@@ -91,6 +91,11 @@ class CachedReward(Reward):
         self.reward, self.cache = reward, DiskCache(folder)
         adopt(self, reward)
 
+    @property
+    def parts(self) -> tuple[Reward, ...]:
+        """The component whose scores are kept."""
+        return (self.reward,)
+
     def score(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> Tensor:

@@ -91,6 +91,36 @@ class Squash(Transform):
 
 
 @dataclass(frozen=True)
+class Sigmoid(Transform):
+    r"""Bring a score without bounds to (0, 1): :math:`\sigma((v - c) / s)`.
+
+    Attributes:
+        centre: c, the value that becomes 1/2.
+        scale: s, in units of the values.
+
+    Raises:
+        ValueError: if the scale is not positive.
+    """
+
+    centre: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive("scale", self.scale)
+
+    def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Values (N,) in (0, 1)."""
+        return torch.sigmoid((values - self.centre) / self.scale)
+
+    def bounds(self, bounds: Bounds) -> Bounds:
+        """Both ends mapped, 0 and 1 if they are infinite."""
+        low, high = (
+            float(torch.sigmoid(torch.tensor((end - self.centre) / self.scale))) for end in bounds
+        )
+        return (low, high)
+
+
+@dataclass(frozen=True)
 class Threshold(Transform):
     """Pass or fail: 1 where the value is at least ``at``, else 0.
 
@@ -184,6 +214,7 @@ class Miscalibrate(Transform):
 TRANSFORMS: dict[str, type[Transform]] = {
     "scale": Scale,
     "squash": Squash,
+    "sigmoid": Sigmoid,
     "threshold": Threshold,
     "noise": Noise,
     "miscalibrate": Miscalibrate,
@@ -212,6 +243,11 @@ class Transformed(Reward):
         self.bounds = self.of.bounds
         for transform in self.transforms:
             self.bounds = transform.bounds(self.bounds)
+
+    @property
+    def parts(self) -> tuple[Reward, ...]:
+        """The component seen through the transforms."""
+        return (self.of,)
 
     def score(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]

@@ -54,3 +54,27 @@ def wan_folder(tmp_path_factory):
         transformer=transformer,
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def dinov2_folder(tmp_path_factory):
+    """A DINOv2 of random weights, large enough that its tokens tell pictures apart."""
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("dinov2")
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7
+    )
+    model, generator = Dinov2Model(config), torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(
+        size={"height": 28, "width": 28},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    ).save_pretrained(folder)
+    return folder

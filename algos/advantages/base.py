@@ -101,6 +101,14 @@ class Estimator(ABC):
         """The state before the first batch of components ``names``."""
         return {"version": torch.tensor(STATE_VERSION)}
 
+    def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
+        """The state without what was learned of the scale of some components.
+
+        Called when their reward model has been retrained. By default everything is forgotten; an
+        estimator overrides this where it can tell components apart, or learns of no scale.
+        """
+        return self.init_state(names) if components else state
+
     def state_dict(self, state: State) -> dict[str, np.ndarray]:
         """The state as NumPy arrays, to save with a checkpoint."""
         return {key: value.detach().cpu().numpy() for key, value in state.items()}

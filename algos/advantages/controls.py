@@ -58,6 +58,10 @@ class RandomSign(Estimator):
         """The state of the base."""
         return self.base.init_state(names)
 
+    def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
+        """As the base does."""
+        return self.base.reset(state, names, components)
+
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """The base's signal with other signs."""
         # The whole of the base, so that its preset's credit and steps count too.

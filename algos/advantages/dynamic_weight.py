@@ -86,6 +86,10 @@ class DynamicWeight(Estimator):
         seen = torch.zeros((), dtype=torch.int64)
         return {**state, "log_weights": zeros - np.log(count), "score": zeros, "seen": seen}
 
+    def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
+        """A fresh front; weights from gradients know no scale and stay."""
+        return state if self.needs_gram else super().reset(state, names, components)
+
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """GRPO with the weights or the multiplier of the state."""
         config = self.config

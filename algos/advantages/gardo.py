@@ -86,6 +86,10 @@ class GARDO(Estimator):
         recent = torch.full((self.config.window,), torch.nan, dtype=torch.float64)
         return {**super().init_state(names), "beta": share, "recent": recent}
 
+    def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
+        """The state itself: the gate is of win rates, which know no scale."""
+        return state
+
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """GRPO, diversity, gate."""
         if work.dense:

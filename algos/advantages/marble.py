@@ -66,6 +66,10 @@ class MARBLE(Estimator):
             "solves": torch.zeros((), dtype=torch.int64),
         }
 
+    def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
+        """The state itself: alphas are of unit gradients, which know no scale."""
+        return state
+
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Component advantages and their sum under the alphas of the state.
 

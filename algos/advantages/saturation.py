@@ -89,6 +89,14 @@ class SAW(Estimator):
         unknown = torch.full((len(names),), torch.nan, dtype=torch.float64)
         return {**super().init_state(names), "mean": unknown, "std": unknown.clone()}
 
+    def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
+        """Moments of the others only."""
+        rows = [tuple(names).index(component) for component in components]
+        fresh = {key: state[key].clone() for key in ("mean", "std")}
+        for moment in fresh.values():
+            moment[rows] = torch.nan
+        return {**state, **fresh}
+
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Weights from the (moving) coefficient of variation of each component."""
         config = self.config

@@ -184,6 +184,9 @@ class AdvantageEstimator(Protocol):
     def init_state(self, names: Sequence[str]) -> State:
         """The state before the first batch."""
 
+    def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
+        """The state without what was learned of the scale of some components."""
+
     def __call__(
         self, batch: RewardBatch, state: State | None = None, *, gather: Gather | None = None
     ) -> tuple[AdvantageOutput, State]:

@@ -10,6 +10,7 @@ from torch import nn
 import reelrl  # noqa: F401  (registers the ids)
 from reelrl.envs.models import VideoModel
 from reelrl.rewards import Reward
+from reelrl.rewards.adaptive import AdaptiveReward
 
 PROMPTS = ["dark", "dim", "bright", "brightest"]
 
@@ -88,6 +89,30 @@ class Flaky(Brightness):
     def score(self, videos, prompts, infos):
         bad = torch.tensor([info["prompt_id"] in self.fails for info in infos])
         return torch.where(bad, torch.nan, super().score(videos, prompts, infos))
+
+
+class Familiar(AdaptiveReward):
+    """How unlike the rollouts so far a clip is; learns their brightness."""
+
+    name, bounds, settings = "familiar", (-2.0, 2.0), "1"
+
+    def __init__(self) -> None:
+        self.level = torch.tensor(0.5)
+
+    def score(self, videos, prompts, infos):
+        return 2 * (videos.flatten(1).mean(dim=1) - self.level).abs()
+
+    def adapt(self, videos, prompts, generator):
+        self.level = videos.float().mean() / 255
+        self.moved_on(self.version + 1)
+        return {"level": float(self.level)}
+
+    def state_dict(self):
+        return {"version": torch.tensor(self.version), "level": self.level}
+
+    def load_state_dict(self, state):
+        self.level = state["level"].clone()
+        self.moved_on(int(state["version"]))
 
 
 @pytest.fixture

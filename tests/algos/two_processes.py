@@ -111,9 +111,14 @@ def with_state(ranks, folder):
     return learner_of(ranks, "taros", folder=folder / "saved", save_every=1, ema_decay=0.9)
 
 
+def rewards_that_learn(ranks, folder):
+    """Both learn from the clips of both, and forget the same."""
+    return learner_of(ranks, "taros@calibrated", rewards=[tiny.Brightness(), tiny.Familiar()])
+
+
 RUNS = (
     several_updates, one_rank_without_a_signal, balanced_components, completions, tree,
-    out_of_memory_on_one, with_state,
+    out_of_memory_on_one, with_state, rewards_that_learn,
 )  # fmt: skip
 ITERATIONS = 3
 
@@ -123,6 +128,7 @@ def result_of(learner, history):
         "weights": learner.policy.state_dict(),
         "average": learner.updater.ema.average if learner.updater.ema else {},
         "estimator": {k: torch.as_tensor(v) for k, v in learner.estimator_state.items()},
+        "rewards": learner.adaptation.state(),
         "updates": (learner.updater.updates, learner.updater.skipped),
         "iteration": learner.iteration,
         "history": history,

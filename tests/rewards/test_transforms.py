@@ -17,6 +17,7 @@ from reelrl.rewards.transforms import (
     Miscalibrate,
     Noise,
     Scale,
+    Sigmoid,
     Squash,
     Threshold,
     Transformed,
@@ -47,6 +48,7 @@ def through(transform, values, videos=None, prompts=None):
     [
         (Scale(10), [0.0, 5.0, 10.0]),
         (Squash(0.5), [0.0, 1 - math.exp(-1), 1 - math.exp(-2)]),
+        (Sigmoid(0.5, 0.1), [1 / (1 + math.exp(5)), 0.5, 1 / (1 + math.exp(-5))]),
         (Threshold(0.5), [0.0, 1.0, 1.0]),
     ],
     ids=lambda value: type(value).__name__,
@@ -59,7 +61,7 @@ def test_closed_forms(transform, expected):
 @pytest.mark.parametrize("kind", list(TRANSFORMS))
 def test_a_failed_score_stays_failed(kind):
     config = {
-        "scale": {"by": 2.0}, "squash": {"scale": 1.0}, "threshold": {"at": 0.5},
+        "scale": {"by": 2.0}, "squash": {"scale": 1.0}, "sigmoid": {}, "threshold": {"at": 0.5},
         "noise": {"std": 1.0}, "miscalibrate": {"cv": 0.5},
     }[kind]  # fmt: skip
     output = through(TRANSFORMS[kind](**config), [math.nan, 0.5])
@@ -81,6 +83,14 @@ def test_values_stay_within_the_declared_bounds(value, by, scale, std, cv, clip)
     low, high = component.bounds
     score = float(component(video, ["a red circle moving right"]).values)
     assert low - 1e-5 * abs(low) <= score <= high + 1e-5 * abs(high)
+
+
+def test_a_sigmoid_bounds_what_has_no_bounds():
+    component = Given([-1e9, 0.0, 1e9])
+    component.bounds = (-math.inf, math.inf)
+    reward = Transformed(component, [Sigmoid()])
+    assert reward.bounds == (0.0, 1.0)
+    assert reward(torch.zeros(3, 1, 2, 2, 3), [""] * 3).values.tolist() == [0.0, 0.5, 1.0]
 
 
 def test_judge_noise_is_a_function_of_clip_and_seed_alone():
@@ -152,6 +162,7 @@ def test_a_coin_scores_noise():
     [
         (lambda: Scale(0), "by must be positive, got 0"),
         (lambda: Squash(-1), "scale must be positive, got -1"),
+        (lambda: Sigmoid(scale=0), "scale must be positive, got 0"),
         (lambda: Noise(0), "std must be positive, got 0"),
         (lambda: Miscalibrate(cv=0), "cv must be positive, got 0"),
         (

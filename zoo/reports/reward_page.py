@@ -40,6 +40,9 @@ Clips with fewer frames than the formula needs have no number: `nan`, and masked
 correlation work on grey frames of a short side of about 64 pixels. JPEG sizes count what a frame
 adds to the file of a flat clip, since the tables of the format weigh more than a frame of 32x32.
 
+`ensemble` and `ctrl_u` go around other components, whose bounds, direction, weights and licence
+become theirs.
+
 `pairwise_distance` and `vendi` score a set: all clips of a batch with one `infos[i]["group_id"]`,
 else one `prompt_id`, else one caption. A clip earns what its set would lose without it. All clips
 of a set must be in one batch, so let `num_envs` be a multiple of the group size. z_i is the clip
@@ -63,6 +66,12 @@ processor has it, up to Pillow's rounding to bytes.
 - `aesthetic` takes the head from `head=` or a file with "linear" in its name beside the model. All
   published heads are affine on unit embeddings, so the bounds are b ± ‖w‖ of the head that is
   loaded.
+- `image_reward` reads the published `ImageReward.pt` into transformers' BLIP, without the
+  `image-reward` package. Its tokenizer is that of `google-bert/bert-base-uncased`, or `processor=`.
+- `adversarial` learns along with the policy, from real clips against those of every rollout:
+  [a reward that learns along](howto/reward.md#a-reward-that-learns-along).
+- `artifact_free` needs a probe trained on your copy of the encoder:
+  `python -m reelrl.zoo.artifact MODEL` trains it on MovingShapes and says which artifacts it tells.
 - `siglip_score` needs the package `sentencepiece` for the tokenizers of the first SigLIP.
 - `raft_dynamic_degree` needs torchvision (`pip install reelrl[raft]`).
 
