@@ -4,7 +4,7 @@ Importing it registers every component and loads no library of models: those tha
 them when they are built.
 """
 
-from reelrl.rewards import flow, group, image, jpeg, judges, motion, pixel, transforms, vlm
+from reelrl.rewards import flow, group, image, jpeg, judges, motion, pixel, soli, transforms, vlm
 from reelrl.rewards import moving_shapes as moving_shapes
 from reelrl.rewards.base import (
     Reward,
@@ -31,6 +31,7 @@ __all__ = [
     "pixel",
     "register_reward",
     "reward_class",
+    "soli",
     "transforms",
     "vlm",
 ]
