@@ -98,7 +98,10 @@ def read_facts(folder: str | Path) -> Facts:
     values = json.loads(path.read_text(encoding="utf-8"))
     if values.pop("format", None) != FORMAT:
         raise ValueError(f"{path} has another format than {FORMAT}, which this version reads")
-    values["head"], values["question"] = HeadConfig(**values["head"]), Question(**values["question"])
+    values["head"], values["question"] = (
+        HeadConfig(**values["head"]),
+        Question(**values["question"]),
+    )
     values["taps"] = tuple(values["taps"])
     return Facts(**values)
 

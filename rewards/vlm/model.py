@@ -162,9 +162,7 @@ class QwenVL:
         return states, inputs["input_ids"]
 
     @torch.no_grad()
-    def tapped(
-        self, queries: Sequence[Query], taps: Sequence[int]
-    ) -> tuple[list[Tensor], Tensor]:
+    def tapped(self, queries: Sequence[Query], taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Hidden states at some layers of the language model, from one forward.
 
         Args:

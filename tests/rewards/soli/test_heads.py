@@ -76,7 +76,9 @@ def test_pools_are_the_formulas(batch):
     states, mask = batch
     mean, last, yes = (make(name) for name in ("mean_pool", "last_token", "yes_logit"))
     for clip in range(CLIPS):
-        there = [row for row, is_there in zip(states[-1][clip], mask[clip], strict=True) if is_there]
+        there = [
+            row for row, is_there in zip(states[-1][clip], mask[clip], strict=True) if is_there
+        ]
         expected = slow_head(mean.reward, sum(there) / len(there))
         torch.testing.assert_close(mean(states, mask)[clip], expected)
         torch.testing.assert_close(last(states, mask)[clip], slow_head(last.reward, there[-1]))

@@ -104,7 +104,7 @@ def test_what_is_no_reward_model_says_so(make_reward_model, tmp_path):
 
 
 def test_questions_are_checked_and_captions_inert(random_clips):
-    with pytest.raises(ValueError, match="must hold {prompt}"):
+    with pytest.raises(ValueError, match=r"must hold \{prompt\}"):
         Question("Good?")
     with pytest.raises(ValueError, match="num_frames of at least 2"):
         Question("{prompt}", num_frames=1)
