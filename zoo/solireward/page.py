@@ -106,11 +106,8 @@ def _section(rows: Sequence[Row], name: str, dimension: str) -> str:
             cells = [_difference(found[c], other[c]) for c in COLUMNS]
             gaps.append([f"`{variant[label]}` − `{reference[label]}`", *cells])
     passed = {split: _values(rows, dimension, reference, split, "passes") for split in HELD_OUT}
-    passes = ", ".join(
-        f"{split} {np.mean(list(values.values())):.2f}"
-        for split, values in passed.items()
-        if values
-    )
+    shares = {split: np.mean(list(values.values())) for split, values in passed.items() if values}
+    passes = ", ".join(f"{split} {share:.2f}" for split, share in shares.items())
     parts = [f"## {TITLES[name]}: `{dimension}`", f"Passes: {passes or 'not measured'}."]
     parts.append(_table(means))
     if len(gaps) > 1:
