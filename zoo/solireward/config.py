@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from reelrl.rewards.judges.rubric import RUBRICS, pointwise_text
 from reelrl.rewards.soli.folder import Question
 from reelrl.rewards.soli.heads import HeadName
 from reelrl.zoo.settings import build, override, read_preset
@@ -15,6 +16,8 @@ from reelrl.zoo.settings import build, override, read_preset
 Dimension = Literal["fid", "phys", "align"]
 LossName = Literal["bt", "paper", "code", "btt"]
 PRESET = "rewards/solireward"
+RUBRIC_OF: dict[str, str] = {"fid": "visual", "phys": "motion", "align": "alignment"}
+"""Gold axis -> the judge's rubric that asks for it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class RewardModelConfig:
         seed: of initial weights, order, dropout and the annotator's errors.
         thresholds: gold value at which a clip passes, by dimension.
         noise: chance that an annotator's label is flipped.
-        questions: what the model is asked, by dimension, ``{prompt}`` standing for the caption.
+        questions: what the model is asked, by dimension, ``{prompt}`` standing for the caption; by
+            default the judge's question about the rubric of :data:`RUBRIC_OF`.
         system: its system message; None is the chat template's own.
         num_frames: frames it is shown; None shows all.
         clip_fps: frames a second it is told.
@@ -89,9 +93,10 @@ class RewardModelConfig:
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
-        for name, given in (("thresholds", self.thresholds), ("questions", self.questions)):
-            if self.dimension not in given:
-                raise ValueError(f"{name} has no entry for {self.dimension!r}, got {sorted(given)}")
+        if self.dimension not in self.thresholds:
+            raise ValueError(
+                f"thresholds has no entry for {self.dimension!r}, got {sorted(self.thresholds)}"
+            )
         if not 0 <= self.noise < 0.5:
             raise ValueError(f"noise must be in [0, 0.5), got {self.noise}")
         if min(self.batch, self.epochs, self.save_every) < 1:
@@ -108,7 +113,9 @@ class RewardModelConfig:
     @property
     def question(self) -> Question:
         """How a clip is put to the model."""
-        template = str(self.questions[self.dimension])
+        rubric = RUBRICS[RUBRIC_OF[self.dimension]]
+        default = pointwise_text(rubric, "{prompt}", written=False)
+        template = str(self.questions.get(self.dimension, default))
         return Question(template, self.system, self.num_frames, self.clip_fps)
 
     @property

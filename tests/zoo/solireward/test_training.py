@@ -150,3 +150,13 @@ def test_settings_are_checked(tiny, splits, tmp_path):
     with pytest.raises(ValueError, match="a batch of 500 is more than all of the 96 clips"):
         config = tiny("batch=500")
         fit(new_head(config), splits.train, torch.ones(96) > 0, config, tmp_path)
+
+
+def test_the_question_is_the_judges_unless_it_is_given(tiny):
+    from reelrl.rewards.judges.rubric import RUBRICS, pointwise_text
+
+    question = tiny("dimension=align").question
+    asked = question.template.replace("{prompt}", "a red circle moving up")
+    rubric = RUBRICS["alignment"]
+    assert asked == pointwise_text(rubric, "a red circle moving up", written=False)
+    assert tiny("questions.phys='{prompt}?'").question.template == "{prompt}?"
