@@ -61,7 +61,7 @@ class Facts:
         head: what the head is made of.
         taps: layers of the language model it reads, counted from 1.
         question: how a clip is put to the model.
-        backbone: folder of the model; relative to the reward model's, or absolute.
+        backbone: folder of the model relative to the reward model's, or the name of one that ships.
         backbone_digest: :func:`content_digest` of it.
         training: what it was trained on, for people.
     """
@@ -130,11 +130,14 @@ def find_backbone(folder: str | Path, facts: Facts, given: str | Path | None = N
     Raises:
         ValueError: if it is not there, or holds other contents than in training.
     """
-    path = Path(folder) / facts.backbone if given is None else Path(given)
-    if not path.is_dir():
+    path = Path(folder) / facts.backbone
+    try:
+        path = model_folder(given or (path if path.is_dir() else facts.backbone))
+    except ValueError as error:
         raise ValueError(
-            f"{folder} sits on the model in {path}, which is no folder; give backbone= its place"
-        )
+            f"{folder} sits on the model {facts.backbone}, which is not there; give backbone= its "
+            f"place. {error}"
+        ) from error
     found = content_digest(path)
     if found != facts.backbone_digest:
         raise ValueError(
@@ -144,9 +147,14 @@ def find_backbone(folder: str | Path, facts: Facts, given: str | Path | None = N
     return path
 
 
-def place_of(backbone: Path, folder: Path) -> str:
-    """How the facts name a model: relative to the reward model, so that both can move together."""
-    return os.path.relpath(backbone.resolve(), folder.resolve())
+def place_of(backbone: str, folder: Path) -> str:
+    """How the facts name a model: relative to the reward model, so that both can move together.
+
+    One that is no folder has a name, which means the same everywhere.
+    """
+    if not Path(backbone).is_dir():
+        return backbone
+    return os.path.relpath(Path(backbone).resolve(), folder.resolve())
 
 
 def content_digest(folder: str | Path) -> str:

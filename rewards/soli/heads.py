@@ -137,16 +137,37 @@ class HPQA(PooledHead):
 
     def pool(self, states: Sequence[Tensor], mask: Tensor) -> Tensor:
         """The last query plus the residual one, (N, D)."""
-        padding = ~mask
-        count = len(mask)
-        query = self.query.weight.expand(count, 1, -1)
-        for attend, state in zip(self.levels, states, strict=True):
-            query, _ = attend(query, state, state, key_padding_mask=padding, need_weights=False)
-        asked = self.residual_query.weight.expand(count, 1, -1)
-        residual, _ = self.residual(
-            asked, states[-1], states[-1], key_padding_mask=padding, need_weights=False
-        )
-        return (query + residual)[:, 0]
+        query = self.query.weight.expand(len(mask), -1)
+        for attention, state in zip(self.levels, states, strict=True):
+            query = attend(attention, query, state, mask)
+        asked = self.residual_query.weight.expand(len(mask), -1)
+        return query + attend(self.residual, asked, states[-1], mask)
+
+
+def attend(attention: nn.MultiheadAttention, query: Tensor, state: Tensor, mask: Tensor) -> Tensor:
+    r"""What ``attention`` gives for one query (N, D) per clip on tokens (N, L, D): (N, D).
+
+    The module's own way projects every token to a key and a value. With a single query neither is
+    needed: :math:`q^\top W_k x = (W_k^\top q)^\top x`, and the weighted mean of values is the
+    value of the weighted mean: twelve times less work at D = 96 and 8 heads. The bias of the keys
+    shifts all tokens alike and drops out.
+
+    Args:
+        attention: holds the weights; batch first, equal widths, no dropout.
+        query: (N, D).
+        state: (N, L, D).
+        mask: (N, L) bool, True where there is a token.
+    """
+    heads, width = attention.num_heads, attention.embed_dim
+    size = width // heads
+    to_query, to_key, to_value = attention.in_proj_weight.chunk(3)
+    query_bias, _, value_bias = attention.in_proj_bias.chunk(3)
+    asked = (query @ to_query.T + query_bias).view(-1, heads, size)
+    probe = torch.einsum("nhd,hde->nhe", asked, to_key.view(heads, size, width))
+    logits = probe @ state.transpose(1, 2) / size**0.5
+    share = logits.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
+    mixed = torch.einsum("nhe,hde->nhd", share @ state, to_value.view(heads, size, width))
+    return attention.out_proj(mixed.flatten(1) + value_bias)
 
 
 class MeanPool(PooledHead):

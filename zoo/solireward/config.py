@@ -44,7 +44,8 @@ class RewardModelConfig:
     """A reward model's training.
 
     Attributes:
-        backbone: folder of the frozen model, of the Qwen2-VL or Qwen2.5-VL class.
+        backbone: folder of the frozen model, of the Qwen2-VL or Qwen2.5-VL class, or the name of
+            one that ships.
         dimension: gold axis that is judged.
         head: see :mod:`reelrl.rewards.soli.heads`.
         loss: see :data:`reelrl.rewards.soli.loss.LOSSES`.

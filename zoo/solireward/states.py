@@ -79,7 +79,7 @@ def load_states(
     Raises:
         ValueError: for states that half precision cannot hold.
     """
-    vlm = open_backbone(Path(config.backbone), config.device, read_dtype(config.dtype))
+    vlm = open_backbone(config.backbone, config.device, read_dtype(config.dtype))
     taps = taps_of(config, vlm)
     folder = cache / "states" / _key(config, taps)
     parts, golds, sources = [], [], []

@@ -99,7 +99,7 @@ def _claim(folder: Path, config: RewardModelConfig) -> None:
 
 def new_head(config: RewardModelConfig) -> Head:
     """The untrained head of a run, on the backbone's width and layers."""
-    vlm = open_backbone(Path(config.backbone), config.device, read_dtype(config.dtype))
+    vlm = open_backbone(config.backbone, config.device, read_dtype(config.dtype))
     yes, no = (language_rows(vlm, words).cpu() for words in (YES, NO))
     made = HeadConfig(
         config.head,
@@ -176,13 +176,13 @@ def examine(head: Head, splits: Splits, labels: Tensor, config: RewardModelConfi
 
 
 def _save(folder: Path, head: Head, config: RewardModelConfig, result: Result) -> None:
-    vlm = open_backbone(Path(config.backbone), config.device, read_dtype(config.dtype))
+    vlm = open_backbone(config.backbone, config.device, read_dtype(config.dtype))
     facts = Facts(
         dimension=config.dimension,
         head=head.config,
         taps=taps_of(config, vlm),
         question=config.question,
-        backbone=place_of(Path(config.backbone), folder),
+        backbone=place_of(config.backbone, folder),
         backbone_digest=content_digest(config.backbone),
         training={**config.plain(), "result": result},
     )

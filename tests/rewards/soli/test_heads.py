@@ -7,7 +7,7 @@ import torch
 
 from reelrl.rewards.judges.yes_no import NO, YES, yes_of_logits
 from reelrl.rewards.soli.backbone import language_rows
-from reelrl.rewards.soli.heads import HEADS, HeadConfig, last_token, make_head
+from reelrl.rewards.soli.heads import HEADS, HeadConfig, attend, last_token, make_head
 from reelrl.rewards.vlm.model import Query, QwenVL
 
 WIDTH, LEVELS, CLIPS, LENGTH = 16, 3, 4, 7
@@ -69,6 +69,23 @@ def test_hpqa_is_the_formula(batch):
             query = slow_attention(head.levels[level], query, tokens[level])
         query = query + slow_attention(head.residual, head.residual_query.weight[0], tokens[-1])
         torch.testing.assert_close(found[clip], slow_head(head.reward, query), atol=1e-5, rtol=1e-4)
+
+
+def test_one_query_is_what_torchs_attention_gives(batch):
+    states, mask = batch
+    generator = torch.Generator().manual_seed(2)
+    query = torch.randn(CLIPS, WIDTH, generator=generator, requires_grad=True)
+    attention = make("hpqa").levels[0]
+    found = attend(attention, query, states[0], mask)
+    expected, _ = attention(query[:, None], states[0], states[0], key_padding_mask=~mask)
+    torch.testing.assert_close(found, expected[:, 0], atol=1e-5, rtol=1e-4)
+    weights = [query, *attention.parameters()]
+    for slope, other in zip(
+        torch.autograd.grad(found.square().sum(), weights),
+        torch.autograd.grad(expected.square().sum(), weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(slope, other, atol=1e-4, rtol=1e-3)
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def test_both_folders_can_move_together(make_reward_model, tmp_path, random_clip
     before = make_reward("soli_reward", model=folder)(clips, ["a"]).values
     moved = tmp_path / "elsewhere" / "deep"
     shutil.copytree(folder, moved / folder.name)
-    with pytest.raises(ValueError, match=r"which is no folder; give backbone="):
+    with pytest.raises(ValueError, match=r"which is not there; give backbone="):
         make_reward("soli_reward", model=moved / folder.name)
     shutil.copytree(tmp_path / "backbone", moved / "backbone")
     after = make_reward("soli_reward", model=str(moved / folder.name))(clips, ["a"]).values
