@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,8 @@ class HPQA(PooledHead):
         width, heads = config.width, config.attention_heads
         self.query = nn.Embedding(1, width)
         self.residual_query = nn.Embedding(1, width)
-        self.levels = nn.ModuleList(
+        # A ModuleList does not say what it is a list of.
+        self.levels: Any = nn.ModuleList(
             nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(config.levels)
         )
         self.residual = nn.MultiheadAttention(width, heads, batch_first=True)

@@ -56,7 +56,8 @@ class Plan:
         for seed in self.seeds:
             for dimension in self.dimensions:
                 for head, loss in variants:
-                    yield replace(config, dimension=dimension, head=head, loss=loss, seed=seed)
+                    chosen: dict[str, Any] = {"dimension": dimension, "head": head, "loss": loss}
+                    yield replace(config, seed=seed, **chosen)
 
 
 def run_ablation(
@@ -132,9 +133,9 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> None:
     os.replace(temporary, folder / TABLE)
 
 
-def _place(row: Row) -> tuple[Any, ...]:
+def _place(row: Row) -> tuple[str, str, str, int, str]:
     """Order of the rows; seeds are numbers, 10 comes after 9."""
-    return *(row[key] for key in KEYS[:3]), int(row["seed"]), row["split"]
+    return row["dimension"], row["head"], row["loss"], int(row["seed"]), row["split"]
 
 
 def _write_settings(folder: Path, config: RewardModelConfig, plan: Plan) -> None:

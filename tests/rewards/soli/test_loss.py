@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelrl.rewards.soli.loss import LOSSES, WinTieLoss, make_loss, tie_term, win_lose_term
-from reelrl.rewards.soli.pairs import pairs_of
 
 
 def slope(term, difference, margin):
@@ -133,25 +132,9 @@ def test_one_sided_batches_are_well_defined(name, labels):
         assert loss == 0 and not scores.grad.any()
 
 
-def test_pairs_are_every_pass_with_every_other_clip():
-    passed = torch.tensor([True, False, True, False, False])
-    pairs = pairs_of(passed)
-    kinds = {
-        kind: {tuple(pair) for pair in getattr(pairs, kind).nonzero().tolist()}
-        for kind in ("win_lose", "win_tie", "lose_tie")
-    }
-    assert kinds["win_lose"] == {(i, j) for i in (0, 2) for j in (1, 3, 4)}
-    assert kinds["win_tie"] == {(0, 2), (2, 0)}
-    assert kinds["lose_tie"] == {(i, j) for i in (1, 3, 4) for j in (1, 3, 4) if i != j}
-    # |W| (N - 1) pairs from N labels, quadratic in N at any share of passes.
-    assert len(kinds["win_lose"] | kinds["win_tie"]) == 2 * (5 - 1)
-
-
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"a score per label, got \(3,\) and \(2,\)"):
         make_loss("bt")(torch.zeros(3), torch.tensor([True, False]))
-    with pytest.raises(ValueError, match=r"\(N,\) of bool, got torch.float32"):
-        pairs_of(torch.zeros(3))
     with pytest.raises(ValueError, match="weights of at least 0"):
         WinTieLoss(margin=-1.0)
     with pytest.raises(ValueError, match="one weight above"):

@@ -93,7 +93,7 @@ def test_equal_runs_are_equal_and_seeds_differ(tiny, splits, tmp_path):
     assert (tmp_path / "a" / RESULT).read_text() == (tmp_path / "b" / RESULT).read_text()
 
 
-@pytest.mark.parametrize("killed_at", [2, 4, 7])
+@pytest.mark.parametrize("killed_at", [2, 7])
 def test_a_killed_run_goes_on_bit_for_bit(killed_at, tiny, splits, tmp_path, monkeypatch):
     config = tiny()
     train_reward_model(config, tmp_path / "whole", splits=splits, report=quiet)
