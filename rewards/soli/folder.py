@@ -19,8 +19,18 @@ from reelrl.rewards.vlm.model import model_folder
 
 FACTS, WEIGHTS = "soli_reward.json", "head.safetensors"
 FORMAT = 1
-READ = ("*.safetensors", "*.json", "*.jinja", "*.txt")
-"""Files of a model folder that its hidden states depend on, as far as we open it."""
+READ = (
+    "*.safetensors",
+    "config.json",
+    "*preprocessor_config.json",
+    "tokenizer*.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.*",
+)
+"""Files of a model folder that its hidden states depend on; a model card may change."""
 
 
 @dataclass(frozen=True)

@@ -228,9 +228,10 @@ class QwenVL:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def single_tokens(self, words: Sequence[str]) -> list[int]:
-        """Ids of those words that are one token, each once."""
+        """Ids of those words that are one token, each once; an unknown word is none."""
         ids = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
-        return list(dict.fromkeys(row[0] for row in ids if len(row) == 1))
+        found = dict.fromkeys(row[0] for row in ids if len(row) == 1)
+        return [token for token in found if token != self.tokenizer.unk_token_id]
 
 
 def model_folder(folder: str | Path) -> Path:

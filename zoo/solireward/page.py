@@ -92,8 +92,8 @@ def write_page(folder: Path) -> Path:
 
 def _section(rows: Sequence[Row], name: str, dimension: str) -> str:
     reference = (HEAD, LOSS)
-    label = 0 if name == "heads" else 1
-    header = [name.removesuffix("s").replace("losse", "loss"), "seeds", *COLUMNS]
+    label, kind = (0, "head") if name == "heads" else (1, "loss")
+    header = [kind, "seeds", *COLUMNS]
     means, gaps = [header], [[header[0], *COLUMNS]]
     for variant in ABLATIONS[name]:
         found = {c: _values(rows, dimension, variant, *at) for c, at in COLUMNS.items()}

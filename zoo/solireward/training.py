@@ -19,6 +19,7 @@ from reelrl.rewards.soli.backbone import language_rows, open_backbone
 from reelrl.rewards.soli.folder import Facts, content_digest, place_of, save_reward_model
 from reelrl.rewards.soli.heads import Head, HeadConfig, YesLogit, make_head
 from reelrl.rewards.soli.loss import make_loss
+from reelrl.rewards.vlm.model import model_folder
 from reelrl.rewards.vlm.shared import read_dtype
 from reelrl.zoo.nano.runtime import Training, stream_seed
 from reelrl.zoo.solireward.config import RewardModelConfig
@@ -73,9 +74,10 @@ def train_reward_model(
         The numbers of both held-out splits; also in the folder.
 
     Raises:
-        ValueError: if the folder holds a run of other settings.
+        ValueError: if the folder holds a run of other settings, or there is no such backbone.
     """
     folder = folder or ROOT / config.name
+    model_folder(config.backbone)  # before a folder is claimed for a run that cannot begin
     _claim(folder, config)
     if (folder / RESULT).is_file():
         return json.loads((folder / RESULT).read_text())

@@ -33,6 +33,8 @@ def test_another_backbone_is_refused(make_reward_model, make_vlm):
     with pytest.raises(ValueError, match="is not the model that"):
         make_reward("soli_reward", model=folder, backbone=other)
     same = shutil.copytree(folder.parent / "backbone", folder.parent / "copy")
+    (same / "README.md").write_text("a card")
+    (same / "record.json").write_text("{}")
     assert content_digest(same) == content_digest(folder.parent / "backbone")
     assert make_reward("soli_reward", model=folder, backbone=same).backbone == same
 

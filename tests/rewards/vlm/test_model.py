@@ -162,3 +162,13 @@ def test_taps_are_the_layers_states(vlm, random_clips):
     for taps in ([], [0], [3]):
         with pytest.raises(ValueError, match="expected taps from 1 to 2"):
             vlm.tapped(asked, taps)
+
+
+def test_the_unknown_token_is_no_word(qwen2_vl):
+    vlm = QwenVL.from_pretrained(qwen2_vl)
+    words = ["yes", "no", "No", "maybe"]
+    yes, no, other = vlm.single_tokens(words)
+    assert len({yes, no, other}) == 3
+    vlm.tokenizer.unk_token = "No"
+    assert vlm.tokenizer.unk_token_id == other
+    assert vlm.single_tokens(words) == [yes, no]

@@ -35,6 +35,11 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_settings():
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def tiny(backbone):
     """``tiny("loss=code")``: settings on the tiny backbone."""
 
