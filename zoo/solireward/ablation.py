@@ -127,7 +127,8 @@ def add_rows(folder: Path, rows: Sequence[Row]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, [*KEYS, *VALUES, "digest"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(table.values(), key=_place))
+    ordered = sorted(table.values(), key=_place)
+    writer.writerows(ordered)
     temporary = folder / f".{TABLE}"
     temporary.write_text(text.getvalue(), encoding="utf-8")
     os.replace(temporary, folder / TABLE)

@@ -67,7 +67,7 @@ SOURCES = (
     Source(_EARLY, 4, 2.0),
     Source("+smooth error 26 dB"),
 )
-"""Shards of the first two splits go through these in turn: ten of sixteen are generated."""
+"""Shards of the first two splits go through these in turn: eleven of sixteen are generated."""
 
 
 @dataclass(frozen=True)
