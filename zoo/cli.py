@@ -95,6 +95,49 @@ class Train:
 
 
 @dataclass(frozen=True)
+class TrainReward:
+    """Train a SoliReward model on Pass/Fail labels, or run its ablations."""
+
+    preset: str = "rewards/solireward"
+    """Name of a preset, or a yaml file of the same form."""
+    backbone: str | None = None
+    """Folder of the frozen model under the head, in place of the preset's."""
+    dimension: Literal["fid", "phys", "align"] | None = None
+    """Gold axis to judge, in place of the preset's."""
+    head: Literal["hpqa", "mean_pool", "last_token", "yes_logit"] | None = None
+    """Head in place of the preset's."""
+    loss: Literal["bt", "paper", "code", "btt"] | None = None
+    """Loss in place of the preset's."""
+    seed: int | None = None
+    """Seed in place of the preset's."""
+    set: tuple[str, ...] = ()
+    """Further settings, such as epochs=20 data.train=4096."""
+    ablation: Literal["heads", "losses", "all"] | None = None
+    """Compare heads, losses or both instead; what is in the results is not run again."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of an ablation."""
+    out: Path | None = None
+    """Folder of the reward model, of an ablation that of all; default below runs/solireward."""
+    results: Path = Path("runs/solireward/results")
+    """Folder of an ablation's table and page."""
+
+    def run(self) -> None:
+        """Train, and print the held-out numbers or where the page is."""
+        from reelrl.zoo.solireward.command import train_reward
+
+        given = {key: getattr(self, key) for key in ("backbone", "head", "loss", "seed")}
+        train_reward(
+            self.preset,
+            given | {"dimension": self.dimension},
+            settings=self.set,
+            ablation=self.ablation,
+            seeds=self.seeds,
+            out=self.out,
+            results=self.results,
+        )
+
+
+@dataclass(frozen=True)
 class Bench:
     """Run a benchmark: estimators against each other, by scenario and paired seed."""
 
@@ -176,7 +219,14 @@ def main(argv: list[str] | None = None) -> None:
     # Read when transformers is imported: a bar per loaded component would drown what we print.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     command = tyro.extras.subcommand_cli_from_dict(
-        {"train": Train, "sample": Sample, "bench": Bench, "report": Report, "list": List},
+        {
+            "train": Train,
+            "train-reward": TrainReward,
+            "sample": Sample,
+            "bench": Bench,
+            "report": Report,
+            "list": List,
+        },
         prog="reelrl",
         description="Text-to-video generation as a Gymnasium environment with vector rewards.",
         args=argv,

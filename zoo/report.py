@@ -9,6 +9,8 @@ from reelrl.zoo.reporting.page import report_page
 from reelrl.zoo.reporting.results import results_page
 from reelrl.zoo.reporting.story import story
 from reelrl.zoo.reporting.suite import read_suite
+from reelrl.zoo.solireward.ablation import TABLE
+from reelrl.zoo.solireward.page import write_page
 
 RESULTS, PAGE, STORY = "RESULTS.md", "report.html", "story.png"
 
@@ -20,7 +22,8 @@ def report(folder: Path) -> list[Path]:
     neither network nor server.
 
     Args:
-        folder: holds ``suite.json`` and one CSV per scenario.
+        folder: holds ``suite.json`` and one CSV per scenario; or the table of an ablation of reward
+            models, which gets ``RESULTS.md`` alone.
 
     Returns:
         The files written.
@@ -28,6 +31,8 @@ def report(folder: Path) -> list[Path]:
     Raises:
         ValueError: if it is no results folder or holds no finished run.
     """
+    if (folder / TABLE).is_file():
+        return [write_page(folder)]
     results = measure(read_suite(folder))
     paths = [folder / name for name in (RESULTS, PAGE, STORY)]
     paths[0].write_text(results_page(results), encoding="utf-8")

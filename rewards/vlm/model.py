@@ -162,6 +162,39 @@ class QwenVL:
         return states, inputs["input_ids"]
 
     @torch.no_grad()
+    def tapped(self, queries: Sequence[Query], taps: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """Hidden states at some layers of the language model, from one forward.
+
+        Args:
+            queries: N questions.
+            taps: layers counted from 1; the state of the last one is normalised, as the language
+                head reads it.
+
+        Returns:
+            One (N, L, D) per tap, and the mask (N, L) of the tokens that are no padding, bool.
+
+        Raises:
+            ValueError: for a tap that is no layer.
+        """
+        layers = self.num_layers
+        if not taps or not all(1 <= tap <= layers for tap in taps):
+            raise ValueError(f"expected taps from 1 to {layers}, got {list(taps)}")
+        inputs = self.inputs(queries)
+        # Entry 0 is what goes into the first layer.
+        states = self.model.model(**inputs, use_cache=False, output_hidden_states=True)
+        return [states.hidden_states[tap] for tap in taps], inputs["attention_mask"].bool()
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the language model."""
+        return self.model.config.get_text_config().num_hidden_layers
+
+    @property
+    def width(self) -> int:
+        """D of the language model's hidden states."""
+        return self.model.config.get_text_config().hidden_size
+
+    @torch.no_grad()
     def generate(self, queries: Sequence[Query], max_new_tokens: int) -> list[list[int]]:
         """The likeliest token at every step, up to the end of the answer or the limit."""
         inputs = self.inputs(queries)
@@ -195,9 +228,10 @@ class QwenVL:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def single_tokens(self, words: Sequence[str]) -> list[int]:
-        """Ids of those words that are one token, each once."""
+        """Ids of those words that are one token, each once; an unknown word is none."""
         ids = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
-        return list(dict.fromkeys(row[0] for row in ids if len(row) == 1))
+        found = dict.fromkeys(row[0] for row in ids if len(row) == 1)
+        return [token for token in found if token != self.tokenizer.unk_token_id]
 
 
 def model_folder(folder: str | Path) -> Path:

@@ -58,10 +58,14 @@ class NanoConfig:
 
 def generator_for(config: NanoConfig, *stream: int) -> torch.Generator:
     """A CPU generator of its own for each named stream of random numbers of a run."""
-    seed = config.seed
+    return torch.Generator().manual_seed(stream_seed(config.seed, *stream))
+
+
+def stream_seed(seed: int, *stream: int) -> int:
+    """The seed of a named stream of random numbers of a run."""
     for number in stream:
         seed = (seed * 1_000_003 + number + 1) % 2**63
-    return torch.Generator().manual_seed(seed)
+    return seed
 
 
 def learning_rate(step: int, total: int, peak: float, warmup: int = 200) -> float:
@@ -122,6 +126,7 @@ class Training:
         lr: peak learning rate, warmed up and then lowered along a half cosine to zero.
         ema: decay of the averaged weights.
         betas: of AdamW.
+        warmup: updates until the peak is reached.
     """
 
     def __init__(
@@ -133,8 +138,10 @@ class Training:
         lr: float,
         ema: float,
         betas: tuple[float, float] = (0.9, 0.99),
+        warmup: int = 200,
     ) -> None:
         self.module, self.path, self.total, self.lr = module, path, total, lr
+        self.warmup = warmup
         self.optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=betas)
         self.average = Average(module, ema)
         self.step = 0
@@ -156,7 +163,7 @@ class Training:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.total, self.lr)
+            group["lr"] = learning_rate(self.step, self.total, self.lr, self.warmup)
         self.optimizer.step()
         self.average.update()
         self.step += 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from reelrl.algos.advantages import list_estimators
 from reelrl.zoo.benchmark.suite import LIBRARIES, SUITES, Suite, list_suites, read_suite
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, read_preset
 
@@ -88,7 +89,9 @@ def suite_page(name: str) -> str:
     lines += ["| scenario | what | methods |", "|---|---|---|"]
     for key, scenario in suite.scenarios.items():
         methods = ", ".join(method_link(method) for method in scenario.methods)
-        lines.append(f"| [`{key}`](scenarios.md#{key}) | {scenario.title} | {methods} |")
+        known = key in library("scenarios")
+        link = f"[`{key}`](scenarios.md#{key})" if known else f"`{key}`"
+        lines.append(f"| {link} | {scenario.title} | {methods} |")
     lines += ["", "## The file", "", *yaml_block(path.read_text())]
     return "\n".join(lines) + "\n"
 
@@ -108,10 +111,15 @@ def _facts(suite: Suite) -> list[str]:
 
 
 def method_link(name: str) -> str:
-    """A method that is the name of an estimator leads to its page."""
+    """A method of the library or an estimator leads to its page; the suite's own has none."""
     if name in library("methods"):
         return f"[`{name}`](methods.md)"
-    return f"[`{name}`](../estimators/{name.partition('@')[0]}.md)"
+    estimator = name.partition("@")[0]
+    return (
+        f"[`{name}`](../estimators/{estimator}.md)"
+        if estimator in list_estimators()
+        else f"`{name}`"
+    )
 
 
 def scenarios_page() -> str:

@@ -139,3 +139,36 @@ def test_digest_sees_weights_and_settings(qwen2_vl, tmp_path):
 
 def test_chunks():
     assert [len(part) for part in chunks(range(5), 2)] == [2, 2, 1]
+
+
+def test_taps_are_the_layers_states(vlm, random_clips):
+    clips = random_clips(2)
+    asked = [*queries(clips[:1], "A much longer question?"), *queries(clips[1:])]
+    states, mask = vlm.tapped(asked, (1, 2))
+    hidden, ids = vlm.hidden(asked)
+    assert mask.dtype == torch.bool and mask.sum(dim=1)[0] > mask.sum(dim=1)[1]
+    torch.testing.assert_close(states[-1], hidden)
+    assert states[0].shape == states[1].shape == (*mask.shape, vlm.width) == (*ids.shape, 32)
+
+    # Against a hook on the first layer itself.
+    seen = []
+    layer = vlm.model.get_submodule("model.language_model.layers.0")
+    handle = layer.register_forward_hook(
+        lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)
+    )
+    again, _ = vlm.tapped(asked, [1])
+    handle.remove()
+    assert torch.equal(again[0], seen[0]) and torch.equal(again[0], states[0])
+    for taps in ([], [0], [3]):
+        with pytest.raises(ValueError, match="expected taps from 1 to 2"):
+            vlm.tapped(asked, taps)
+
+
+def test_the_unknown_token_is_no_word(qwen2_vl):
+    vlm = QwenVL.from_pretrained(qwen2_vl)
+    words = ["yes", "no", "No", "maybe"]
+    yes, no, other = vlm.single_tokens(words)
+    assert len({yes, no, other}) == 3
+    vlm.tokenizer.unk_token = "No"
+    assert vlm.tokenizer.unk_token_id == other
+    assert vlm.single_tokens(words) == [yes, no]

@@ -11,6 +11,12 @@ from reelrl.zoo.benchmark.measure import AXES
 from reelrl.zoo.benchmark.suite import Examined, list_suites, read_suite
 
 
+def name_of(spec):
+    """Of a component; of one whose model a command has to make first, the folder."""
+    made = isinstance(spec, dict) and "model" in spec
+    return spec["model"] if made else build_reward(spec).name
+
+
 @pytest.mark.parametrize("name", list_suites())
 def test_a_suite_that_ships_can_start(name):
     suite = read_suite(name)
@@ -18,7 +24,7 @@ def test_a_suite_that_ships_can_start(name):
     assert len({run.path for run in runs}) == len({run.digest for run in runs}) == len(runs)
     assert suite.baseline in suite.methods and suite.control in (None, *suite.methods)
     for scenario in suite.scenarios.values():
-        names = [build_reward(spec).name for spec in scenario.rewards]
+        names = [name_of(spec) for spec in scenario.rewards]
         assert len(set(names)) == len(names) and scenario.prediction and scenario.about
         # A bent axis under the axis's own name would be measured in its place.
         truth = {name for name in names if name in AXES}
@@ -104,3 +110,22 @@ def test_fewer_unseen_clips_than_others_are_refused():
 def test_unknown_suites_name_the_nearest():
     with pytest.raises(ValueError, match="unknown suite 'quik'; did you mean 'quick'"):
         read_suite("quik")
+
+
+def test_reward_models_of_a_suite_are_those_the_ablation_leaves():
+    from reelrl.zoo.solireward.ablation import ABLATIONS, Plan
+    from reelrl.zoo.solireward.config import read_config
+    from reelrl.zoo.solireward.training import ROOT
+
+    made = {str(ROOT / "models" / run.name) for run in Plan(("losses",), (0,)).runs(read_config())}
+    suite = read_suite("solireward")
+    used = {
+        method: {
+            spec["model"] for spec in suite.run("solireward", method, 0).config.env_args["rewards"]
+        }
+        for method in suite.methods
+    }
+    assert set.union(*used.values()) == made
+    assert [len(models) for models in used.values()] == [3] * len(ABLATIONS["losses"])
+    for method, models in used.items():
+        assert all(f"-{method.removeprefix('soli_')}-" in model for model in models)

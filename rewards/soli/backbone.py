@@ -1,0 +1,67 @@
+"""Clips and captions to hidden states, the same in training and in scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from reelrl.rewards.soli.folder import Question
+from reelrl.rewards.text import fill
+from reelrl.rewards.vlm.frames import frames_by_count
+from reelrl.rewards.vlm.model import Query, QwenVL, model_folder
+
+_OPEN: WeakValueDictionary[tuple[Any, ...], QwenVL] = WeakValueDictionary()
+
+
+def open_backbone(
+    model: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> QwenVL:
+    """The frozen model of a folder or name: the one in use already, or a new one.
+
+    Reward models of several dimensions sit on one backbone; its weights are held once.
+    """
+    folder = model_folder(model)
+    key = (str(folder.resolve()), device, dtype)
+    found = _OPEN.get(key)
+    if found is None:
+        found = _OPEN[key] = QwenVL.from_pretrained(folder, device=device, dtype=dtype)
+    return found
+
+
+def queries_of(videos: Tensor, prompts: Sequence[str], question: Question) -> list[Query]:
+    """A question per clip.
+
+    Args:
+        videos: (N, F, H, W, 3) in [0, 1].
+        prompts: N captions.
+        question: how they are put.
+
+    Raises:
+        ValueError: for clips of fewer than two frames.
+    """
+    total = videos.shape[1]
+    if total < 2:
+        raise ValueError(f"a video model needs clips of at least 2 frames, got {total}")
+    index = frames_by_count(total, question.num_frames or total)
+    rate = len(index) / total * question.clip_fps
+    return [
+        Query((clip,), fill(question.template, prompt), question.system, (rate,))
+        for clip, prompt in zip(videos[:, index], prompts, strict=True)
+    ]
+
+
+def language_rows(vlm: QwenVL, words: Sequence[str]) -> Tensor:
+    """Rows (Y, D) of the language head for those spellings that are one token.
+
+    Raises:
+        ValueError: if none is.
+    """
+    ids = vlm.single_tokens(words)
+    if not ids:
+        raise ValueError(f"the tokenizer has no single token for any of {list(words)}")
+    return vlm.model.get_output_embeddings().weight[ids].detach().float()

@@ -1,0 +1,1 @@
+"""Training SoliReward models on MovingShapes: data, training, ablations and their page."""
