@@ -1,0 +1,132 @@
+"""Train NanoJudge from nothing: ``python -m reelrl.zoo.nano_judge.train``.
+
+Every update draws fresh clips and asks each about a dozen questions; the loss is on the one token
+that answers, "yes" or "no". Killed at any moment, the same command goes on from the last state file
+with the same numbers. ``--install`` puts the finished judge where ``vlm_judge`` finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+from torch.nn import functional
+
+from reelrl.rewards.vlm.model import QwenVL
+from reelrl.zoo.nano.runtime import Training, generator_for
+from reelrl.zoo.nano_judge.architecture import build_judge, save_judge
+from reelrl.zoo.nano_judge.clips import ModelClips, model_clips, training_clips
+from reelrl.zoo.nano_judge.packing import pack, packed_logits
+from reelrl.zoo.nano_judge.questions import KINDS, Question, ask_about
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Everything that decides what is trained."""
+
+    out: Path = Path("runs/nano-judge")
+    """Folder of the run: state file, log, clips of the video models, exported judge."""
+    seed: int = 0
+    """Seed of every generator in the run."""
+    steps: int = 3000
+    """Updates."""
+    batch: int = 16
+    """Clips per update, a multiple of 8."""
+    lr: float = 1.5e-3
+    """Peak learning rate; warm-up then cosine to zero."""
+    ema: float = 0.998
+    """Decay of the averaged weights that are shipped."""
+    clips_per_model: int = 576
+    """Clips drawn once from each shipped video model."""
+    save_every: int = 50
+    """Updates between state files."""
+
+
+def batch_of(
+    config: JudgeConfig, step: int, models: ModelClips
+) -> tuple[Tensor, list[Question]]:
+    """Clips and questions of an update; a function of seed and step alone."""
+    stream = generator_for(config, 1, step)
+    videos, captions = training_clips(config.batch, stream, models)
+    return videos, ask_about(videos, captions, stream)
+
+
+def balance(questions: Sequence[Question]) -> Tensor:
+    """Weights (M,) under which yes and no count for half of each kind, and every kind alike."""
+    rows = torch.tensor([[KINDS.index(q.kind), int(q.answer)] for q in questions])
+    counts = torch.zeros(len(KINDS), 2).index_put_(
+        (rows[:, 0], rows[:, 1]), torch.ones(len(rows)), accumulate=True
+    )
+    both = (counts > 0).all(dim=1, keepdim=True)
+    weight = torch.where(both, 0.5 / counts.clamp_min(1), 0.5 / counts.sum(1, keepdim=True))
+    return weight[rows[:, 0], rows[:, 1]] / len(KINDS)
+
+
+def loss_of(
+    judge: QwenVL, videos: Tensor, questions: Sequence[Question]
+) -> tuple[Tensor, Tensor]:
+    """Balanced cross-entropy of the answering token, and which answers (M,) are right."""
+    packed = pack(judge, videos[0], [q.text for q in questions], [q.clip for q in questions])
+    yes, no = judge.single_tokens(["yes"])[0], judge.single_tokens(["no"])[0]
+    asked = [questions[j] for j in packed.order]
+    logits = packed_logits(judge, videos, packed)
+    target = torch.tensor([yes if q.answer else no for q in asked])
+    errors = functional.cross_entropy(logits, target, reduction="none")
+    order = torch.tensor(packed.order)
+    right = torch.zeros(len(questions), dtype=torch.bool)
+    right[order] = ((logits[:, yes] > logits[:, no]) == (target == yes)).detach()
+    return (balance(asked) * errors).sum(), right
+
+
+def new_training(config: JudgeConfig, judge: QwenVL) -> Training:
+    """The training state of a judge, from the run's state file if there is one."""
+    judge.model.train().requires_grad_(True)
+    path = config.out / "judge.state"
+    return Training(judge.model, path, total=config.steps, lr=config.lr, ema=config.ema)
+
+
+def train(config: JudgeConfig) -> QwenVL:
+    """Train the judge, or go on where a killed run stopped; writes ``config.out/nano-judge``."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    models = model_clips(config.out / "models.safetensors", config.clips_per_model)
+    judge = build_judge(config.seed)
+    training = new_training(config, judge)
+    settings = asdict(config) | {"out": None}
+    (config.out / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    seen: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    began, losses = time.perf_counter(), []
+    for step in range(training.step, config.steps):
+        videos, questions = batch_of(config, step, models)
+        loss, right = loss_of(judge, videos, questions)
+        training.update(loss)
+        losses.append(loss.item())
+        for question, hit in zip(questions, right.tolist(), strict=True):
+            seen[question.kind].append(hit)
+        if training.step % config.save_every == 0 or training.step == config.steps:
+            seconds = time.perf_counter() - began
+            line = {
+                "step": training.step,
+                "seconds": round(seconds, 1),
+                "loss": round(sum(losses) / len(losses), 4),
+                "right": {k: round(sum(v) / max(1, len(v)), 3) for k, v in seen.items()},
+            }
+            with (config.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+            training.save()
+            began, losses, seen = time.perf_counter(), [], {kind: [] for kind in KINDS}
+            with training.average.applied():
+                save_judge(judge, config.out / "nano-judge")
+    training.finished()
+    save_judge(judge, config.out / "nano-judge")
+    return judge
+
+
+if __name__ == "__main__":
+    train(tyro.cli(JudgeConfig, description=__doc__))
