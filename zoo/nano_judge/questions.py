@@ -45,6 +45,14 @@ KINDS = (
     "overall", "visual", "motion", "alignment",
 )  # fmt: skip
 """The first six ask about the clip alone; the last four are the judge's rubrics, with a caption."""
+OPEN = {
+    "colour": "the object is",
+    "shape": "the object is a",
+    "direction": "the object moves",
+    "speed": "the object moves at speed",
+}
+"""What the judge is to complete with the value itself, in training only: a name is learnt at once,
+where yes or no to a name tells little until the name is known."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +62,33 @@ class Question:
     Attributes:
         kind: one of :data:`KINDS`.
         clip: row of the clip in its batch.
-        rubric: what makes the clip good.
+        rubric: what makes the clip good; None for an open question.
         caption: what it should show; empty if that does not matter.
-        answer: yes.
+        answer: one word.
     """
 
     kind: str
     clip: int
-    rubric: Rubric
+    rubric: Rubric | None
     caption: str
-    answer: bool
+    answer: str
+
+    @property
+    def yes(self) -> bool:
+        """Whether that is the answer."""
+        return self.answer == "yes"
 
     @property
     def text(self) -> str:
-        """The question as the judge component words it."""
+        """The question as the judge component words it, or the open one."""
+        if self.rubric is None:
+            return OPEN[self.kind.removeprefix("open ")]
         return pointwise_text(self.rubric, self.caption, written=False)
+
+
+def yes_no(so: bool | int | Tensor) -> str:
+    """The answer that says whether it is so."""
+    return "yes" if so else "no"
 
 
 def fact(kind: str, value: str) -> Rubric:
@@ -148,7 +168,7 @@ def ask_about(
     for kind in KINDS[:4]:
         asked += _values_asked(kind, known[kind], generator)
     for kind in ("clean", "continuous"):
-        asked += [Question(kind, i, fact(kind, ""), "", bool(v)) for i, v in enumerate(known[kind])]
+        asked += [Question(kind, i, fact(kind, ""), "", yes_no(v)) for i, v in enumerate(known[kind])]
     own = [caption_to_factors(caption) for caption in captions]
     told = [_changed(f, generator, held_out) for f in own]
     right = (torch.rand(len(own), generator=generator) < 0.7).tolist()
@@ -161,10 +181,29 @@ def ask_about(
         axis = {"visual": fid, "motion": phys, "alignment": align}
         score = axis.get(kind, align * fid * phys)
         asked += [
-            Question(kind, i, RUBRICS[kind], factors_to_caption(f), bool(s >= PASS))
+            Question(kind, i, RUBRICS[kind], factors_to_caption(f), yes_no(s >= PASS))
             for i, (f, s) in enumerate(zip(factors, score, strict=True))
         ]
     return asked
+
+
+@torch.no_grad()
+def descriptions(videos: Tensor) -> list[str]:
+    """The caption of what each of N clips shows, however it was made; empty where that is open.
+
+    Nor is a pair of colour and shape described that is held out.
+    """
+    parsed = parse(videos)
+    known = facts(parsed, fidelity(videos, parsed))
+    said = []
+    for found in zip(*(known[kind] for kind in KINDS[:4]), strict=True):
+        if None in found:
+            said.append("")
+            continue
+        names = [values_of(k)[v] for k, v in zip(KINDS[:4], found, strict=True) if v is not None]
+        held_out = (names[0], names[1]) in HELD_OUT_PAIRS
+        said.append("" if held_out else factors_to_caption(Factors(*names)))
+    return said
 
 
 def _values_asked(
@@ -174,10 +213,28 @@ def _values_asked(
     other = torch.randint(1, len(names), (len(truth),), generator=generator).tolist()
     keep = (torch.rand(len(truth), generator=generator) < 0.5).tolist()
     return [
-        Question(kind, i, fact(kind, names[(t + (0 if yes else off)) % len(names)]), "", yes)
+        Question(kind, i, fact(kind, names[(t + (0 if yes else off)) % len(names)]), "", yes_no(yes))
         for i, (t, off, yes) in enumerate(zip(truth, other, keep, strict=True))
         if t is not None
     ]
+
+
+@torch.no_grad()
+def open_questions(videos: Tensor) -> list[Question]:
+    """What is the colour, shape, direction and speed of each clip, where the parser knows."""
+    parsed = parse(videos)
+    known = facts(parsed, torch.zeros(len(videos)))
+    return [
+        Question(f"open {kind}", i, None, "", word_of(kind, value))
+        for kind in OPEN
+        for i, value in enumerate(known[kind])
+        if value is not None
+    ]
+
+
+def word_of(kind: str, value: int) -> str:
+    """The one word for a value of the world; middle speed is called that."""
+    return values_of(kind)[value] or "middle"
 
 
 def _changed(factors: Factors, generator: torch.Generator, held_out: bool) -> Factors:
