@@ -28,7 +28,6 @@ class Packed:
         mask: (N, 1, L, L) bool, what sees what.
         ends: (N, L) bool, the last token of each question.
         order: for each true entry of ``ends``, in reading order, the question it ends.
-        spoken: (N, L) bool, tokens whose next one is a word of the clip's description.
     """
 
     ids: Tensor
@@ -36,16 +35,9 @@ class Packed:
     mask: Tensor
     ends: Tensor
     order: list[int]
-    spoken: Tensor
 
 
-def pack(
-    judge: QwenVL,
-    clip: Tensor,
-    texts: Sequence[str],
-    owners: Sequence[int],
-    said: Sequence[str] = (),
-) -> Packed:
+def pack(judge: QwenVL, clip: Tensor, texts: Sequence[str], owners: Sequence[int]) -> Packed:
     """Lay out questions ``texts[j]`` about clips ``owners[j]``.
 
     Args:
@@ -53,19 +45,13 @@ def pack(
         clip: any one of the clips (F, H, W, 3), for its size.
         texts: of M questions.
         owners: the clip of each, 0 to N - 1.
-        said: descriptions of the N clips, laid out behind their questions; empty ones are left out.
     """
     prefix, positions = clip_prefix(judge, clip)
     tails = _tails(judge, texts)
     rows: list[list[int]] = [[] for _ in range(max(owners) + 1)]
     for question, owner in enumerate(owners):
         rows[owner].append(question)
-    words = [judge.tokenizer(text, add_special_tokens=False)["input_ids"] for text in said]
-    words = words or [[] for _ in rows]
-    length = len(prefix) + max(
-        len(spoken) + sum(len(tails[j]) for j in row)
-        for row, spoken in zip(rows, words, strict=True)
-    )
+    length = len(prefix) + max(sum(len(tails[j]) for j in row) for row in rows)
     ids = torch.full((len(rows), length), judge.tokenizer.pad_token_id)
     ids[:, : len(prefix)] = torch.tensor(prefix)
     places = torch.zeros(3, len(rows), length, dtype=torch.long)
@@ -73,26 +59,22 @@ def pack(
     part = torch.full((len(rows), length), -1)
     part[:, : len(prefix)] = 0
     ends = torch.zeros(len(rows), length, dtype=torch.bool)
-    spoken = torch.zeros(len(rows), length, dtype=torch.bool)
     first = behind(judge, positions)
+    order = []
     for n, row in enumerate(rows):
         start = len(prefix)
-        pieces = [tails[j] for j in row] + ([words[n]] if words[n] else [])
-        for number, piece in enumerate(pieces, start=1):
-            stop = start + len(piece)
-            ids[n, start:stop] = torch.tensor(piece)
+        for number, j in enumerate(row, start=1):
+            stop = start + len(tails[j])
+            ids[n, start:stop] = torch.tensor(tails[j])
             places[:, n, start:stop] = first + torch.arange(stop - start)
             part[n, start:stop] = number
-            if number <= len(row):
-                ends[n, stop - 1] = True
-            else:
-                spoken[n, start : stop - 1] = True
+            ends[n, stop - 1] = True
+            order.append(j)
             start = stop
-    order = [j for row in rows for j in row]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     shared = part[:, None, :] == 0
     own = part[:, :, None] == part[:, None, :]
-    return Packed(ids, places, (causal & (shared | own))[:, None], ends, order, spoken)
+    return Packed(ids, places, (causal & (shared | own))[:, None], ends, order)
 
 
 def clip_prefix(judge: QwenVL, clip: Tensor) -> tuple[list[int], Tensor]:
@@ -170,8 +152,8 @@ def _half_turn(u: Tensor) -> Tensor:
     return torch.cat([-high, low], dim=-1)
 
 
-def packed_states(judge: QwenVL, videos: Tensor, packed: Packed) -> Tensor:
-    """(N, L, D) last hidden states."""
+def packed_logits(judge: QwenVL, videos: Tensor, packed: Packed) -> Tensor:
+    """(M, V) logits of each question's first answer token, in the order of ``packed.order``."""
     model = judge.model.model
     states = model.get_input_embeddings()(packed.ids)
     video = packed.ids == judge.model.config.video_token_id
@@ -182,9 +164,4 @@ def packed_states(judge: QwenVL, videos: Tensor, packed: Packed) -> Tensor:
         attention_mask={"full_attention": packed.mask},
         use_cache=False,
     )
-    return output.last_hidden_state
-
-
-def packed_logits(judge: QwenVL, videos: Tensor, packed: Packed) -> Tensor:
-    """(M, V) logits of each question's first answer token, in the order of ``packed.order``."""
-    return judge.model.lm_head(packed_states(judge, videos, packed)[packed.ends])
+    return judge.model.lm_head(output.last_hidden_state[packed.ends])

@@ -187,25 +187,6 @@ def ask_about(
     return asked
 
 
-@torch.no_grad()
-def descriptions(videos: Tensor) -> list[str]:
-    """The caption of what each of N clips shows, however it was made; empty where that is open.
-
-    Nor is a pair of colour and shape described that is held out.
-    """
-    parsed = parse(videos)
-    known = facts(parsed, fidelity(videos, parsed))
-    said = []
-    for found in zip(*(known[kind] for kind in KINDS[:4]), strict=True):
-        if None in found:
-            said.append("")
-            continue
-        names = [values_of(k)[v] for k, v in zip(KINDS[:4], found, strict=True) if v is not None]
-        held_out = (names[0], names[1]) in HELD_OUT_PAIRS
-        said.append("" if held_out else factors_to_caption(Factors(*names)))
-    return said
-
-
 def _values_asked(
     kind: str, truth: Sequence[int | None], generator: torch.Generator
 ) -> list[Question]:

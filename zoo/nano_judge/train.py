@@ -1,9 +1,7 @@
 """Train NanoJudge from nothing: ``python -m reelrl.zoo.nano_judge.train``.
 
 Every update draws fresh clips and asks each about a dozen questions; the loss is on the one token
-that answers, "yes" or "no", and on the words of what the clip shows. Without the words nothing is
-learnt: which feature a question means and how to see it are two unknowns of one product, and after a
-thousand updates every answer was still a coin. Killed at any moment, the same command goes on from the last state file
+that answers, "yes" or "no". Killed at any moment, the same command goes on from the last state file
 with the same numbers. ``--install`` puts the finished judge where ``vlm_judge`` finds it.
 """
 
@@ -25,7 +23,7 @@ from reelrl.rewards.vlm.model import QwenVL
 from reelrl.zoo.nano.runtime import Training, generator_for
 from reelrl.zoo.nano_judge.architecture import build_judge, save_judge
 from reelrl.zoo.nano_judge.clips import ModelClips, model_clips, training_clips
-from reelrl.zoo.nano_judge.packing import pack, packed_states
+from reelrl.zoo.nano_judge.packing import pack, packed_logits
 from reelrl.zoo.nano_judge.questions import Question, ask_about, open_questions
 
 
@@ -69,28 +67,15 @@ def balance(questions: Sequence[Question]) -> Tensor:
 
 
 def loss_of(judge: QwenVL, videos: Tensor, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
-    """Balanced cross-entropy of the answering token and of the description's words.
-
-    Also which answers (M,) are right.
-    """
-    packed = pack(
-        judge,
-        videos[0],
-        [q.text for q in questions],
-        [q.clip for q in questions],
-        descriptions(videos),
-    )
+    """Balanced cross-entropy of the answering token, and which answers (M,) are right."""
+    packed = pack(judge, videos[0], [q.text for q in questions], [q.clip for q in questions])
     asked = [questions[j] for j in packed.order]
-    states = packed_states(judge, videos, packed)
-    logits = judge.model.lm_head(states[packed.ends])
+    logits = packed_logits(judge, videos, packed)
     target = torch.tensor(judge.tokenizer.convert_tokens_to_ids([q.answer for q in asked]))
     errors = functional.cross_entropy(logits, target, reduction="none")
     right = torch.zeros(len(questions), dtype=torch.bool)
     right[torch.tensor(packed.order)] = logits.argmax(-1) == target
-    words = judge.model.lm_head(states[packed.spoken])
-    # No description starts a row, so no word of one row is taken for the next one's.
-    described = functional.cross_entropy(words, packed.ids.roll(-1, dims=1)[packed.spoken])
-    return (balance(asked) * errors).sum() + described.nan_to_num(0.0), right
+    return (balance(asked) * errors).sum(), right
 
 
 def new_training(config: JudgeConfig, judge: QwenVL) -> Training:
