@@ -209,6 +209,20 @@ def performance_profile(
     return share, low, high
 
 
+def wilson(successes: int, count: int, level: float = 0.95) -> tuple[float, float, float]:
+    """Share of successes with its score interval (Wilson 1927): estimate, low, high.
+
+    All ``nan`` for no trials.
+    """
+    if not count:
+        return (np.nan, np.nan, np.nan)
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    share, spread = successes / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * np.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return share, max(0.0, middle - half), min(1.0, middle + half)
+
+
 def paired_difference(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:
     """Mean of ``x - y`` over paired seeds with Student's interval.
 

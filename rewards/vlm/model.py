@@ -74,7 +74,9 @@ class QwenVL:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> QwenVL:
-        """Open a shipped judge, or a folder that ``transformers`` would; nothing is downloaded, no code in it is run.
+        """Open a shipped judge, or a folder that ``transformers`` would.
+
+        Nothing is downloaded, no code in the folder is run.
 
         Raises:
             ValueError: if it is no folder or holds a model of another class.

@@ -16,8 +16,9 @@ from transformers import (
 
 from reelrl.rewards.judges.rubric import RUBRICS
 from reelrl.rewards.moving_shapes.world import SIZE, VOCABULARY
-from reelrl.rewards.vlm.model import QwenVL
 from reelrl.rewards.vlm.frames import PatchConfig
+from reelrl.rewards.vlm.model import QwenVL
+from reelrl.zoo.nano.export import name_portable_class, replace_folder
 
 WIDTH = 96
 CLIP_FPS = 16.0
@@ -77,6 +78,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
+        model_max_length=1024,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -168,11 +170,11 @@ def patch_config() -> PatchConfig:
 
 
 def save_judge(judge: QwenVL, folder: Path) -> None:
-    """Write weights, config, tokenizer and processor file; the old folder goes when all is there."""
+    """Write weights, config, tokenizer and processor file, all or nothing."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     judge.model.save_pretrained(partial, safe_serialization=True)
     judge.tokenizer.save_pretrained(partial)
+    name_portable_class(partial)
     (partial / "video_preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    replace_folder(partial, folder)

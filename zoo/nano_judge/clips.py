@@ -103,15 +103,23 @@ def training_clips(
         stream: generator of every choice.
         models: see :func:`model_clips`.
     """
-    drawn = sample_clips(count * 3 // 4, stream)
+    drawn, prompts = drawn_clips(count * 3 // 4, stream)
+    made, more = models.pick(count - len(drawn), stream)
+    return torch.cat([drawn, made]), prompts + more
+
+
+def drawn_clips(
+    count: int, stream: torch.Generator, split: str = "train"
+) -> tuple[Tensor, list[str]]:
+    """``count`` clips of the world and their captions; the second half is mildly broken."""
+    drawn = sample_clips(count, stream, split)
     videos = drawn.videos.clone()
-    half = len(drawn) // 2
-    parts = torch.randint(len(MILD), (len(drawn) - half,), generator=stream)
+    half = count // 2
+    parts = torch.randint(len(MILD), (count - half,), generator=stream)
     for place in parts.unique().tolist():
         rows = half + (parts == place).nonzero()[:, 0]
         videos[rows] = MILD[place](_take(drawn, rows), stream)
-    made, prompts = models.pick(count - len(drawn), stream)
-    return torch.cat([videos, made]), drawn.captions + prompts
+    return videos, drawn.captions
 
 
 def _take(clips: Clips, rows: Tensor) -> Clips:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from reelrl.rewards.vlm.frames import to_patches
 from reelrl.rewards.vlm.model import Query, QwenVL
+from reelrl.zoo.nano_judge.architecture import CLIP_FPS
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,6 @@ def pack(judge: QwenVL, clip: Tensor, texts: Sequence[str], owners: Sequence[int
 
 def clip_prefix(judge: QwenVL, clip: Tensor) -> tuple[list[int], Tensor]:
     """Tokens (P,) up to the end of the clip and their positions (3, P)."""
-    from reelrl.zoo.nano_judge.architecture import CLIP_FPS
-
     inputs = judge.inputs([Query((clip,), "", rates=(CLIP_FPS,))])
     ids = inputs["input_ids"]
     positions, _ = judge.model.model.get_rope_index(

@@ -168,7 +168,9 @@ def ask_about(
     for kind in KINDS[:4]:
         asked += _values_asked(kind, known[kind], generator)
     for kind in ("clean", "continuous"):
-        asked += [Question(kind, i, fact(kind, ""), "", yes_no(v)) for i, v in enumerate(known[kind])]
+        asked += [
+            Question(kind, i, fact(kind, ""), "", yes_no(v)) for i, v in enumerate(known[kind])
+        ]
     own = [caption_to_factors(caption) for caption in captions]
     told = [_changed(f, generator, held_out) for f in own]
     right = (torch.rand(len(own), generator=generator) < 0.7).tolist()
@@ -194,9 +196,21 @@ def _values_asked(
     other = torch.randint(1, len(names), (len(truth),), generator=generator).tolist()
     keep = (torch.rand(len(truth), generator=generator) < 0.5).tolist()
     return [
-        Question(kind, i, fact(kind, names[(t + (0 if yes else off)) % len(names)]), "", yes_no(yes))
+        Question(
+            kind, i, fact(kind, names[(t + (0 if yes else off)) % len(names)]), "", yes_no(yes)
+        )
         for i, (t, off, yes) in enumerate(zip(truth, other, keep, strict=True))
         if t is not None
+    ]
+
+
+def rubric_questions(captions: Sequence[str]) -> list[Question]:
+    """The four rubrics of the judge about each clip under its own caption, answers left blank."""
+    kinds = KINDS[-4:]
+    return [
+        Question(kind, i, RUBRICS[kind], caption, "")
+        for i, caption in enumerate(captions)
+        for kind in kinds
     ]
 
 

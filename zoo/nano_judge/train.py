@@ -8,23 +8,30 @@ with the same numbers. ``--install`` puts the finished judge where ``vlm_judge``
 from __future__ import annotations
 
 import json
+import os
+import platform
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 from torch import Tensor
 from torch.nn import functional
 
-from reelrl.rewards.vlm.model import QwenVL
+from reelrl.rewards.vlm.model import CHECKPOINTS, QwenVL
 from reelrl.zoo.nano.runtime import Training, generator_for
 from reelrl.zoo.nano_judge.architecture import build_judge, save_judge
+from reelrl.zoo.nano_judge.card import RECORD
 from reelrl.zoo.nano_judge.clips import ModelClips, model_clips, training_clips
 from reelrl.zoo.nano_judge.packing import pack, packed_logits
 from reelrl.zoo.nano_judge.questions import Question, ask_about, open_questions
+
+MODEL_CLIPS = "models.safetensors"
+"""File in a run's folder with the clips of the video models."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,7 @@ class JudgeConfig:
     """Updates between state files."""
 
 
-def batch_of(
-    config: JudgeConfig, step: int, models: ModelClips
-) -> tuple[Tensor, list[Question]]:
+def batch_of(config: JudgeConfig, step: int, models: ModelClips) -> tuple[Tensor, list[Question]]:
     """Clips and questions of an update; a function of seed and step alone."""
     stream = generator_for(config, 1, step)
     videos, captions = training_clips(config.batch, stream, models)
@@ -88,33 +93,20 @@ def new_training(config: JudgeConfig, judge: QwenVL) -> Training:
 def train(config: JudgeConfig) -> QwenVL:
     """Train the judge, or go on where a killed run stopped; writes ``config.out/nano-judge``."""
     config.out.mkdir(parents=True, exist_ok=True)
-    models = model_clips(config.out / "models.safetensors", config.clips_per_model)
+    models = model_clips(config.out / MODEL_CLIPS, config.clips_per_model)
     judge = build_judge(config.seed)
     training = new_training(config, judge)
-    settings = asdict(config) | {"out": None}
+    settings = {f.name: getattr(config, f.name) for f in fields(JudgeConfig)} | {"out": None}
     (config.out / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    seen: defaultdict[str, list[bool]] = defaultdict(list)
-    began, losses = time.perf_counter(), []
+    progress = Progress(config.out / "log.jsonl")
     for step in range(training.step, config.steps):
         videos, questions = batch_of(config, step, models)
         loss, right = loss_of(judge, videos, questions)
         training.update(loss)
-        losses.append(loss.item())
-        for question, hit in zip(questions, right.tolist(), strict=True):
-            seen[question.kind].append(hit)
+        progress.add(loss, questions, right)
         if training.step % config.save_every == 0 or training.step == config.steps:
-            seconds = time.perf_counter() - began
-            line = {
-                "step": training.step,
-                "seconds": round(seconds, 1),
-                "loss": round(sum(losses) / len(losses), 4),
-                "right": {k: round(sum(v) / len(v), 3) for k, v in seen.items()},
-            }
-            with (config.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)
+            progress.write(training.step)
             training.save()
-            began, losses, seen = time.perf_counter(), [], defaultdict(list)
             with training.average.applied():
                 save_judge(judge, config.out / "nano-judge")
     training.finished()
@@ -122,5 +114,81 @@ def train(config: JudgeConfig) -> QwenVL:
     return judge
 
 
+class Progress:
+    """Loss and share of right answers since the last line of the log."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._clear()
+
+    def _clear(self) -> None:
+        self.began = time.perf_counter()
+        self.losses: list[Tensor] = []
+        self.right: defaultdict[str, list[bool]] = defaultdict(list)
+
+    def add(self, loss: Tensor, questions: Sequence[Question], right: Tensor) -> None:
+        """Note one update."""
+        self.losses.append(loss.detach())
+        for question, hit in zip(questions, right.tolist(), strict=True):
+            self.right[question.kind].append(hit)
+
+    def write(self, step: int) -> None:
+        """Print a line, put it into the log, and begin anew."""
+        line = {
+            "step": step,
+            "seconds": round(time.perf_counter() - self.began, 1),
+            "loss": round(float(torch.stack(self.losses).mean()), 4),
+            "right": {kind: round(sum(v) / len(v), 3) for kind, v in self.right.items()},
+        }
+        with self.path.open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+        self._clear()
+
+
+def training_record(run: Path) -> dict[str, Any]:
+    """Settings, minutes and machine of a finished run folder.
+
+    The minutes are those of the logged updates; what a kill undid is not in them.
+    """
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    config = json.loads((run / "config.json").read_text())
+    del config["out"]
+    settings = JudgeConfig(run, **config)
+    videos, questions = batch_of(
+        settings, 0, model_clips(run / MODEL_CLIPS, config["clips_per_model"])
+    )
+    seconds = {line["step"]: line["seconds"] for line in lines}
+    return {
+        "command": "python -m reelrl.zoo.nano_judge.train",
+        "config": config,
+        "minutes": round(sum(seconds.values()) / 60, 1),
+        "questions_per_clip": round(len(questions) / len(videos), 1),
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+        },
+    }
+
+
+def install(run: Path, folder: Path = CHECKPOINTS / "nano-judge") -> None:
+    """Put the judge of a finished run, with its record, where the library looks for it."""
+    save_judge(QwenVL.from_pretrained(run / "nano-judge"), folder)
+    record = {"training": training_record(run)}
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Arguments(JudgeConfig):
+    """The settings of a run, and what to do with its judge."""
+
+    install: bool = False
+    """Put the judge in the place of the shipped one; then evaluate it anew."""
+
+
 if __name__ == "__main__":
-    train(tyro.cli(JudgeConfig, description=__doc__))
+    arguments = tyro.cli(Arguments, description=__doc__)
+    train(arguments)
+    if arguments.install:
+        install(arguments.out)
