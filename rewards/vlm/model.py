@@ -214,8 +214,8 @@ def model_folder(folder: str | Path) -> Path:
     path = CHECKPOINTS / folder if str(folder) in SHIPPED else Path(folder)
     if not path.is_dir():
         raise ValueError(
-            f"{str(folder)!r} is no folder and none of the shipped {', '.join(SHIPPED)}; models "
-            "are never downloaded"
+            f"{str(folder)!r} is no folder; models are never downloaded, and "
+            f"{', '.join(SHIPPED)} is what ships"
         )
     return path
 
