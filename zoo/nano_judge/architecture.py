@@ -41,8 +41,10 @@ PHRASES = (
     *(rubric.good for rubric in RUBRICS.values()),
 )
 """What the judge's question always says is one token a phrase: a prompt of 13 tokens, not 60."""
-WORDS = ("yes", "no", "the", "object", "is", "moves", "at", "middle", "speed", "picture", "clean")
-WORDS += ("motion", "continuous", ".")
+WORDS = (
+    "yes", "no", "the", "object", "is", "moves", "at", "middle", "speed", "picture", "clean",
+    "motion", "continuous", ".",
+)  # fmt: skip
 CHAT_TEMPLATE = (
     "{% for message in messages if message['role'] != 'system' %}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -52,7 +54,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>{% endif %}"
 )
 """No roles and no system message: the judge was trained without one."""
-PROCESSOR = {
+PROCESSOR: dict[str, Any] = {
     "patch_size": 4,
     "merge_size": 2,
     "temporal_patch_size": 2,

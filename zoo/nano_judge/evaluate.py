@@ -55,11 +55,11 @@ class EvaluationConfig:
 
     model: str = "nano-judge"
     """Shipped name or folder of the judge; its record and card are written there."""
-    clips: int = 192
+    clips: int = 128
     """Clips per set of questions."""
-    attack_clips: int = 48
+    attack_clips: int = 32
     """Clips per attack."""
-    captions_clips: int = 6
+    captions_clips: int = 4
     """Clips of nano-early per caption, for what the judge sees within a group."""
 
 
