@@ -216,11 +216,8 @@ def wilson(successes: int, count: int, level: float = 0.95) -> tuple[float, floa
     """
     if not count:
         return (np.nan, np.nan, np.nan)
-    z = float(stats.norm.ppf(0.5 + level / 2))
-    share, spread = successes / count, z * z / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * np.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return share, max(0.0, middle - half), min(1.0, middle + half)
+    found = stats.binomtest(successes, count).proportion_ci(level, "wilson")
+    return successes / count, float(found.low), float(found.high)
 
 
 def paired_difference(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:

@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,9 @@ def question_sets(count: int) -> dict[str, Callable[[], tuple[Tensor, list[str]]
     """Name -> what makes clips and captions: origin of the clip, and of its caption."""
     sets: dict[str, Callable[[], tuple[Tensor, list[str]]]] = {}
     for place, split in enumerate(("train", "compositional")):
-        sets[f"drawn, {split}"] = lambda split=split, place=place: drawn_clips(
-            count, stream(place), split
-        )
+        sets[f"drawn, {split}"] = partial(drawn_clips, count, stream(place), split)
     for model, split in product(MODELS, ("train", "compositional")):
-        sets[f"{model}, {split}"] = lambda model=model, split=split: model_videos(
-            model, split, count
-        )
+        sets[f"{model}, {split}"] = partial(model_videos, model, split, count)
     return sets
 
 
@@ -200,7 +197,7 @@ def group_report(judge: QwenVL, per_caption: int) -> dict[str, Any]:
     videos = torch.cat(list(generate(model, asked, seeds)))
     said, gold = rubric_values(judge, videos, asked), axes_of(videos, asked)
     factors = [caption_to_factors(caption) for caption in asked]
-    clusters = {pair: [] for pair in product(COLOURS, SHAPES)}
+    clusters: dict[tuple[str, str], list[int]] = {pair: [] for pair in product(COLOURS, SHAPES)}
     for i, f in enumerate(factors):
         clusters[f.colour, f.shape].append(i)
     report = {}

@@ -86,7 +86,7 @@ class Question:
         return pointwise_text(self.rubric, self.caption, written=False)
 
 
-def yes_no(so: bool | int | Tensor) -> str:
+def yes_no(so: bool | int | Tensor | None) -> str:
     """The answer that says whether it is so."""
     return "yes" if so else "no"
 
@@ -125,15 +125,16 @@ def facts(parsed: Parsed, fidelity: Tensor) -> dict[str, list[int | None]]:
         "direction": (direction, open_heading),
         "speed": (pace, open_pace),
     }
-    known = {
+    known: dict[str, list[int | None]] = {
         kind: [
             None if not seen or (skip is not None and skip[i]) else int(value)
             for i, (seen, value) in enumerate(zip(found, values.tolist(), strict=True))
         ]
         for kind, (values, skip) in table.items()
     }
-    clean = [int(value) for value in fidelity >= CLEAN]
-    return known | {"clean": clean, "continuous": [int(value) for value in smooth]}
+    known["clean"] = [int(value) for value in fidelity >= CLEAN]
+    known["continuous"] = [int(value) for value in smooth]
+    return known
 
 
 def values_of(kind: str) -> list[str]:
