@@ -149,8 +149,7 @@ def build_judge(seed: int = 0) -> QwenVL:
 def initialise(model: torch.nn.Module) -> None:
     """Draw all matrices with variance 1 / fan-in, those that end a residual branch with a quarter.
 
-    The stock 0.02 is meant for widths in the thousands; at 96 it leaves every branch near zero, and
-    the judge at chance.
+    The stock 0.02 is meant for widths in the thousands; at 96 it leaves every branch near zero.
     """
     for name, weight in model.named_parameters():
         if weight.ndim > 1:

@@ -91,15 +91,17 @@ def training(record: dict[str, Any]) -> list[str]:
         "others). Yes and no count for half of each kind of question, so P(yes) is a probability "
         "under even odds, not under those of any one policy. The loss is on the one token that "
         'answers. Open questions ("the object is" ... "red") were asked in training besides: '
-        "with yes and no alone it stayed at chance.",
+        "a first run without them, from the stock initialisation, was at chance after 800 updates.",
         "",
     ]
 
 
 def share(cell: dict[str, Any]) -> str:
     """A share with its interval and count."""
+    if not cell["n"]:
+        return "–"
     estimate, low, high = cell["right"]
-    return f"{estimate:.3f} ({low:.3f}–{high:.3f}), {cell['n']}" if cell["n"] else "–"
+    return f"{estimate:.3f} ({low:.3f}–{high:.3f}), {cell['n']}"
 
 
 def held_out(found: dict[str, Any]) -> Iterator[str]:

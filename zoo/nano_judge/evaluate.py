@@ -8,6 +8,7 @@ numbers are those of ``vlm_judge`` (``tests/zoo/nano_judge`` holds it to that).
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -26,6 +27,7 @@ from torch import Tensor
 from reelrl.envs.models.wan import WanVideoModel
 from reelrl.rewards.judges import VLMJudge
 from reelrl.rewards.judges.yes_no import NO, YES, yes_of_logits
+from reelrl.rewards.moving_shapes import attacks
 from reelrl.rewards.moving_shapes.attacks import ATTACKS
 from reelrl.rewards.moving_shapes.gold import GoldAxes, gold_axes
 from reelrl.rewards.moving_shapes.world import (
@@ -47,6 +49,8 @@ SEED = 30_000_000
 """Of every evaluation clip; training and model clips of it lie elsewhere."""
 AXIS = {"overall": "gold", "visual": "fid", "motion": "phys", "alignment": "align"}
 """Rubric -> the gold axis that its answer is about."""
+TRAINED = {make.__name__ for make in (*MILD, attacks.clean, attacks.noise_30db, attacks.blur)}
+"""Rows of the world's table that training has shown, noise and blur in its own strengths."""
 CHUNK = 16
 
 
@@ -168,7 +172,6 @@ def axes_of(videos: Tensor, prompts: Sequence[str]) -> GoldAxes:
 
 def attack_report(judge: QwenVL, count: int) -> dict[str, Any]:
     """Per attack of the world: mean P(yes) of each rubric beside the mean of its gold axis."""
-    trained = {make.__name__ for make in MILD}
     clips = sample_clips(count, stream(200))
     table = {}
     for place, attack in enumerate(ATTACKS.values()):
@@ -176,7 +179,7 @@ def attack_report(judge: QwenVL, count: int) -> dict[str, Any]:
         said = rubric_values(judge, videos, clips.captions)
         gold = axes_of(videos, clips.captions)
         table[attack.name] = {
-            "trained": attack.generate.__name__ in trained or attack.kind == "clean",
+            "trained": attack.generate.__name__ in TRAINED,
             "judge": {kind: float(said[kind].nanmean()) for kind in AXIS},
             "gold": {kind: float(getattr(gold, axis).mean()) for kind, axis in AXIS.items()},
         }
@@ -272,9 +275,9 @@ def main(config: EvaluationConfig) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """The same with floats of four decimals."""
+    """The same with floats of four decimals, None for what is no number: JSON knows no ``nan``."""
     if isinstance(value, float):
-        return round(value, 4)
+        return round(value, 4) if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: rounded(v) for key, v in value.items()}
     return [rounded(v) for v in value] if isinstance(value, list | tuple) else value

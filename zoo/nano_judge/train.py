@@ -1,7 +1,7 @@
 """Train NanoJudge from nothing: ``python -m reelrl.zoo.nano_judge.train``.
 
-Every update draws fresh clips and asks each about a dozen questions; the loss is on the one token
-that answers, "yes" or "no". Killed at any moment, the same command goes on from the last state file
+Every update draws fresh clips and asks each about a dozen questions, and a few that a name answers;
+the loss is on the one token that answers. Killed at any moment, the same command goes on from the last state file
 with the same numbers. ``--install`` puts the finished judge where ``vlm_judge`` finds it.
 """
 
