@@ -1,8 +1,9 @@
 """Train NanoJudge from nothing: ``python -m reelrl.zoo.nano_judge.train``.
 
 Every update draws fresh clips and asks each about a dozen questions, and a few that a name answers;
-the loss is on the one token that answers. Killed at any moment, the same command goes on from the last state file
-with the same numbers. ``--install`` puts the finished judge where ``vlm_judge`` finds it.
+the loss is on the one token that answers. Killed at any moment, the same command goes on from the
+last state file with the same numbers. ``--install`` puts the finished judge where ``vlm_judge``
+finds it.
 """
 
 from __future__ import annotations
