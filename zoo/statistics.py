@@ -209,6 +209,17 @@ def performance_profile(
     return share, low, high
 
 
+def wilson(successes: int, count: int, level: float = 0.95) -> tuple[float, float, float]:
+    """Share of successes with its score interval (Wilson 1927): estimate, low, high.
+
+    All ``nan`` for no trials.
+    """
+    if not count:
+        return (np.nan, np.nan, np.nan)
+    found = stats.binomtest(successes, count).proportion_ci(level, "wilson")
+    return successes / count, float(found.low), float(found.high)
+
+
 def paired_difference(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval:
     """Mean of ``x - y`` over paired seeds with Student's interval.
 

@@ -27,7 +27,8 @@ class VLMJudge(Judge):
     """A local video-language model as judge: P("yes") or a written score in [0, 1].
 
     Args:
-        model: folder of the weights.
+        model: folder of the weights, or ``"nano-judge"``, the judge of MovingShapes that comes with
+            the library.
         batch_size: questions per forward.
         max_new_tokens: longest written answer.
         device: of the model.

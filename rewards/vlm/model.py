@@ -19,6 +19,9 @@ CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
 }
 """``model_type`` of a config -> class of transformers."""
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+SHIPPED = ("nano-judge",)
+"""Names of the judges that come with the library: folders under ``checkpoints``."""
 DEFAULT_RATE = 2.0
 """Frames a second that Qwen's own tools sample."""
 VIDEO = 2
@@ -71,7 +74,9 @@ class QwenVL:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> QwenVL:
-        """Open a folder that ``transformers`` would; nothing is downloaded, no code in it is run.
+        """Open a shipped judge, or a folder that ``transformers`` would.
+
+        Nothing is downloaded, no code in the folder is run.
 
         Raises:
             ValueError: if it is no folder or holds a model of another class.
@@ -235,14 +240,17 @@ class QwenVL:
 
 
 def model_folder(folder: str | Path) -> Path:
-    """The folder as a path.
+    """The folder of a shipped judge's name, or a path as it is.
 
     Raises:
         ValueError: if there is none.
     """
-    path = Path(folder)
+    path = CHECKPOINTS / folder if str(folder) in SHIPPED else Path(folder)
     if not path.is_dir():
-        raise ValueError(f"{str(folder)!r} is no folder; models are never downloaded")
+        raise ValueError(
+            f"{str(folder)!r} is no folder; models are never downloaded, and "
+            f"{', '.join(SHIPPED)} is what ships"
+        )
     return path
 
 
@@ -280,9 +288,10 @@ def folder_digest(folder: str | Path) -> str:
     SHA-256 over the small files' contents and the names, sizes and times of change of the large.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in model_folder(folder).rglob("*") if p.is_file()):
+    root = model_folder(folder)
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
         stat = path.stat()
-        digest.update(f"{path.relative_to(folder)}\0{stat.st_size}\0".encode())
+        digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0".encode())
         small = stat.st_size < 1 << 20
         digest.update(path.read_bytes() if small else str(stat.st_mtime_ns).encode())
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from reelrl.zoo.statistics import (
     rank_intervals,
     stratified_bootstrap,
     verdict,
+    wilson,
 )
 
 FINITE = st.floats(-1e3, 1e3, allow_subnormal=False)
@@ -222,3 +223,15 @@ def test_bad_input_is_refused():
         paired_difference([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="at least one run"):
         stratified_bootstrap([[1.0], []], rng=rng())
+
+
+@given(st.integers(0, 200), st.integers(1, 200))
+def test_wilsons_bounds_are_where_the_score_test_is_at_its_level(successes, more):
+    count = successes + more
+    share, low, high = wilson(successes, count)
+    z = stats.norm.ppf(0.975)
+    for bound in {low, high} - {0.0, 1.0}:
+        score = (share - bound) / np.sqrt(bound * (1 - bound) / count)
+        assert abs(score) == pytest.approx(z, abs=1e-6) or share in (0, 1)
+    assert 0 <= low <= share <= high <= 1
+    assert np.isnan(wilson(0, 0)).all()

@@ -54,7 +54,12 @@ def _make_tokenizer_portable(folder: Path) -> None:
     index["tokenizer"] = ["transformers", PORTABLE_TOKENIZER]
     index.pop("_name_or_path", None)
     index_path.write_text(json.dumps(index, indent=2) + "\n")
-    config_path = folder / "tokenizer" / "tokenizer_config.json"
+    name_portable_class(folder / "tokenizer")
+
+
+def name_portable_class(folder: Path) -> None:
+    """Write :data:`PORTABLE_TOKENIZER` into a saved tokenizer's config."""
+    config_path = folder / "tokenizer_config.json"
     config = json.loads(config_path.read_text())
     config["tokenizer_class"] = PORTABLE_TOKENIZER
     config_path.write_text(json.dumps(config, indent=2) + "\n")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,15 @@ class NanoConfig:
     """Clips per evaluation."""
 
 
-def generator_for(config: NanoConfig, *stream: int) -> torch.Generator:
+class Seeded(Protocol):
+    """Settings of a run with a seed."""
+
+    @property
+    def seed(self) -> int:
+        """Of every generator in the run."""
+
+
+def generator_for(config: Seeded, *stream: int) -> torch.Generator:
     """A CPU generator of its own for each named stream of random numbers of a run."""
     return torch.Generator().manual_seed(stream_seed(config.seed, *stream))
 

@@ -46,6 +46,15 @@ def test_methods_differ_in_what_their_line_says_and_in_nothing_else():
     assert held.env_args == plain.env_args and held.iterations == plain.iterations
 
 
+def test_the_scenario_of_the_learned_judge_can_start(write):
+    suite = read_suite(write(scenarios=["judge"]))
+    rewards = [build_reward(spec) for spec in suite.scenarios["judge"].rewards]
+    assert [r.name for r in rewards] == [
+        f"vlm_judge_{k}" for k in ("visual", "motion", "alignment")
+    ]
+    assert all(r.num_frames == 9 and r.folder.is_dir() for r in rewards)
+
+
 def test_runs_go_seed_by_seed():
     suite = read_suite("learning")
     seeds = [run.seed for run in suite.runs()]
