@@ -13,7 +13,7 @@ from reelrl.zoo.benchmark.suite import Examined, list_suites, read_suite
 
 def name_of(spec):
     """Of a component; of one whose model a command has to make first, the folder."""
-    made = isinstance(spec, dict) and "model" in spec
+    made = isinstance(spec, dict) and "/" in spec.get("model", "")
     return spec["model"] if made else build_reward(spec).name
 
 
