@@ -120,8 +120,10 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
     return kind(**{k: _convert(hints[k], v, path + k) for k, v in values.items()})
 
 
-# Evaluating the annotations takes most of the time of reading a suite of thousands of runs.
-_hints = cache(get_type_hints)
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Kept: evaluating annotations is most of the time of reading a suite of thousands of runs."""
+    return get_type_hints(kind)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

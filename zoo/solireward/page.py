@@ -40,8 +40,10 @@ _TEXT = """# SoliReward on MovingShapes: heads and losses
 A head on a frozen backbone, trained on Pass/Fail labels of single clips, {noise:.0%} of them
 flipped; a clip passes where its gold axis reaches {thresholds}. Measured against the true labels of
 clips that were not trained on: *id* of the same sources, *ood* under attacks that no training clip
-has seen. Mean over seeds with Student's 95 % interval; the intervals are over {seeds}, which
-decide initial weights, order, dropout and the annotator's errors, not over backbones or clips.
+of the head has seen (some of the backbone's own: see its card). Mean over seeds with Student's 95 %
+interval; the intervals are over {seeds}, which decide initial weights, order, dropout and the
+annotator's errors, not over backbones or clips. The {epochs} epochs were chosen on the held-out
+clips of one seed, `phys`, with an earlier state of the backbone.
 
 - **accuracy**: share of clips called right; the level that a Bradley-Terry score lacks is fitted on
   the training labels. Read it against *passes*, the share of clips that pass.
@@ -75,6 +77,7 @@ def results_page(folder: Path) -> str:
     seeds = sorted({int(row["seed"]) for row in rows})
     return _TEXT.format(
         noise=facts["noise"],
+        epochs=facts["epochs"],
         thresholds=", ".join(f"{value:g} ({axis})" for axis, value in facts["thresholds"].items()),
         seeds=f"{len(seeds)} seeds",
         sections="\n\n".join(sections),

@@ -22,14 +22,12 @@ def test_the_suite_on_the_page_can_start(tmp_path):
 
 UNUSED = {"gold", "proxies"}
 """Scenarios of the learning suite."""
-NEXT = {"judge"}
-"""Scenarios on the page that no suite runs yet."""
 
 
 def test_scenarios_and_suites_of_the_page_are_those_that_ship():
     known = set(yaml.safe_load((SUITES / "scenarios.yaml").read_text())) - UNUSED
     table = TEXT.split("## Scenarios")[1].split("## Methods")[0]
     named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, flags=re.M))))
-    assert named == known == set(read_suite("standard").scenarios) | NEXT
+    assert named == known == set(read_suite("standard").scenarios)
     commands = set(re.findall(r"reelrl bench (\w+) ", TEXT)) - {"mine"}
     assert commands <= set(list_suites())
