@@ -64,7 +64,7 @@ def plant(folder, gain=0.05, seeds=5):
                 values = dict.fromkeys(VALUES, "0.5") | {"pairwise": f"{pairs:.5g}"}
                 keys = ("phys", "hpqa", loss, str(seed), split)
                 add_rows(folder, [dict(zip(KEYS, keys, strict=True)) | values | {"digest": "x"}])
-    config = {"noise": 0.13, "thresholds": {"phys": 0.65}}
+    config = {"noise": 0.13, "epochs": 5, "thresholds": {"phys": 0.65}}
     (folder / SETTINGS).write_text(json.dumps({"config": config, "seeds": list(range(seeds))}))
 
 
