@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -120,10 +120,8 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
     return kind(**{k: _convert(hints[k], v, path + k) for k, v in values.items()})
 
 
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    """Kept: evaluating annotations is most of the time of reading a suite of thousands of runs."""
-    return get_type_hints(kind)
+# Kept: evaluating annotations is most of the time of reading a suite of thousands of runs.
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
