@@ -34,6 +34,17 @@ def frame_blocks(clips: Tensor) -> Iterator[Tensor]:
     yield from clips.split(size, dim=1)
 
 
+def spread_blocks(clips: Tensor, count: int) -> Iterator[Tensor]:
+    """At most ``count`` frames of clips (n, F, H, W, 3), spread evenly, in pieces along F."""
+    length = clips.shape[1]
+    if length <= count:
+        yield from frame_blocks(clips)
+        return
+    # One by one: a copy of the chosen frames of long clips is large.
+    for t in torch.linspace(0, length - 1, count).round().long().tolist():
+        yield clips[:, t : t + 1]
+
+
 def pixel_blocks(clips: Tensor) -> Iterator[Tensor]:
     """Clips (n, F, H, W, 3) in pieces (n, F, p) of all frames: what looks only along time."""
     flat = clips.flatten(2)

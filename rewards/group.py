@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reelrl.rewards.base import Reward, register_reward
-from reelrl.rewards.blocks import per_clip
+from reelrl.rewards.blocks import per_clip, spread_blocks
 
 CELLS = 16
 """Frames, rows and columns that :func:`layout` reduces a clip to."""
@@ -121,17 +121,16 @@ def layout(videos: Tensor) -> Tensor:
     Args:
         videos: (N, F, H, W, 3).
     """
-    length, height, width = videos.shape[1:4]
-    rows = torch.linspace(0, length - 1, min(length, CELLS)).round().long().tolist()
+    height, width = videos.shape[2:4]
     down = _averages(height, videos.device).to(videos)
     across = _averages(width, videos.device).to(videos)
 
     def cells(clips: Tensor) -> Tensor:
         parts = []
-        for t in rows:  # frame by frame: a copy of the chosen frames of long clips is large
-            lines = down @ clips[:, t].flatten(2)
+        for block in spread_blocks(clips, CELLS):
+            lines = down @ block.flatten(3)
             parts.append(lines.unflatten(-1, (width, 3)).mT @ across.T)
-        pooled = torch.stack(parts, dim=1)
+        pooled = torch.cat(parts, dim=1)
         return (pooled - pooled.mean(dim=(1, 2, 4), keepdim=True)).flatten(1)
 
     return per_clip(videos, cells)

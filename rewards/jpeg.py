@@ -9,7 +9,7 @@ each, which codes the same blocks in a tenth of the calls.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reelrl.rewards.base import Reward, register_reward
-from reelrl.rewards.blocks import frame_blocks, per_clip
+from reelrl.rewards.blocks import per_clip, spread_blocks
 
 QUALITY = 95
 MAX_FRAMES = 16
@@ -45,13 +45,8 @@ def flat_size(height: int, width: int) -> int:
 
 def columns(clips: Tensor) -> NDArray[np.uint8]:
     """The judged frames of clips (n, F, H, W, 3) in [0, 1] under each other, (n, f * h, W, 3)."""
-    length = clips.shape[1]
-    if length <= MAX_FRAMES:
-        blocks: Iterable[Tensor] = frame_blocks(clips)
-    else:
-        rows = torch.linspace(0, length - 1, MAX_FRAMES).round().long().tolist()
-        blocks = (clips[:, t : t + 1] for t in rows)
-    # frame by frame, since a copy of long clips costs more than their files
+    # In pieces: a copy of long clips costs more than their files.
+    blocks = spread_blocks(clips, MAX_FRAMES)
     bytes_ = [block.clamp(0, 1).mul_(255).round_().to(torch.uint8).cpu() for block in blocks]
     frames = torch.cat(bytes_, dim=1)
     missing = -frames.shape[2] % MACROBLOCK

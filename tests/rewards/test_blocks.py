@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from reelrl.rewards import blocks
-from reelrl.rewards.blocks import Moments, frame_blocks, mean_over, per_clip, pixel_blocks
+from reelrl.rewards.blocks import (
+    Moments,
+    frame_blocks,
+    mean_over,
+    per_clip,
+    pixel_blocks,
+    spread_blocks,
+)
 
 
 def seeded(seed=0):
@@ -28,6 +35,13 @@ def test_pieces_hold_every_value_once(monkeypatch, cut):
     whole = torch.cat([piece.flatten(2) for piece in pieces], dim=1 if cut is frame_blocks else 2)
     assert torch.equal(whole, videos.flatten(2))
     torch.testing.assert_close(mean_over(pieces), videos.flatten(1).mean(1))
+
+
+def test_frames_are_spread_over_the_whole_clip():
+    videos = torch.arange(9.0).view(1, 9, 1, 1, 1).expand(2, 9, 4, 4, 3)
+    some = torch.cat(list(spread_blocks(videos, 3)), dim=1)
+    assert some[0, :, 0, 0, 0].tolist() == [0, 4, 8]
+    assert torch.equal(torch.cat(list(spread_blocks(videos, 9)), dim=1), videos)
 
 
 def test_pieces_of_pixels_hold_all_frames(monkeypatch):
