@@ -84,7 +84,7 @@ class CachedReward(Reward):
     """
 
     def __init__(self, reward: Reward, folder: str | Path) -> None:
-        if not reward.deterministic or not isinstance(getattr(reward, "fingerprint", None), str):
+        if not reward.deterministic or fingerprint_of(reward) is None:
             raise ValueError(
                 f"only a deterministic reward with a fingerprint can be cached, got {reward!r}"
             )
@@ -100,7 +100,8 @@ class CachedReward(Reward):
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> Tensor:
         """Score N clips (N, F, H, W, 3); see :meth:`reelrl.rewards.Reward.score`."""
-        version = self.reward.fingerprint  # type: ignore[attr-defined]
+        version = fingerprint_of(self.reward)
+        assert version is not None  # the constructor has seen to it
         keys = [
             clip_key([clip], prompt, version) for clip, prompt in zip(videos, prompts, strict=True)
         ]
@@ -113,6 +114,12 @@ class CachedReward(Reward):
             for row, value in zip(new, output.values.tolist(), strict=True):
                 self.cache.put(keys[row], value)
         return values.to(videos.device)
+
+
+def fingerprint_of(reward: Reward) -> str | None:
+    """What changes with anything a score depends on besides clip and caption; None is unknown."""
+    found = getattr(reward, "fingerprint", None)
+    return found if isinstance(found, str) else None
 
 
 def adopt(wrapper: Reward, reward: Reward) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.base import Reward, RewardOutput, register_reward
 from reelrl.rewards.build import RewardSpec, build_reward
+from reelrl.rewards.cache import fingerprint_of
 
 Bounds = tuple[float, float]
 
@@ -132,14 +133,10 @@ class Ensemble(Reward):
         return self.members
 
     @property
-    def fingerprint(self) -> str:
-        """Changes with anything a score depends on besides clip and caption.
-
-        Raises:
-            AttributeError: if a member has none.
-        """
-        prints = [member.fingerprint for member in self.members]  # type: ignore[attr-defined]
-        return json.dumps([self.how, self.penalty, *prints])
+    def fingerprint(self) -> str | None:
+        """Changes with anything a score depends on; known if that of every member is."""
+        prints = [fingerprint_of(member) for member in self.members]
+        return None if None in prints else json.dumps([self.how, self.penalty, *prints])
 
     def score(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.build import RewardSpec, build_reward
-from reelrl.rewards.cache import adopt
+from reelrl.rewards.cache import adopt, fingerprint_of
 
 
 def second_look(videos: Tensor, std: float, seed: int) -> Tensor:
@@ -100,14 +100,10 @@ class CtrlU(Reward):
         return (self.of,)
 
     @property
-    def fingerprint(self) -> str:
-        """Changes with anything a score depends on besides clip and caption.
-
-        Raises:
-            AttributeError: if the component has none.
-        """
-        of = self.of.fingerprint  # type: ignore[attr-defined]
-        return json.dumps([self.name, self.scale, self.std, self.seed, of])
+    def fingerprint(self) -> str | None:
+        """Changes with anything a score depends on; known if the component's is."""
+        of = fingerprint_of(self.of)
+        return None if of is None else json.dumps([self.name, self.scale, self.std, self.seed, of])
 
     def score(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
