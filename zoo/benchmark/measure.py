@@ -132,12 +132,18 @@ class FixedExamination:
         return {f"eval/{name}": value for name, value in to_floats(numbers).items()}
 
     def clips(
-        self, policy: FlowPolicy, split: str, ema: EMA | None = None
+        self,
+        policy: FlowPolicy,
+        split: str,
+        ema: EMA | None = None,
+        *,
+        first: int | None = None,
     ) -> tuple[Tensor, list[str]]:
-        """Clips (N, F, H, W, 3) of a split, and their prompts."""
+        """Clips (N, F, H, W, 3) of a split and their prompts, or only the ``first`` of them."""
         seeds = self.settings.noise_seeds(split)
         count = len(seeds)
         prompts = [""] * count if split == OPEN else evaluation_captions(SPLITS[split], count)
+        prompts, seeds = prompts[:first], seeds[:first]
         policy.module.eval()
         with torch.no_grad(), nullcontext() if ema is None else ema.applied():
             batches = generate(

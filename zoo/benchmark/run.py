@@ -114,6 +114,6 @@ def _measure_end(learner: GRPO, folder: Path) -> None:
 
 def _save_clips(learner: GRPO, examination: FixedExamination, folder: Path, name: str) -> None:
     """The first clips of the unseen split side by side, as a GIF."""
-    videos, _ = examination.clips(learner.policy, "unseen", learner.updater.ema)
-    row = torch.cat(list(videos[:SHOWN]), dim=2)
+    videos, _ = examination.clips(learner.policy, "unseen", learner.updater.ema, first=SHOWN)
+    row = torch.cat(list(videos), dim=2)
     save_gif(folder / CLIPS[name], row, scale=GIF_SCALE)

@@ -116,3 +116,12 @@ def test_results_are_read_from_more_unseen_clips(tiny_suite, tmp_path):
     learner, examination = _open(next(iter(suite.runs())), tmp_path, suite.examined)
     sizes = {s: len(examination.clips(learner.policy, s)[0]) for s in ("seen", "unseen", "open")}
     assert sizes == {"seen": 2, "unseen": 5, "open": 2}
+
+
+def test_the_first_clips_are_those_of_the_whole_examination(tiny_suite, tmp_path):
+    suite = tiny_suite(examined={"clips": 2, "unseen": 5, "every": 2, "seed": 7})
+    learner, examination = _open(next(iter(suite.runs())), tmp_path, suite.examined)
+    videos, prompts = examination.clips(learner.policy, "unseen")
+    shown, names = examination.clips(learner.policy, "unseen", first=2)
+    assert names == prompts[:2] and shown.shape == videos[:2].shape
+    assert (shown.int() - videos[:2].int()).abs().max() <= 1  # another batch size rounds otherwise
