@@ -134,7 +134,10 @@ def plant(folder, effects=EFFECTS, seeds=SEEDS):
             name: {
                 "title": name.title(), "about": "Planted.", "rewards": list(REWARDS),
                 "prediction": "Written first.",
-                "expect": {"better": [["gdpo", "grpo"]], "same": [["taros", "grpo"]]},
+                "expect": {
+                    "better": [["gdpo", "grpo"]], "same": [["taros", "grpo"]],
+                    "rises": ["gdpo"], "falls": ["gdpo"],
+                },
                 "methods": [m for s, m in effects if s == name],
             }
             for name in scenarios

@@ -78,8 +78,12 @@ def test_predictions_meet_their_fate(results):
     assert {(p.scenario, p.text): p.found for p in found} == {
         ("honest", "gdpo > grpo"): "holds",
         ("honest", "taros = grpo"): "holds",
+        ("honest", "gdpo rises"): "holds",
+        ("honest", "gdpo falls"): "does not hold",
         ("goodhart_extreme", "gdpo > grpo"): "does not hold",
         ("goodhart_extreme", "taros = grpo"): "does not hold",
+        ("goodhart_extreme", "gdpo rises"): "does not hold",
+        ("goodhart_extreme", "gdpo falls"): "holds",
     }
 
 

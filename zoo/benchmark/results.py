@@ -78,13 +78,23 @@ class Results:
         self.folder, self.suite = folder, suite
         path = folder / SUITE
         self.facts: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        examined = asdict(suite.examined)
+        if self.facts.get("examined", examined) != examined:
+            self.facts["runs"] = {}  # read from other clips, they compare with nothing from now on
 
     def has(self, run: Run) -> bool:
         """True if these are results of that run, with the settings it has now."""
-        return self.facts.get("runs", {}).get(str(run.path)) == run.digest
+        return self.facts.get("runs", {}).get(str(run.path), {}).get("digest") == run.digest
 
-    def add(self, run: Run, folder: Path) -> None:
-        """Take over the rows and clips of a finished run."""
+    def add(self, run: Run, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Take over the rows and clips of a finished run.
+
+        Args:
+            run: which.
+            folder: its own.
+            facts: ``commit`` and ``machine`` are remembered with it: a benchmark that is killed and
+                goes on may do so elsewhere.
+        """
         path = self.folder / f"{run.scenario}.csv"
         mine = columns_of(run, folder)
         others = [
@@ -103,7 +113,11 @@ class Results:
             clips.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / CLIPS["after"], clips / f"{run.method}.gif")
             shutil.copyfile(folder / CLIPS["base"], clips.parent / "base.gif")
-        self.facts.setdefault("runs", {})[str(run.path)] = run.digest
+        self.facts.setdefault("runs", {})[str(run.path)] = {
+            "digest": run.digest,
+            "commit": facts.get("commit"),
+            "machine": facts.get("machine"),
+        }
 
     def describe(self, facts: Mapping[str, Any], failed: Iterable[tuple[Run, str]]) -> None:
         """Write what was run, where, and what failed."""
@@ -118,6 +132,7 @@ class Results:
             "iterations": suite.iterations,
             "seeds": list(suite.seeds),
             "base": suite.base,
+            "examined": asdict(suite.examined),
             "scenarios": {
                 name: {**asdict(scenario), "rewards": self._reward_names(name),
                        "methods": list(scenario.methods)}

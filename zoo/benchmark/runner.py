@@ -65,7 +65,7 @@ def bench(
     workers = jobs or os.cpu_count() or 1
 
     def keep(run: Run) -> None:
-        kept.add(run, out / run.path)
+        kept.add(run, out / run.path, facts)
         kept.describe(facts, failures)
 
     for run in [run for run in missing if finished(run, out / run.path)]:
@@ -181,7 +181,8 @@ def facts_of(command: str) -> dict[str, Any]:
     return {
         "command": command,
         "commit": _git("rev-parse", "--short", "HEAD"),
-        "machine": f"{os.cpu_count()} cores ({_processor()}), {platform.system()}",
+        "machine": f"{os.cpu_count()} cores ({_processor()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}), {platform.system()}",
         "versions": {
             "reelrl": reelrl.__version__,
             "torch": torch.__version__,

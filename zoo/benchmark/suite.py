@@ -47,8 +47,8 @@ class Scenario:
         about: what is isolated.
         rewards: the trained components, as an environment takes them.
         prediction: what theory says, written before the runs.
-        expect: the same for programs, on the gain in gold: ``better`` and ``same`` hold pairs of
-            methods.
+        expect: the same for programs, on the gain in gold and against the suite's margin:
+            ``better`` and ``same`` hold pairs of methods, ``rises`` and ``falls`` methods.
         methods: of this scenario; those of the suite if none are given.
     """
 

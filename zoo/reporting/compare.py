@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from reelrl.zoo.reporting.measures import Results
 from reelrl.zoo.reporting.suite import Scenario
+from reelrl.zoo.reporting.table import COLLAPSED, side
 from reelrl.zoo.statistics import (
     BETTER,
     FAILS,
@@ -63,13 +65,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One line that was written before the runs, and what became of it."""
+    """One line that was written before the runs, and what became of it.
+
+    Attributes:
+        scenario: name.
+        text: "a > b" by more than the margin, "a = b" within it; "a rises", "a falls" by more than
+            the margin from the base model.
+        measured: difference of the two gold gains, or the gain of the one; None if it was not run.
+        found: "holds", "does not hold", "cannot tell" or "not run".
+        collapsed: both methods of the pair lost all GOLD.
+    """
 
     scenario: str
     text: str
-    difference: Interval | None
+    measured: Interval | None
     found: str
     collapsed: bool = False
+
+    @property
+    def remark(self) -> str:
+        """What to know of it, in brackets: a common floor, or the side of 0 of one that fails."""
+        if self.collapsed:
+            return f" {COLLAPSED}"
+        return "" if self.found == HOLDS else side(self.measured)
 
 
 @dataclass(frozen=True)
@@ -141,26 +159,39 @@ def ranks(results: Results, scenario: str) -> dict[str, Interval]:
     return dict(zip(names, found, strict=True))
 
 
+PREDICTED = {
+    "better": ("{} > {}", BETTER),
+    "same": ("{} = {}", SAME),
+    "rises": ("{} rises", BETTER),
+    "falls": ("{} falls", WORSE),
+}
+"""Kind of a prediction -> its text, and the verdict under which it holds."""
+
+
 def predictions(results: Results, scenario: Scenario) -> list[Prediction]:
-    """The predicted order of gold gains, each pair with what was found."""
+    """The predicted gold gains, of pairs of methods and of single ones, with what was found."""
     expected = scenario.meta.get("expect") or {}
-    found = []
-    for kind, right, wrong in (
-        ("better", (BETTER,), (SAME, WORSE)),
-        ("same", (SAME,), (BETTER, WORSE)),
-    ):
-        for first, second in expected.get(kind) or []:
-            sign = ">" if kind == "better" else "="
-            text = f"{first} {sign} {second}"
-            if not (results.has(scenario.name, first) and results.has(scenario.name, second)):
-                found.append(Prediction(scenario.name, text, None, "not run"))
-                continue
-            difference = gold_difference(results, scenario.name, first, second)
-            said = verdict(difference, results.suite.margin)
-            word = HOLDS if said in right else FAILS if said in wrong else UNKNOWN
-            floor = both_collapsed(results, scenario.name, first, second)
-            found.append(Prediction(scenario.name, text, difference, word, floor))
-    return found
+    return [
+        _examined(results, scenario.name, kind, [entry] if isinstance(entry, str) else entry)
+        for kind in PREDICTED
+        for entry in expected.get(kind) or []
+    ]
+
+
+def _examined(results: Results, scenario: str, kind: str, methods: Sequence[str]) -> Prediction:
+    pattern, right = PREDICTED[kind]
+    text = pattern.format(*methods)
+    if not all(results.has(scenario, method) for method in methods):
+        return Prediction(scenario, text, None, "not run")
+    if len(methods) == 1:
+        measured, floor = mean_interval(results.get(scenario, *methods, "gold_gain")), False
+    else:
+        first, second = methods
+        measured = gold_difference(results, scenario, first, second)
+        floor = both_collapsed(results, scenario, first, second)
+    said = verdict(measured, results.suite.margin)
+    word = HOLDS if said == right else UNKNOWN if said == UNKNOWN else FAILS
+    return Prediction(scenario, text, measured, word, floor)
 
 
 def overall(results: Results) -> list[Overall]:

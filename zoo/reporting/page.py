@@ -16,7 +16,7 @@ from reelrl.zoo.reporting.measures import Results
 from reelrl.zoo.reporting.plots import Json, charts, profile_chart
 from reelrl.zoo.reporting.results import definitions, facts, headlines
 from reelrl.zoo.reporting.suite import Scenario
-from reelrl.zoo.reporting.table import COLLAPSED, NONE, Table, interval
+from reelrl.zoo.reporting.table import NONE, Table, interval
 from reelrl.zoo.reporting.tables import (
     best_of_n_table,
     control_table,
@@ -57,7 +57,7 @@ def _matrix(results: Results) -> str:
         cells = [_matrix_cell(results, scenario.name, i, m) for i, m in enumerate(suite.methods)]
         fate = "<br>".join(
             f'{escape(p.text)}: <span class="verdict {p.found.replace(" ", "-")}">'
-            f"{escape(p.found)}</span>{f' {COLLAPSED}' if p.collapsed else ''}"
+            f"{escape(p.found)}</span>{p.remark}"
             for p in predictions(results, scenario)
         )
         link = f'<a href="#{escape(scenario.name)}">{escape(scenario.name)}</a>'

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -51,8 +52,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
     versions = meta.get("versions") or {}
     found = [
         ("command", f"`{meta.get('command', 'unknown')}`"),
-        ("commit", str(meta.get("commit", "unknown"))),
-        ("machine", str(meta.get("machine", "unknown"))),
+        ("commit", _distinct(meta, "commit")),
+        ("machine", _distinct(meta, "machine")),
         ("versions", ", ".join(f"{name} {v}" for name, v in sorted(versions.items())) or "unknown"),
         ("runs", f"{len(runs)} finished, {seconds / 3600:.1f} h of training in all"),
         ("seeds", f"{', '.join(map(str, suite.seeds))}, paired: same prompts and noise"),
@@ -61,6 +62,15 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("margin", f"{suite.margin:g} of GOLD, fixed before the runs"),
     ]
     return found
+
+
+def _distinct(meta: Mapping[str, Any], fact: str) -> str:
+    """The values of a fact over the runs, with their counts where they differ."""
+    runs = meta.get("runs") or {"": meta}
+    counts = Counter(str(run.get(fact, "unknown")) for run in runs.values())
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{value} ({count} runs)" for value, count in counts.most_common())
 
 
 def headlines(results: Results) -> list[str]:

@@ -196,6 +196,9 @@ def _scenario(
     folder: Path, name: str, meta: Mapping[str, Any], suite: Mapping[str, Any]
 ) -> Scenario:
     found = read_runs(folder / f"{name}.csv")
+    if "runs" in suite:  # rows of a run that is not there are of other settings
+        kept = {tuple(path.split("/")) for path in suite["runs"]}
+        found = {(m, s): r for (m, s), r in found.items() if (name, m, f"seed_{s}") in kept}
     order = list(dict.fromkeys([*suite.get("methods", {}), *sorted({m for m, _ in found})]))
     longest = max((run.columns["iteration"][-1] for run in found.values()), default=0)
     iterations = float(meta.get("iterations") or suite.get("iterations") or longest)

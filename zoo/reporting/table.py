@@ -90,8 +90,11 @@ def said(difference: Interval | None, margin: float, collapsed: bool = False) ->
     word = verdict(difference, margin)
     if word == SAME and collapsed:
         return f"{word} {COLLAPSED}"
-    if word == UNKNOWN and difference.low > 0:
-        return f"{word} (above 0)"
-    if word == UNKNOWN and difference.high < 0:
-        return f"{word} (below 0)"
-    return word
+    return word + side(difference) if word == UNKNOWN else word
+
+
+def side(found: Interval | None) -> str:
+    """Which side of 0 the whole interval is on, in brackets; empty if it holds 0."""
+    if found is None or found.low <= 0 <= found.high or np.isnan(found.estimate):
+        return ""
+    return " (above 0)" if found.low > 0 else " (below 0)"

@@ -19,7 +19,7 @@ from reelrl.zoo.reporting.compare import (
 )
 from reelrl.zoo.reporting.measures import Results
 from reelrl.zoo.reporting.suite import Scenario, Suite
-from reelrl.zoo.reporting.table import COLLAPSED, NONE, Table, interval, number, said
+from reelrl.zoo.reporting.table import NONE, Table, interval, number, said
 from reelrl.zoo.statistics import Interval, mean_interval
 
 MANY = 8
@@ -56,18 +56,24 @@ def matrix(results: Results) -> Table:
 
 
 def predicted_table(results: Results) -> Table:
-    """What was predicted of pairs of methods, and what was found."""
+    """What was predicted of methods and pairs of them, and what was found."""
     rows = [
         [
             p.scenario,
             p.text,
-            NONE if p.difference is None else interval(p.difference),
-            f"{p.found} {COLLAPSED}" if p.collapsed else p.found,
+            NONE if p.measured is None else interval(p.measured),
+            p.found + p.remark,
         ]
         for s in results.suite.scenarios
         for p in predictions(results, s)
     ]
-    return Table(["scenario", "predicted gold gain", "difference found", "prediction"], rows)
+    note = (
+        f"a > b: by more than the margin of {results.suite.margin:g}; a = b: within it; a rises, "
+        "a falls: by more than the margin from the base model. A difference that is there but "
+        'smaller than predicted "does not hold (above 0)".'
+    )
+    header = ["scenario", "predicted gold gain", "difference or gain found", "prediction"]
+    return Table(header, rows, note if rows else "")
 
 
 def overall_table(results: Results) -> Table:

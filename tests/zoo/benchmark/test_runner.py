@@ -37,7 +37,7 @@ def test_parallel_equals_one_after_the_other_and_nothing_is_done_twice(
     whole = tiny_suite()
     alone = Results(tmp_path / "alone", whole)
     for run in whole.runs():
-        alone.add(run, execute(run, tmp_path / "alone_runs" / run.path, whole.examined))
+        alone.add(run, execute(run, tmp_path / "alone_runs" / run.path, whole.examined), {})
     assert rows_of(tmp_path / "results") == [
         row for row in rows_of(tmp_path / "alone") if row["method"] == "grpo"
     ]
@@ -57,7 +57,7 @@ def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, mo
     suite = tiny_suite(methods=["gdpo"])
     (run,) = suite.runs()
     straight = Results(tmp_path / "straight", suite)
-    straight.add(run, execute(run, tmp_path / "a", suite.examined))
+    straight.add(run, execute(run, tmp_path / "a", suite.examined), {})
     iterate = GRPO._iterate
 
     def dies(self, log):
@@ -71,7 +71,7 @@ def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, mo
     monkeypatch.undo()
     assert not finished(run, tmp_path / "b")
     resumed = Results(tmp_path / "resumed", suite)
-    resumed.add(run, execute(run, tmp_path / "b", suite.examined))
+    resumed.add(run, execute(run, tmp_path / "b", suite.examined), {})
     assert rows_of(tmp_path / "resumed") == rows_of(tmp_path / "straight")
     for row, kl in zip(rows_of(tmp_path / "resumed"), (0, None, 1, 1), strict=True):
         assert (row["kl"] == "") if kl is None else (float(row["kl"]) > 0) == bool(kl)
@@ -84,10 +84,14 @@ def test_results_of_other_settings_are_not_this_runs(tiny_suite, tmp_path):
     suite = tiny_suite(methods=["grpo"])
     (run,) = suite.runs()
     kept = Results(tmp_path, suite)
-    kept.facts["runs"] = {str(run.path): run.digest}
+    kept.facts["runs"] = {str(run.path): {"digest": run.digest}}
     assert kept.has(run)
     (other,) = tiny_suite(methods={"grpo": {"set": {"learner.learning_rate": 1e-9}}}).runs()
     assert other.path == run.path and not kept.has(other)
+    kept.describe({}, [])
+    assert Results(tmp_path, suite).has(run)
+    examined_otherwise = tiny_suite(methods=["grpo"], examined={"clips": 3, "every": 2})
+    assert not Results(tmp_path, examined_otherwise).has(run)
 
 
 def test_rows_of_a_run_replace_those_it_had_before(tiny_suite, tmp_path):
@@ -108,13 +112,15 @@ def test_rows_of_a_run_replace_those_it_had_before(tiny_suite, tmp_path):
     kept = Results(tmp_path / "results", suite)
     for method, values in (("gdpo", [0.1]), ("grpo", [0.2, 0.3]), ("gdpo", [0.4, 0.123456789])):
         write(values)
-        kept.add(runs[method], folder)
+        kept.add(runs[method], folder, {"commit": "abc", "machine": "one"})
     rows = read_rows(tmp_path / "results" / "goodhart.csv")
     assert [(r["method"], r["iteration"], r["gold"]) for r in rows] == [
         ("grpo", "0", "0.2"), ("grpo", "1", "0.3"), ("gdpo", "0", "0.4"), ("gdpo", "1", "0.12346"),
     ]  # fmt: skip
     assert [r["wall_s"] for r in rows] == ["0", "2", "0", "2"] and rows[0]["kl"] == ""
     assert [r["reward_calls"] for r in rows[:2]] == ["0", "4"]
+    (known,) = {(r["commit"], r["machine"]) for r in kept.facts["runs"].values()}
+    assert known == ("abc", "one")
 
 
 def test_a_run_waits_for_the_process_that_is_at_it(tmp_path):

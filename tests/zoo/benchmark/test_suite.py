@@ -9,6 +9,7 @@ from reelrl.algos.advantages import make_estimator
 from reelrl.rewards.build import build_reward
 from reelrl.zoo.benchmark.measure import AXES
 from reelrl.zoo.benchmark.suite import Examined, list_suites, read_suite
+from reelrl.zoo.reporting.compare import PREDICTED
 
 
 def name_of(spec):
@@ -29,7 +30,10 @@ def test_a_suite_that_ships_can_start(name):
         # A bent axis under the axis's own name would be measured in its place.
         truth = {name for name in names if name in AXES}
         assert truth <= {spec for spec in scenario.rewards if isinstance(spec, str)}
-        for pairs in scenario.expect.values():
+        assert set(scenario.expect) <= set(PREDICTED)
+        for kind, entries in scenario.expect.items():
+            pairs = [[entry] * 2 if kind in ("rises", "falls") else entry for entry in entries]
+            assert all(isinstance(name, str) for pair in pairs for name in pair)
             assert all(len(pair) == 2 for pair in pairs)
     for run in runs:
         make_estimator(run.config.estimator)
