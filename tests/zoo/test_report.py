@@ -94,13 +94,88 @@ def test_pairs_are_symmetric_and_adjusted(results):
     assert found["grpo", "taros"].verdict == "no difference" and found["grpo", "taros"].p > 0.05
 
 
-def test_over_all_scenarios_is_the_iqm_of_all_runs(results):
+def test_over_all_scenarios_is_the_iqm_of_all_runs(results, planter, effects, tmp_path):
     from scipy.stats import trim_mean
 
+    assert overall(results) == []  # two scenarios are not "all"
+    # The control has a third scenario less; it is held against the baseline on the others.
+    methods = ("grpo", "gdpo", "taros")
+    effects |= {("third", m): effects["honest", m] for m in methods}
+    folder = planter(tmp_path / "three", effects)
+    results = measure(read_suite(folder))
     rows = {o.method: o for o in overall(results)}
     gains = [results.get(s.name, "gdpo", "gold_gain") for s in results.suite.scenarios]
     assert rows["gdpo"].gain.estimate == pytest.approx(trim_mean(np.concatenate(gains), 0.25))
+    assert rows["gdpo"].mean == pytest.approx(np.mean(gains))
     assert rows["grpo"].improvement is None and rows["gdpo"].improvement.estimate > 0.5
+    assert [rows[m].scenarios for m in ("grpo", "random_sign")] == [3, 2]
+    assert rows["random_sign"].mean_baseline < rows["grpo"].mean == rows["grpo"].mean_baseline
+    few = measure(read_suite(planter(tmp_path / "few", effects, seeds=(0, 1, 2, 3))))
+    assert all(np.isinf(o.gain.low) for o in overall(few))
+    assert all(np.isinf(rank.low) for rank in ranks(few, "honest").values())
+
+
+def test_equal_proxy_is_not_asked_where_proxies_do_not_compare(planter, effects, tmp_path):
+    def compared(folder, **changes):
+        meta = json.loads((folder / "suite.json").read_text())
+        meta["methods"]["taros"]["set"] = changes
+        (folder / "suite.json").write_text(json.dumps(meta))
+        found = measure(read_suite(folder))
+        return {t: np.isfinite(against_baseline(found, "honest", "taros", t).estimate)
+                for t in (PROXY, KL)}  # fmt: skip
+
+    folder = planter(tmp_path / "own", effects)
+    assert compared(folder) == {PROXY: True, KL: True}
+    assert compared(folder, **{"env_args.rewards": ["gold"]}) == {PROXY: False, KL: True}
+    noisy = folder / "honest.csv"
+    noisy.write_text(noisy.read_text().replace("proxy_mq", "coin"))
+    meta = json.loads((folder / "suite.json").read_text())
+    meta["scenarios"]["honest"]["rewards"] = ["proxy_vq", "coin", "proxy_ta"]
+    (folder / "suite.json").write_text(json.dumps(meta))
+    assert compared(folder) == {PROXY: False, KL: True}
+
+
+def test_a_method_is_not_slower_for_what_else_the_machine_did(planter, effects, tmp_path):
+    folder = planter(tmp_path / "busy", effects)
+    before = measure(read_suite(folder)).get("honest", "gdpo", "auc_wall")
+    path = folder / "honest.csv"
+    header, *lines = path.read_text().splitlines()
+    place = header.split(",").index("wall_s")
+    slowed = []
+    for line in lines:
+        cells = line.split(",")
+        if cells[:2] == ["gdpo", "0"]:
+            cells[place] = str(9 * float(cells[place]))
+        slowed.append(",".join(cells))
+    path.write_text("\n".join([header, *slowed]) + "\n")
+    found = measure(read_suite(folder))
+    assert (found.get("honest", "gdpo", "seconds") == 2).all()
+    np.testing.assert_allclose(found.get("honest", "gdpo", "auc_wall"), before)
+
+
+def test_runs_that_start_apart_are_reported(results, planter, effects, tmp_path):
+    assert not any("Runs start" in line or "differs" in line for line in headlines(results))
+    folder = planter(tmp_path / "apart", effects)
+    path = folder / "honest.csv"
+    header, *lines = path.read_text().splitlines()
+    for column, words in (("eval_unseen/proxy", "differs between seeds** of honest/gdpo"),
+                          ("eval_unseen/gold", "start from different GOLD")):  # fmt: skip
+        place = header.split(",").index(column)
+        moved = []
+        for line in lines:
+            cells = line.split(",")
+            if cells[:2] == ["gdpo", "0"]:
+                cells[place] = str(float(cells[place]) + 0.1) if cells[place] else ""
+            moved.append(",".join(cells))
+        path.write_text("\n".join([header, *moved]) + "\n")
+        assert any(words in line for line in headlines(measure(read_suite(folder)))), column
+
+
+def test_a_shared_floor_is_no_agreement_in_the_headline(planter, effects, tmp_path):
+    for method in ("grpo", "taros"):
+        effects["goodhart_extreme", method] = (lambda t: -0.45 * t, lambda t: t)
+    found = headlines(measure(read_suite(planter(tmp_path / "floor", effects))))
+    assert any("equal iterations" in line and "both lost all gold: 1" in line for line in found)
 
 
 def test_claims_hold_and_fall(results):
@@ -110,6 +185,9 @@ def test_claims_hold_and_fall(results):
     condition = Condition("grpo", "gold_gain", "above the margin")
     finding = examine(results, Claim("nobody", "hacking pays", ("goodhart_extreme",), (condition,)))
     assert finding.verdict == "does not hold"
+    # No group was without spread at any time: the claim that they become more frequent is open.
+    rise = Condition("grpo", "zero_std_rise", "above 0")
+    assert examine(results, Claim("", "", ("honest",), (rise,))).verdict == "cannot tell"
 
 
 def test_a_passing_control_and_a_broken_benchmark(results, planter, effects, tmp_path):
@@ -244,5 +322,6 @@ def test_a_tie_at_the_floor_is_called_one(planter, effects, tmp_path):
     tie = next(p for p in predictions(results, scenario) if p.text == "taros = grpo")
     assert tie.found == "holds" and tie.collapsed
     gao = next(c for c in CLAIMS if c.source.startswith("Gao"))
-    # Gold that only falls has no peak, however noisy the training curve.
-    assert examine(results, gao).verdict == "does not hold"
+    # Gold that only falls has no peak, however noisy the training curve, at the examined
+    # iterations; it may have had one in between.
+    assert examine(results, gao).verdict == "cannot tell"

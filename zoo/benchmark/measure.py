@@ -207,7 +207,8 @@ def path_kl(policy: FlowPolicy, rollout: Rollout) -> Tensor:
 
     :math:`\sum_t \lVert \mu_\theta - \mu_\mathrm{ref} \rVert^2 / (2\,\mathrm{step\_std}_t^2)` over
     the stochastic steps, averaged over clips drawn by the policy: the exact divergence of the
-    paths given the deterministic steps, and an upper bound on that of the clips.
+    noisy steps, and an upper bound on that of the latents after the last of them. It is none on
+    that of the clips: the deterministic steps behind it are the policy's own, too.
     """
     total = torch.zeros((), dtype=torch.float64)
     for index in torch.arange(rollout.num_items).split(CHUNK):

@@ -21,12 +21,14 @@ from reelrl.zoo.reporting.suite import SPLITS, Run, Scenario, Suite
 from reelrl.zoo.statistics import Floats, mean_interval
 
 AXES = ("gold_align", "gold_phys", "gold_fid")
-BUDGETS = {"iteration": "iteration", "wall": "wall_s", "calls": "reward_calls"}
-"""What an area under the curve may be counted in -> its column."""
+BUDGETS = ("iteration", "wall", "calls")
+"""What an area under the curve may be counted in."""
 
 
 TRUTHFUL = ("honest", "gold")
 """Scenarios whose reward is gold itself."""
+NOT_OF_THE_CLIP = ("gold", "coin")
+"""Components that make equal proxy gains say nothing: the truth itself, and pure noise."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,11 @@ def _evaluation_measures(run: Run, split: str, rewards: list[str]) -> dict[str, 
         "proxy_gain_z": float(z_score(proxy, run.evaluated(f"{at}std_proxy")[0])[-1]),
         "gap": float(gap_curve(run, split)[-1]),
         "kl": float(run.kl()[-1]),
-        "hypervolume": hypervolume(np.stack([run.evaluated(at + axis) for axis in AXES], axis=1)),
-        "hypervolume_base": hypervolume([[run.evaluated(at + axis)[0] for axis in AXES]]),
     }
+    axes = np.stack([run.evaluated(at + axis) for axis in AXES], axis=1)
+    # The base model is one of the checkpoints, so the volume never falls below its own.
+    measures["hypervolume_gain"] = hypervolume(axes) - hypervolume(axes[:1])
+    measures["hypervolume_end_gain"] = hypervolume(axes[-1:]) - hypervolume(axes[:1])
     for name in (*AXES, *rewards):
         measures[f"gain/{name}"] = _gain(run.evaluated(at + name))
         measures[f"base/{name}"] = float(run.evaluated(at + name)[0])
@@ -186,17 +190,45 @@ def half_way(suite: Suite, split: str) -> tuple[float, float]:
     return base + (ceiling - base) / 2, ceiling
 
 
+def _pace(scenario: Scenario, method: str) -> float:
+    """Seconds an iteration takes by a method: the median over all of its runs.
+
+    A run's own clock also tells what else the machine did at the time, which no method is to blame
+    for.
+    """
+    took = [
+        np.diff(run.column("wall_s")) / np.diff(run.column("iteration"))
+        for (name, _), run in scenario.runs.items()
+        if name == method
+    ]
+    known = np.concatenate(took)
+    known = known[np.isfinite(known)]
+    return float(np.median(known)) if len(known) else np.nan
+
+
+def _spent(run: Run, label: str, pace: float) -> Floats:
+    """What was spent by each evaluation: iterations, seconds, or scored clips."""
+    if label == "calls":
+        return run.evaluated("reward_calls")
+    return run.evaluated("iteration") * (pace if label == "wall" else 1.0)
+
+
 def _budget_measures(
     scenario: Scenario, split: str, threshold: float
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Area under the gold curve at the budget that all runs of a scenario reach, and speed."""
-    measures: dict[tuple[str, int], dict[str, float]] = {key: {} for key in scenario.runs}
-    for label, column in BUDGETS.items():
-        ends = [np.nanmax(r.evaluated(column), initial=-np.inf) for r in scenario.runs.values()]
-        upto = float(min(ends))
+    paces = {method: _pace(scenario, method) for method in scenario.methods()}
+    measures: dict[tuple[str, int], dict[str, float]] = {
+        key: {"seconds": paces[key[0]]} for key in scenario.runs
+    }
+    for label in BUDGETS:
+        spent = {key: _spent(run, label, paces[key[0]]) for key, run in scenario.runs.items()}
+        upto = float(min(np.nanmax(x, initial=-np.inf) for x in spent.values()))
         for key, run in scenario.runs.items():
-            x, gold = run.evaluated(column), run.evaluated(f"eval_{split}/gold")
-            measures[key][f"auc_{label}"] = area_under_curve(x, gold, upto) - float(gold[0])
+            gold = run.evaluated(f"eval_{split}/gold")
+            measures[key][f"auc_{label}"] = area_under_curve(spent[key], gold, upto) - float(
+                gold[0]
+            )
     for key, run in scenario.runs.items():
         measures[key]["steps_to_threshold"] = steps_to_threshold(
             run.evaluated("iteration"), run.evaluated(f"eval_{split}/gold"), threshold
@@ -204,11 +236,24 @@ def _budget_measures(
     return measures
 
 
+def proxies_compare(suite: Suite, scenario: Scenario, method: str) -> bool:
+    """Whether a proxy gain means the same to a method and to the baseline.
+
+    It does not if one of them is trained on rewards of its own, if the proxy is the truth, where
+    equal proxy is equal gold, or if noise that knows nothing of the clip is part of it.
+    """
+    known = suite.meta.get("methods", {})
+    own = any(
+        "env_args.rewards" in known.get(m, {}).get("set", {}) for m in (method, suite.baseline)
+    )
+    return not own and not any(name in NOT_OF_THE_CLIP for name in scenario.rewards)
+
+
 def _against_baseline(
-    scenario: Scenario, baseline: str, split: str
+    suite: Suite, scenario: Scenario, split: str
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Gold minus the baseline's of the same seed where both have gained as much proxy, or KL."""
-    at = f"eval_{split}/"
+    at, baseline = f"eval_{split}/", suite.baseline
     measures: dict[tuple[str, int], dict[str, float]] = {}
     for (method, seed), run in scenario.runs.items():
         other = scenario.runs.get((baseline, seed))
@@ -220,6 +265,8 @@ def _against_baseline(
         least = {"proxy": 0.1 * np.nan_to_num(run.evaluated(f"{at}std_proxy")[0]), "kl": 0.0}
         moved = {"proxy": [p - p[0] for p in proxies], "kl": [r.kl() for r in (run, other)]}
         gold, gold_other = (r.evaluated(f"{at}gold") for r in (run, other))
+        if not proxies_compare(suite, scenario, method):
+            del moved["proxy"]
         for label, (x, x_other) in moved.items():
             a, b, level = at_common_level(x, gold, x_other, gold_other)
             enough = np.isfinite(level) and level > least[label]
@@ -237,7 +284,7 @@ def measure(suite: Suite) -> Results:
         if not scenario.runs:
             continue
         shared = _budget_measures(scenario, split, threshold)
-        paired = _against_baseline(scenario, suite.baseline, split)
+        paired = _against_baseline(suite, scenario, split)
         for key, run in scenario.runs.items():
             numbers = run_measures(run, split, scenario.rewards)
             numbers |= shared[key] | paired.get(key, {})

@@ -211,7 +211,8 @@ def kl_chart(results: Results, scenario: Scenario) -> Json | None:
         view["extra"] = _without_training(results, scenario, 1)
     note = (
         "Dashed: d (alpha - beta log d), d = sqrt(KL), over all seeds (Gao et al. 2023); for best "
-        "of n d (alpha - beta d). KL of training is that of the denoising path, an upper bound."
+        "of n d (alpha - beta d). KL of training is that of the noisy denoising steps, KL of best "
+        "of n that of the clips: compare shapes, not places."
     )
     return _chart("kl", "GOLD against distance from the base model", note, [view])
 

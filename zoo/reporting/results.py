@@ -14,6 +14,7 @@ from reelrl.zoo.reporting.compare import (
     EQUAL_TERMS,
     PASSED,
     against_baseline,
+    both_collapsed,
     control_state,
     methods_of,
     predictions,
@@ -36,8 +37,12 @@ from reelrl.zoo.reporting.tables import (
 )
 from reelrl.zoo.statistics import BETTER, FAILS, HOLDS, SAME, UNKNOWN, WORSE, verdict
 
+AT_THE_FLOOR = "both lost all gold"
 MOST_NAMED = 8
 """Differences spelled out in a headline."""
+SAME_START = 0.1
+"""Of the margin (GOLD) and of a standard deviation (proxy): differences between two starts that
+rounding explains."""
 SPLIT_TEXT = {
     "unseen": "combinations of factors that no training prompt has",
     "seen": "the training prompts",
@@ -76,7 +81,7 @@ def _distinct(meta: Mapping[str, Any], fact: str) -> str:
 def headlines(results: Results) -> list[str]:
     """The few sentences a hurried reader takes away; generated, never polished."""
     suite = results.suite
-    lines = [_control_line(results)]
+    lines = [_control_line(results), _start_line(results)]
     if missing := suite.missing():
         lines.append(
             f"**This benchmark is partial**: {len(missing)} runs are missing, listed below."
@@ -111,13 +116,18 @@ def _difference_line(results: Results, terms: str) -> str:
             if found is None or np.isnan(found.estimate) or method == suite.control:
                 continue
             word = verdict(found, suite.margin)
-            words[word] += 1
+            floor = terms == "equal iterations" and both_collapsed(
+                results, scenario.name, method, suite.baseline
+            )
+            words[AT_THE_FLOOR if word == SAME and floor else word] += 1
             if word in (BETTER, WORSE):
                 text = f"{method} {word} on {scenario.name} ({interval(found, 2)})"
                 named.append((-abs(found.estimate), text))
     if not words:
         return ""
     counts = ", ".join(f"{w}: {words[w]}" for w in (BETTER, WORSE, SAME, UNKNOWN))
+    if words[AT_THE_FLOOR]:
+        counts += f", {AT_THE_FLOOR}: {words[AT_THE_FLOOR]}"
     largest = [text for _, text in sorted(named)[:MOST_NAMED]]
     if len(named) > MOST_NAMED:
         largest.append(f"and {len(named) - MOST_NAMED} more")
@@ -141,6 +151,33 @@ def _control_line(results: Results) -> str:
     return f"Null control ({suite.control}): no gain on {passed} of {len(found)} scenarios" + (
         ", cannot tell on the others." if passed < len(found) else "."
     )
+
+
+def _start_line(results: Results) -> str:
+    """A warning where runs do not start from the same numbers, though the base model is one."""
+    golds: list[float] = []
+    apart = []
+    for scenario in results.suite.scenarios:
+        for method in methods_of(results, scenario.name):
+            runs = [run for (m, _), run in scenario.runs.items() if m == method]
+            first = {
+                name: [run.evaluated(f"eval_{results.split}/{name}")[0] for run in runs]
+                for name in ("gold", "proxy", "std_proxy")
+            }
+            golds += first["gold"]
+            if np.ptp(first["proxy"]) > SAME_START * max(first["std_proxy"]):
+                apart.append(f"{scenario.name}/{method}")
+    if np.ptp(golds) > SAME_START * results.suite.margin:
+        return (
+            f"**Runs start from different GOLD** ({number(min(golds))} to {number(max(golds))}): "
+            "they were examined on different clips or on machines that round differently."
+        )
+    if apart:
+        return (
+            f"**The reward of the base model differs between seeds** of {', '.join(apart)}: reward "
+            "models were replaced between runs."
+        )
+    return ""
 
 
 def _section(title: str, *parts: str) -> str:
@@ -185,12 +222,14 @@ DEFINITIONS = """## How to read this
   is the reward. *Gold gain*: at the end minus the base model, deterministic sampler.
 - **[95 %]** within a scenario is Student's interval over seeds. Over scenarios it is the stratified
   percentile bootstrap of the interquartile mean (Agarwal et al. 2021). `[?]`: too few seeds for it,
-  one in a scenario, two over scenarios.
+  one in a scenario, four over scenarios. Intervals and verdicts are of one comparison each, not
+  adjusted for their number; p is, within a scenario.
 - **Verdicts** compare that interval with the margin m. Inside (-m, m): *no difference*. Beyond m:
   *better* or *worse*. Crossing m or -m: *cannot tell*, with "above 0" or "below 0" where the
   interval is on one side of 0. "Both at 0": both lost all GOLD, where nothing can differ any more;
   see the comparison on equal terms.
-- **rank** by mean gold gain; in brackets the range in 95 % of redraws of the seeds.
+- **rank** by mean gold gain; in brackets the range in 95 % of redraws of the seeds, `(?)` for fewer
+  than five.
 - **proxy gain**, **gap**: in standard deviations over the base model's clips; gap = z(proxy) -
   z(GOLD).
 - **onset**: iteration at which smoothed GOLD (EMA, window 10, training clips) peaks, median over
@@ -200,12 +239,16 @@ DEFINITIONS = """## How to read this
   iterations.
 - **equal proxy gain, equal KL**: GOLD where each run first reaches the highest proxy gain (KL)
   that both it and the baseline's run of the same seed reach, interpolated; not given where one of
-  the two gained less than a tenth of the base model's standard deviation.
-- **area**: mean gold gain over the budget that every run of the scenario reached. **half way**:
+  the two gained less than a tenth of the base model's standard deviation, and no equal proxy where
+  methods have rewards of their own, where the proxy is GOLD, or where noise is part of it.
+- **KL** of the noisy steps of the denoising path; it bounds that of the latents after the last of
+  them.
+- **s per iteration**: median over all runs of the method. **area**: mean gold gain over the budget
+  that every run of the scenario reached, seconds counted by that median. **half way**:
   first evaluation at which GOLD reaches {threshold}, half of the way from the base model to
   {ceiling}; runs that never do count as never.
-- **hypervolume** of (alignment, physics, fidelity) over the checkpoints of a run, reference point
-  0.
+- **hypervolume** of (alignment, physics, fidelity), reference point 0, above that of the base
+  model: over all checkpoints of a run, and of its last alone.
 - **stopped early**: the checkpoint with the most gold on the {other} prompts, read on the {split}
   ones.
 - **p (Holm)**: paired t-test of equal gains, adjusted over the pairs of the scenario."""

@@ -17,7 +17,7 @@ from reelrl.zoo.reporting.compare import (
     predictions,
     ranks,
 )
-from reelrl.zoo.reporting.measures import Results
+from reelrl.zoo.reporting.measures import BUDGETS, Results
 from reelrl.zoo.reporting.suite import Scenario, Suite
 from reelrl.zoo.reporting.table import NONE, Table, interval, number, said
 from reelrl.zoo.statistics import Interval, mean_interval
@@ -83,6 +83,8 @@ def overall_table(results: Results) -> Table:
         [
             o.method,
             str(o.scenarios),
+            number(o.mean, sign=True),
+            number(o.mean_baseline, sign=True),
             interval(o.gain),
             f"{number(o.quartiles.estimate, sign=True)} "
             f"({number(o.quartiles.low, sign=True)} to {number(o.quartiles.high, sign=True)})",
@@ -93,6 +95,8 @@ def overall_table(results: Results) -> Table:
     header = [
         "method",
         "scenarios",
+        "gold gain, mean of scenarios",
+        f"{suite.baseline} on the same",
         "gold gain, IQM [95 %]",
         "median (quartiles)",
         f"P(beats {suite.baseline}) [95 %]",
@@ -117,6 +121,7 @@ def scenario_table(results: Results, scenario: Scenario) -> Table:
             method,
             str(int(np.isfinite(get("gold_gain")).sum())),
             interval(mean_interval(get("gold_gain"))),
+            _mean(get("gold_gain_seen"), 3, sign=True),
             NONE if place is None else _rank(place),
             "baseline" if method == suite.baseline else said(
                 compared, suite.margin, both_collapsed(results, name, method, suite.baseline)
@@ -132,14 +137,16 @@ def scenario_table(results: Results, scenario: Scenario) -> Table:
             _mean(get("corr_gold")),
         ])  # fmt: skip
     header = [
-        "method", "seeds", "gold gain [95 %]", "rank", f"against {suite.baseline}", "gold",
-        "proxy gain (std)", "gap (std)", "onset", "drop", "KL (nats)", "coverage kept",
-        "Vendi kept", "corr(A, gold)",
+        "method", "seeds", "gold gain [95 %]", "on seen prompts", "rank",
+        f"against {suite.baseline}", "gold", "proxy gain (std)", "gap (std)",
+        "onset", "drop", "KL (nats)", "coverage kept", "Vendi kept", "corr(A, gold)",
     ]  # fmt: skip
     return Table(header, rows)
 
 
 def _rank(place: Interval) -> str:
+    if np.isinf(place.low):
+        return f"{int(place.estimate)} (?)"
     low, high = int(place.low), int(place.high)
     return f"{int(place.estimate)} ({low}-{high})" if low != high else str(int(place.estimate))
 
@@ -166,7 +173,7 @@ def mechanism_table(results: Results, scenario: Scenario) -> Table:
 
 
 def speed_table(results: Results, scenario: Scenario) -> Table:
-    """How fast gold came: areas, half-way times, hypervolume, early stopping."""
+    """How fast gold came: pace, areas, half-way times, hypervolume, early stopping."""
     name = scenario.name
     rows = []
     for method in methods_of(results, name):
@@ -175,18 +182,20 @@ def speed_table(results: Results, scenario: Scenario) -> Table:
         reached = f"{_middle(steps, 0)} ({int(np.isfinite(steps).sum())} of {len(steps)})"
         rows.append([
             method,
-            *(
-                _mean(results.get(name, method, f"auc_{b}"), 3, sign=True)
-                for b in ("iteration", "wall", "calls")
-            ),
+            _middle(results.get(name, method, "seconds"), 1),
+            *(_mean(results.get(name, method, f"auc_{b}"), 3, sign=True) for b in BUDGETS),
             reached,
-            _mean(results.get(name, method, "hypervolume"), 3),
+            *(
+                _mean(results.get(name, method, f"hypervolume{w}_gain"), 3, sign=True)
+                for w in ("", "_end")
+            ),
             _mean(results.get(name, method, "early_gain"), 3, sign=True),
             _middle(results.get(name, method, "early_iteration"), 0),
         ])  # fmt: skip
     header = [
-        "method", "area by iteration", "area by seconds", "area by reward calls",
-        "half way at (reached)", "hypervolume", "gain if stopped early", "stopped at",
+        "method", "s per iteration", "area by iteration", "area by seconds",
+        "area by reward calls", "half way at (reached)", "hypervolume, best", "at the end",
+        "gain if stopped early", "stopped at",
     ]  # fmt: skip
     return Table(header, rows)
 
@@ -219,7 +228,15 @@ def equal_terms_table(results: Results) -> Table:
         for method in methods_of(results, scenario.name):
             found = [against_baseline(results, scenario.name, method, t) for t in EQUAL_TERMS]
             if any(found):
-                cells = [_with_verdict(f, margin) for f in found]
+                floor = both_collapsed(results, scenario.name, method, results.suite.baseline)
+                counts = [
+                    _seeds_of(results, scenario.name, method, m) for m in EQUAL_TERMS.values()
+                ]
+                cells = [
+                    _with_verdict(f, margin, floor and t == "equal iterations")
+                    + (f", {n} of {counts[0]} seeds" if 0 < n < counts[0] else "")
+                    for (t, f), n in zip(zip(EQUAL_TERMS, found, strict=True), counts, strict=True)
+                ]
                 levels = [
                     _mean(results.get(scenario.name, method, f"level_{x}"), 2)
                     for x in ("proxy", "kl")
@@ -229,10 +246,17 @@ def equal_terms_table(results: Results) -> Table:
     return Table(header, rows)
 
 
-def _with_verdict(found: Interval | None, margin: float) -> str:
+def _with_verdict(found: Interval | None, margin: float, collapsed: bool = False) -> str:
     if found is None or np.isnan(found.estimate):
         return NONE
-    return f"{interval(found, 2)}: {said(found, margin)}"
+    return f"{interval(found, 2)}: {said(found, margin, collapsed)}"
+
+
+def _seeds_of(results: Results, scenario: str, method: str, measure: str) -> int:
+    """Seeds behind a comparison with the baseline."""
+    values = results.get(scenario, method, measure)
+    paired = results.get(scenario, results.suite.baseline, "gold_gain")
+    return int((np.isfinite(values) & np.isfinite(paired)).sum())
 
 
 def best_of_n_table(suite: Suite, split: str) -> Table:
