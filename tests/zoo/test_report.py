@@ -232,6 +232,21 @@ def test_what_is_missing_is_listed_and_left_out(planter, effects, tmp_path):
     assert words(results, "honest", "equal iterations")["gdpo"] == "better"
 
 
+def test_whole_seeds_that_are_missing_take_one_line(planter, effects, tmp_path):
+    folder = planter(tmp_path / "early", effects, seeds=(0, 1))
+    meta = json.loads((folder / "suite.json").read_text())
+    (folder / "suite.json").write_text(json.dumps(meta | {"seeds": [0, 1, 2, 3]}))
+    cut(folder, lambda c: c[:2] not in (["gdpo", "1"], ["taros", "1"]))
+    path = folder / "goodhart_extreme.csv"
+    header, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text(header + "".join(line for line in lines if line.split(",")[1] != "1"))
+    assert [list(row) for row in missing_table(read_suite(folder)).rows] == [
+        ["honest", "gdpo, taros", "1", "not run"],
+        ["goodhart_extreme", "all", "1", "not run"],
+        ["all", "all", "2, 3", "not run"],
+    ]
+
+
 def test_missing_columns_and_methods_are_no_error(planter, effects, tmp_path):
     """No baseline, no KL, no proxy, no diversity: a report all the same."""
     folder = planter(tmp_path / "bare", effects)

@@ -22,6 +22,7 @@ from reelrl.zoo.reporting.suite import Scenario, Suite
 from reelrl.zoo.reporting.table import NONE, Table, interval, number, said
 from reelrl.zoo.statistics import Interval, mean_interval
 
+ALL = "all"
 MANY = 8
 """Methods above which a table of all pairs is no reading any more."""
 
@@ -294,12 +295,23 @@ def control_table(results: Results) -> Table:
 
 
 def missing_table(suite: Suite) -> Table:
-    """What was asked for and is not in the numbers."""
-    groups: dict[tuple[str, str, str], list[int]] = {}
+    """What was asked for and is not in the numbers; "all" where a seed lacks a whole scenario."""
+    asked = {s.name: set(s.meta.get("methods", [])) for s in suite.scenarios}
+    cells: dict[tuple[int, str, str], list[str]] = {}
     for (scenario, method, seed), why in suite.missing().items():
-        groups.setdefault((scenario, method, why), []).append(seed)
+        cells.setdefault((seed, why, scenario), []).append(method)
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for seed, why in sorted({(seed, why) for seed, why, _ in cells}):
+        mine = {s: m for (number, reason, s), m in cells.items() if (number, reason) == (seed, why)}
+        whole = {s for s, methods in mine.items() if set(methods) == asked[s]}
+        if whole == set(asked):
+            groups.setdefault((ALL, ALL, why), []).append(seed)
+            continue
+        for scenario, methods in mine.items():
+            text = ALL if scenario in whole else ", ".join(methods)
+            groups.setdefault((scenario, text, why), []).append(seed)
     rows = [
-        [scenario, method, ", ".join(map(str, sorted(seeds))), why]
-        for (scenario, method, why), seeds in groups.items()
+        [scenario, methods, ", ".join(map(str, sorted(seeds))), why]
+        for (scenario, methods, why), seeds in groups.items()
     ]
-    return Table(["scenario", "method", "seeds", "why"], rows)
+    return Table(["scenario", "methods", "seeds", "why"], rows)
