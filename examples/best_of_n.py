@@ -1,4 +1,4 @@
-"""Docs: docs/interop.md. What choosing the best of N clips by a proxy does to the truth.
+"""Docs: docs/concepts/goodhart.md. What choosing the best of N clips by a proxy does to the truth.
 
 Run ``python examples/best_of_n.py --n 16``. No training: N clips per prompt, keep the one that the
 proxies like best, and look at its gold score beside that of the best one by gold itself. The gap is

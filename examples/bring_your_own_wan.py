@@ -1,8 +1,8 @@
-"""Docs: docs/interop.md. A local Wan 2.1 text-to-video folder as environment and as policy.
+"""Docs: docs/howto/wan.md. A local Wan 2.1 text-to-video folder as environment and as policy.
 
-Run ``python examples/bring_your_own_wan.py --model path/to/Wan2.1-T2V-1.3B-Diffusers --height 480
---width 832 --num-frames 33 --device cuda --dtype bfloat16``. The folder is what
-``WanPipeline.from_pretrained`` loads; nothing is downloaded.
+Run ``python examples/bring_your_own_wan.py --model FOLDER --device cuda --dtype bfloat16``. FOLDER
+is what ``WanPipeline.from_pretrained`` loads, such as Wan2.1-T2V-1.3B-Diffusers; nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reelrl.rewards import Reward
 
 @dataclass
 class Args:
-    """Settings of the run; the sizes are those of the smallest real clip."""
+    """Settings of the run; the sizes are a clip of two seconds at 480p, 16 frames a second."""
 
     model: str
     """folder of the pipeline"""

@@ -27,7 +27,7 @@ class Args:
     env: str = "reelrl:reelrl/MovingShapesEarly-v0"
     """id of the environment"""
     estimator: str = "gdpo"
-    """any name that ``reelrl list estimators`` prints"""
+    """a name that ``reelrl list estimators`` prints and that needs nothing but rewards"""
     num_envs: int = 32
     """clips made side by side"""
     group_size: int = 8

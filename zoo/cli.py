@@ -36,7 +36,7 @@ class Sample:
     prompt: str = "a red circle moving right"
     """Caption; MovingShapes words for the nano models."""
     model: str = "nano"
-    """Name of a shipped model, or the folder of a diffusers Wan pipeline."""
+    """Name of a shipped model, or the folder of a Wan pipeline trained on MovingShapes."""
     out: Path = Path("clip.gif")
     """GIF to write; the strip goes beside it with the ending .png."""
     num_steps: int = 10
@@ -142,7 +142,8 @@ class Bench:
     """Run a benchmark: estimators against each other, by scenario and paired seed."""
 
     suite: Annotated[str, tyro.conf.Positional] = "quick"
-    """Name of a suite (quick, standard, full, learning), or a yaml file of the same form."""
+    """Name of a suite (quick, standard, full, learning, pilot, solireward), or a yaml file of the
+    same form."""
     out: Path | None = None
     """Folder of the runs; default runs/bench/<suite>. A killed benchmark goes on from there."""
     results: Path | None = None
@@ -179,7 +180,7 @@ class Report:
 
     name: Annotated[str, tyro.conf.Positional]
     """Folder of results, such as zoo/results/quick, or one of: attacks, distinct-groups,
-    estimator-pages, nano, taros-saturation."""
+    estimator-pages, nano, rewards, taros-saturation."""
     out: Path | None = None
     """Folder to write a table to, besides printing."""
 

@@ -309,8 +309,9 @@ class FlowPolicy:
             kept = {name: tensor.to(self.model.device) for name, tensor in reference.items()}
             self._reference = kept
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write what a stock diffusers pipeline loads: an adapter, or a transformer folder."""
+        folder = Path(folder)
         if self.config.lora_rank:
             lora.save_lora(self.module, folder)
         else:

@@ -49,6 +49,10 @@ def add_lora(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, module)
+    for layer in adapter_layers(module):
+        # In bfloat16 a small update of an adapter would be rounded away.
+        for parameters in layer.adapter_layer_names:
+            getattr(layer, parameters).float()
 
 
 @contextmanager

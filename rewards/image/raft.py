@@ -25,7 +25,7 @@ class RaftDynamicDegree(Dynamics, ModelReward):
     """VBench's dynamic degree by RAFT, small or large as the weights are.
 
     Frames are stretched to a short side of at least 128 and padded to multiples of 8; speeds are
-    those of the original pixels. Needs torchvision (``pip install reelrl[raft]``).
+    those of the original pixels. Needs torchvision (extra ``raft``).
 
     Args:
         model: folder with a state dict of torchvision's ``raft_large`` or ``raft_small``; VBench's

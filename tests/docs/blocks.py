@@ -13,6 +13,7 @@ import yaml
 
 from reelrl.envs.scoring import RewardList
 from reelrl.zoo import cli
+from reelrl.zoo.benchmark.check import check
 from reelrl.zoo.benchmark.suite import list_suites, read_suite
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
 
@@ -22,7 +23,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 FILE = re.compile(r"# ([\w-]+\.yaml)\b")
-COMMANDS = ("reelrl", "make", "accelerate", "python", "source", "hf", "pip")
+COMMANDS = ("reelrl", "make", "accelerate", "python", "source", "hf", "pip", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def check_command(words, root):
         case ["python", "-c", code, *_]:
             compile(code, "-c", "exec")
         case _:
-            assert words[0] in ("source", "hf", "pip"), words
+            assert words[0] in ("source", "hf", "pip", "tensorboard"), words
 
 
 def check_reelrl(arguments):
@@ -129,7 +130,9 @@ def check_yaml(block, folder: Path):
     if not isinstance(values, dict):
         return
     if "seeds" in values:
-        assert list(read_suite(str(path)).runs())
+        suite = read_suite(str(path))
+        assert list(suite.runs())
+        check(suite, suite.runs())
     elif "learner" in values or "estimator" in values:
         build(TrainConfig, values)
     elif set(values) == {"rewards"}:

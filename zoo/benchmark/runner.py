@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import reelrl
 from reelrl.zoo.benchmark.best_of_n import best_of_n
+from reelrl.zoo.benchmark.check import check
 from reelrl.zoo.benchmark.results import Results, Row, write_rows
 from reelrl.zoo.benchmark.run import execute, finished, progress_of
 from reelrl.zoo.benchmark.suite import Run, Suite
@@ -57,6 +58,9 @@ def bench(
 
     Returns:
         Runs that failed, with the reason.
+
+    Raises:
+        ValueError: before the first run, for a name or argument that is not known.
     """
     kept = Results(results, suite)
     missing = [run for run in suite.runs() if not kept.has(run)]
@@ -71,6 +75,7 @@ def bench(
     for run in [run for run in missing if finished(run, out / run.path)]:
         keep(run)
         missing.remove(run)
+    check(suite, missing)
     if missing:
         failures += _Crew(suite, out, workers, progress).work(missing, keep)
     if suite.best_of:

@@ -193,7 +193,7 @@ def _examined(results: Results, scenario: str, kind: str, methods: Sequence[str]
     if not all(results.has(scenario, method) for method in methods):
         return Prediction(scenario, text, None, "not run")
     if len(methods) == 1:
-        measured, floor = mean_interval(results.get(scenario, *methods, "gold_gain")), False
+        measured, floor = mean_interval(results.get(scenario, methods[0], "gold_gain")), False
     else:
         first, second = methods
         measured = gold_difference(results, scenario, first, second)

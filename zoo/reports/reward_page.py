@@ -73,7 +73,7 @@ processor has it, up to Pillow's rounding to bytes.
 - `artifact_free` needs a probe trained on your copy of the encoder:
   `python -m reelrl.zoo.artifact MODEL` trains it on MovingShapes and says which artifacts it tells.
 - `siglip_score` needs the package `sentencepiece` for the tokenizers of the first SigLIP.
-- `raft_dynamic_degree` needs torchvision (`pip install reelrl[raft]`).
+- `raft_dynamic_degree` needs torchvision (in the checkout: `pip install -e '.[raft]'`).
 
 Frame-wise components score every frame by default. `segments=4, lambda_per_frame=1,
 normalise=False, seed=0` is InstructVideo's sampling and attenuation.

@@ -1,0 +1,60 @@
+"""What a suite names is looked up before its first run: a typo costs seconds and no night."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+
+from reelrl.algos.advantages import make_estimator
+from reelrl.envs.task import Task
+from reelrl.rewards.build import build_reward
+from reelrl.zoo.benchmark.suite import Run, Suite
+from reelrl.zoo.settings import nearest
+
+
+def check(suite: Suite, runs: Iterable[Run]) -> None:
+    """Build the rewards and estimators of some runs, and look up environments and their arguments.
+
+    Args:
+        suite: theirs.
+        runs: those that are still to be done.
+
+    Raises:
+        ValueError: names the run, and what in it is not known.
+    """
+    for role, name in (("baseline", suite.baseline), ("control", suite.control)):
+        if name is not None and name not in suite.methods:
+            known = nearest(name, list(suite.methods))
+            raise ValueError(f"expected the {role} to be one of the methods, got {name!r}{known}")
+    seen: set[str] = set()
+    for run in runs:
+        rewards = run.config.env_args.get("rewards", [])
+        parts = [("estimator", run.config.estimator), ("env", run.config.env)]
+        parts += [("env_args", sorted(run.config.env_args)), *(("reward", r) for r in rewards)]
+        for kind, value in parts:
+            key = json.dumps([kind, value], sort_keys=True)
+            if key in seen:
+                continue
+            seen.add(key)
+            try:
+                _look_up(kind, value)
+            except Exception as error:
+                raise ValueError(f"{run.scenario}/{run.method}: {kind}: {error}") from error
+
+
+def _look_up(kind: str, value: Any) -> None:
+    if kind == "estimator":
+        make_estimator(value)
+    elif kind == "env":
+        gym.spec(value)
+    elif kind == "reward":
+        build_reward(value)
+    else:
+        known = list(inspect.signature(Task).parameters)
+        for name in value:
+            if name not in known:
+                raise ValueError(f"unknown argument {name!r}{nearest(name, known)}")
