@@ -96,21 +96,6 @@ class GroupReward(Reward):
         without = features.expand(count, -1, -1)[others].reshape(count, count - 1, -1)
         return self.utility(features[None]) - self.utility(without)
 
-    def _score_finite(
-        self,
-        videos: Tensor,
-        finite: Tensor,
-        prompts: Sequence[str],
-        infos: Sequence[Mapping[str, Any]],
-    ) -> Tensor:
-        if bool(finite.all()):
-            return self.score(videos, prompts, infos)
-        rows = finite.nonzero().flatten()
-        kept = rows.tolist()
-        scores = self.score(videos[rows], [prompts[i] for i in kept], [infos[i] for i in kept])
-        out = scores.new_full((len(videos),), torch.nan)
-        return out.index_copy(0, rows.to(scores.device), scores)
-
 
 def layout(videos: Tensor) -> Tensor:
     """What is where and when, (N, D): frames averaged to cells, less the clip's mean colour.
