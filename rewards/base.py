@@ -6,6 +6,7 @@ number is never made up for a failure, so that an estimator can tell "bad" from 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+LOWEST, HIGHEST = -0.5, 1.5
+"""Pixels beyond these are not in [0, 1]; decoders overshoot a little."""
 
 
 class RewardAbort(RuntimeError):
@@ -122,17 +126,21 @@ class Reward(ABC):
         """Score N clips without gradients; see :meth:`score`.
 
         A clip with a non-finite pixel is not scorable by any component: it is hidden from
-        :meth:`score` (as a black clip, so that it cannot spoil its neighbours) and gets ``nan``.
+        :meth:`score`, so that it cannot spoil its neighbours, and gets ``nan``. Where no clip is
+        left, as in an empty batch, :meth:`score` is not asked.
 
         Raises:
-            ValueError: if ``videos`` is not (N, F, H, W, 3) floating point, the number of prompts
-                or infos is not N, or :meth:`score` returns anything but a tensor (N,).
+            ValueError: if ``videos`` is not (N, F, H, W, 3) floating point in about [0, 1], the
+                number of prompts or infos is not N, or :meth:`score` returns anything but a tensor
+                (N,).
         """
         infos = [{}] * len(videos) if infos is None else infos
         self._check_input(videos, prompts, infos)
         with torch.no_grad():
             videos = videos.to(torch.float32)
             finite = videos.flatten(1).sum(-1).isfinite()
+            if not bool(finite.any()):
+                return RewardOutput.of(videos.new_full((len(videos),), torch.nan))
             values = self._score_finite(videos, finite, prompts, infos)
         return self._wrap(values, finite)
 
@@ -141,13 +149,26 @@ class Reward(ABC):
     ) -> None:
         if videos.ndim != 5 or videos.shape[-1] != 3 or not videos.is_floating_point():
             raise ValueError(
-                f"reward {self.name!r} expects float videos (N, F, H, W, 3), got "
+                f"reward {self.name!r} expects float videos (N, F, H, W, 3) in [0, 1], got "
                 f"{videos.dtype} {tuple(videos.shape)}"
             )
         if len(prompts) != len(videos) or len(infos) != len(videos):
             raise ValueError(
                 f"reward {self.name!r} got {len(videos)} videos, {len(prompts)} prompts and "
                 f"{len(infos)} infos; the three must agree"
+            )
+        self._check_range(videos)
+
+    def _check_range(self, videos: Tensor) -> None:
+        """See that pixels are no bytes, by the first and last frames: long clips have many."""
+        pixels = videos.detach()[:, :: max(1, videos.shape[1] - 1)]
+        low, high = _extremes(pixels)
+        if not (math.isfinite(low) and math.isfinite(high)):  # picking them costs more than looking
+            low, high = _extremes(pixels[pixels.isfinite()])
+        if low < LOWEST or high > HIGHEST:
+            raise ValueError(
+                f"reward {self.name!r} expected pixels in [0, 1], got [{low:g}, {high:g}]; "
+                "divide bytes by 255"
             )
 
     def _score_finite(
@@ -157,13 +178,27 @@ class Reward(ABC):
         prompts: Sequence[str],
         infos: Sequence[Mapping[str, Any]],
     ) -> Tensor:
-        """Scores of all clips, those that are not ``finite`` being hidden as black ones."""
-        if not bool(finite.all()):  # a copy of large clips costs more than scoring them
-            videos = torch.where(finite[:, None, None, None, None], videos, 0.0)
-        return self.score(videos, prompts, infos)
+        """Scores of all clips, those that are not ``finite`` being hidden from the others.
+
+        They become black ones; from a group they are left out, because there a black clip counts.
+        """
+        if bool(finite.all()):  # a copy of large clips costs more than scoring them
+            return self.score(videos, prompts, infos)
+        if not self.groupwise:
+            seen = torch.where(finite[:, None, None, None, None], videos, 0.0)
+            return self.score(seen, prompts, infos)
+        rows = finite.nonzero().flatten()
+        kept = rows.tolist()
+        scores = self.score(videos[rows], [prompts[i] for i in kept], [infos[i] for i in kept])
+        self._check_scores(scores, len(kept))
+        out = scores.new_full((len(videos),), torch.nan)
+        return out.index_copy(0, rows.to(scores.device), scores)
 
     def _wrap(self, values: Tensor, finite: Tensor) -> RewardOutput:
-        count = len(finite)
+        self._check_scores(values, len(finite))
+        return RewardOutput.of(torch.where(finite, values.to(finite.device), torch.nan))
+
+    def _check_scores(self, values: Tensor, count: int) -> None:
         if not isinstance(values, Tensor):
             raise ValueError(
                 f"reward {self.name!r} must return a torch.Tensor ({count},), "
@@ -173,11 +208,18 @@ class Reward(ABC):
             raise ValueError(
                 f"reward {self.name!r} must return shape ({count},), got {tuple(values.shape)}"
             )
-        return RewardOutput.of(torch.where(finite, values.to(finite.device), torch.nan))
 
     def __repr__(self) -> str:
         low, high = self.bounds
         return f"{type(self).__name__}(name={self.name!r}, bounds=({low:g}, {high:g}))"
+
+
+def _extremes(pixels: Tensor) -> tuple[float, float]:
+    """Smallest and largest; not finite if one is not, ``nan`` if there are none."""
+    if not pixels.numel():
+        return math.nan, math.nan
+    low, high = pixels.aminmax()
+    return float(low), float(high)
 
 
 _REGISTRY: dict[str, Callable[..., Reward]] = {}

@@ -123,6 +123,7 @@ def fingerprint_of(reward: Reward) -> str | None:
 
 
 def adopt(wrapper: Reward, reward: Reward) -> None:
-    """Describe a wrapper by the component in it."""
+    """Describe a wrapper by the component in it, which it calls: no gradient comes through."""
     for name in Reward.__annotations__:
         setattr(wrapper, name, getattr(reward, name))
+    wrapper.differentiable = False

@@ -22,6 +22,8 @@ from reelrl.rewards.blocks import per_clip, spread_blocks
 
 CELLS = 16
 """Frames, rows and columns that :func:`layout` reduces a clip to."""
+FLAT = 1e-4
+"""Root mean square below which features are rounding, far less than a level of 8 bits."""
 
 
 def group_rows(prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -96,21 +98,6 @@ class GroupReward(Reward):
         without = features.expand(count, -1, -1)[others].reshape(count, count - 1, -1)
         return self.utility(features[None]) - self.utility(without)
 
-    def _score_finite(
-        self,
-        videos: Tensor,
-        finite: Tensor,
-        prompts: Sequence[str],
-        infos: Sequence[Mapping[str, Any]],
-    ) -> Tensor:
-        if bool(finite.all()):
-            return self.score(videos, prompts, infos)
-        rows = finite.nonzero().flatten()
-        kept = rows.tolist()
-        scores = self.score(videos[rows], [prompts[i] for i in kept], [infos[i] for i in kept])
-        out = scores.new_full((len(videos),), torch.nan)
-        return out.index_copy(0, rows.to(scores.device), scores)
-
 
 def layout(videos: Tensor) -> Tensor:
     """What is where and when, (N, D): frames averaged to cells, less the clip's mean colour.
@@ -145,9 +132,15 @@ def _averages(size: int, device: torch.device) -> Tensor:
 
 
 def cosines(features: Tensor) -> Tensor:
-    """Cosine similarities (..., n, n) of features (..., n, D), exactly 1 on the diagonal."""
-    unit = functional.normalize(features, dim=-1)
-    kernel = unit @ unit.mT
+    """Cosine similarities (..., n, n) of features (..., n, D), exactly 1 on the diagonal.
+
+    Features whose root mean square is below 1e-4 have no direction, as those of flat clips: two of
+    them are alike, and unlike any other.
+    """
+    some = features.square().mean(dim=-1, keepdim=True) > FLAT**2
+    unit = functional.normalize(torch.where(some, features, 0.0), dim=-1)
+    flat = (~some).to(unit)
+    kernel = unit @ unit.mT + flat @ flat.mT
     eye = torch.eye(kernel.shape[-1], dtype=torch.bool, device=kernel.device)
     return torch.where(eye, 1.0, kernel)
 

@@ -137,13 +137,14 @@ def high_frequency_share(videos: Tensor) -> Tensor:
 
 def _bands(height: int, width: int, device: torch.device) -> Tensor:
     """Weights (2, 2hw) of all, and of the high, squared parts of an ``rfft2``, which holds half."""
-    rows = torch.fft.fftfreq(height, device=device)[:, None]
-    columns = torch.fft.rfftfreq(width, device=device)
-    length = (rows.square() + columns.square()).sqrt()
+    # In whole cycles per frame: as fractions, 1/2 and 1/4 are rounded to either side.
+    rows = torch.arange(height, device=device)[:, None]
+    rows = torch.minimum(rows, height - rows)
+    columns = torch.arange(width // 2 + 1, device=device)
     # Every column but the first, and the last of an even width, stands for its mirror image too.
-    twice = (columns > 0) & (columns < 0.5)
-    every = (1.0 + twice) * (length > 0)
-    high = every * (length > 0.25)
+    twice = (columns > 0) & (2 * columns < width)
+    every = (1.0 + twice) * (rows + columns > 0)
+    high = every * (16 * ((rows * width) ** 2 + (columns * height) ** 2) > (height * width) ** 2)
     return torch.stack([every, high]).flatten(1).repeat_interleave(2, dim=1)
 
 

@@ -68,6 +68,8 @@ class Scale(Transform):
 class Squash(Transform):
     r"""Saturate: :math:`1 - e^{-v / s}`, most of whose range is used up at a few s.
 
+    Of scores that are never negative: below 0 it explodes instead.
+
     Attributes:
         scale: s, in units of the values.
 
@@ -85,7 +87,15 @@ class Squash(Transform):
         return -torch.expm1(-values / self.scale)
 
     def bounds(self, bounds: Bounds) -> Bounds:
-        """Both ends squashed."""
+        """Both ends squashed.
+
+        Raises:
+            ValueError: if the lower one is negative.
+        """
+        if bounds[0] < 0:
+            raise ValueError(
+                f"squash takes scores that are at least 0, got bounds {bounds}; sigmoid takes any"
+            )
         low, high = (-math.expm1(-end / self.scale) for end in bounds)
         return (low, high)
 

@@ -85,7 +85,6 @@ class CtrlU(Reward):
             type(self).formula,
             type(self).source,
         )
-        self.differentiable = False
         self.scale, self.std, self.seed = float(scale), float(std), seed
         self.worst = self.bounds[0] if self.higher_is_better else self.bounds[1]
         if not math.isfinite(self.worst):

@@ -104,7 +104,7 @@ class Adversarial(FrameReward, AdaptiveReward):
         learning_rate: of the head.
         seed: of the head's first weights.
         segments: see :class:`~reelrl.rewards.image.frames.FrameReward`; of training too.
-        **config: of :class:`~reelrl.rewards.image.frames.ModelReward`.
+        **config: of :class:`~reelrl.rewards.image.frames.FrameReward`.
 
     Raises:
         ValueError: for an argument out of its range.
@@ -150,8 +150,9 @@ class Adversarial(FrameReward, AdaptiveReward):
 
     @property
     def settings(self) -> str:
-        """The encoder, and which frames are scored."""
-        return json.dumps([folder_digest(self.folder), str(self.dtype), self.segments])
+        """The encoder, which frames are scored, and what they weigh."""
+        frames = (self.segments, self.lambda_per_frame, self.normalise)
+        return json.dumps([folder_digest(self.folder), str(self.dtype), *frames])
 
     def tokens(self, frames: Tensor) -> Tensor:
         """Class token and patches (M, 1 + P, D) of frames (M, H, W, 3) in [0, 1]."""

@@ -88,7 +88,7 @@ class Aesthetic(FrameReward):
         super().__init__(model, **config)
         self.transform = ImageTransform.from_pretrained(self.folder)
         size, centre = float(self.module.weight.norm()), float(self.module.bias)
-        self.bounds = (centre - size, centre + size)
+        self.bounds = self.bounds_of((centre - size, centre + size))
 
     def load(self, folder: Path) -> AestheticModel:
         """A ``CLIPModel`` with the head on top."""

@@ -77,7 +77,7 @@ class FrameReward(ModelReward):
         model: see :class:`ModelReward`.
         segments: S, frames per clip, one in each of as many segments; None scores every frame.
         lambda_per_frame: rate of the attenuation by the distance from the middle, per frame.
-        normalise: divide by the sum of the weights instead of S.
+        normalise: divide by the sum of the weights instead of S; without, the bounds reach 0.
         seed: draw the frame of each segment at random from here on; None takes its middle.
         **config: of :class:`ModelReward`.
 
@@ -106,6 +106,13 @@ class FrameReward(ModelReward):
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.deterministic = seed is None or segments is None
         super().__init__(model, **config)
+        self.bounds = self.bounds_of(self.bounds)
+
+    def bounds_of(self, bounds: tuple[float, float]) -> tuple[float, float]:
+        """What the score of a clip lies in, if those of its frames lie in ``bounds``."""
+        low, high = bounds
+        # Weights that sum to less than 1 pull towards 0.
+        return bounds if self.normalise else (min(0.0, low), max(0.0, high))
 
     @abstractmethod
     def score_frames(self, frames: Tensor, texts: Tensor) -> Tensor:
@@ -131,9 +138,14 @@ class FrameReward(ModelReward):
         )
         scores = [self.score_frames(videos[n, t], texts[n]).to(torch.float32) for n, t in pieces]
         values = torch.cat(scores).reshape(frames.shape)
-        weights = torch.exp(-self.lambda_per_frame * (frames - length / 2).abs()).to(values)
-        total = weights.sum(dim=1) if self.normalise else weights.shape[1]
-        return (weights * values).sum(dim=1) / total
+        weights = self.weights_of(frames, length).to(values)
+        return (weights * values).sum(dim=1)
+
+    def weights_of(self, frames: Tensor, length: int) -> Tensor:
+        """(N, S) weights of frames (N, S) of clips of F frames, by their distance from F/2."""
+        rates = -self.lambda_per_frame * (frames - length / 2).abs()
+        # Far from the middle the weights of all frames may underflow: no sum to divide by.
+        return rates.softmax(dim=1) if self.normalise else rates.exp() / frames.shape[1]
 
     def frames_of(self, count: int, length: int) -> Tensor:
         """(N, S) indices of the frames that are scored in N clips of F frames."""

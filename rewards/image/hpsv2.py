@@ -7,6 +7,7 @@ The checkpoint is an open_clip ViT-H/14. open_clip needs a torchvision that fits
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,16 @@ def config_of(state: dict[str, Tensor]) -> Any:
 class HPSv2(TextImageReward):
     """HPSv2.1: CLIP tuned on people's rankings; 0.2 to 0.4 in practice.
 
-    ``model`` is a folder with the published ``HPS_v2.1_compressed.pt``.
+    ``model`` is a folder with the published ``HPS_v2.1_compressed.pt``. As in the authors' code a
+    frame is fitted by its long side and padded with black, where CLIP crops.
+
+    Args:
+        model: that folder.
+        **config: of :class:`~reelrl.rewards.image.clip.TextImageReward`.
+
+    Raises:
+        ValueError: for an argument out of its range.
+        FileNotFoundError: if the weights are not there.
     """
 
     name, bounds = "hpsv2", (-1.0, 1.0)
@@ -125,6 +135,11 @@ class HPSv2(TextImageReward):
     source = "Wu et al. 2023; tgxs002/HPSv2, hpsv2/img_score.py"
     weights, license, memory_gb = "xswu/HPSv2", "Apache-2.0", 2.0
     processor = OPEN_CLIP_H14
+
+    def __init__(self, model: str | Path | None = None, **config: Any) -> None:
+        super().__init__(model, **config)
+        side = self.module.config.vision_config.image_size
+        self.transform = replace(self.transform, size=side, crop=None, pad=True)
 
     def load(self, folder: Path) -> Any:
         """A ``CLIPModel`` with the tensors of the checkpoint."""

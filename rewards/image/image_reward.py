@@ -207,7 +207,7 @@ class ImageReward(FrameReward):
         self.tokenizer = AutoTokenizer.from_pretrained(
             local_folder(home, self.download), local_files_only=True
         )
-        self.bounds = self.module.bounds()
+        self.bounds = self.bounds_of(self.module.bounds())
 
     def load(self, folder: Path) -> ImageRewardModel:
         """The model, and the preparation of frames it was trained with."""

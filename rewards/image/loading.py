@@ -74,12 +74,17 @@ class ImageTransform:
     the rounding to bytes between steps.
 
     Attributes:
-        size: (height, width) to stretch to, or the short side, which keeps the aspect ratio.
+        size: (height, width) to stretch to, or the short side, which keeps the aspect ratio; with
+            ``pad`` the long side.
         crop: (height, width) of the centre that is kept; None keeps all.
         mean: subtracted per channel.
         std: divided by per channel.
         mode: "bilinear" or "bicubic".
         antialias: widen the kernel when shrinking.
+        pad: fit the long side and fill up to a square with black, the frame in the middle.
+
+    Raises:
+        ValueError: if a frame is to be padded to anything but a square.
     """
 
     size: int | tuple[int, int]
@@ -88,6 +93,13 @@ class ImageTransform:
     std: tuple[float, ...]
     mode: str = "bicubic"
     antialias: bool = True
+    pad: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pad and (isinstance(self.size, tuple) or self.crop is not None):
+            raise ValueError(
+                f"pad needs one size, the long side, and no crop; got {self.size} and {self.crop}"
+            )
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> ImageTransform:
@@ -116,7 +128,7 @@ class ImageTransform:
     def __call__(self, frames: Tensor) -> Tensor:
         """Frames (M, H, W, 3) in [0, 1] to pixels (M, 3, h, w)."""
         height, width = frames.shape[1:3]
-        target = self.size if isinstance(self.size, tuple) else _short(self.size, height, width)
+        target = self._target(height, width)
         planes = frames.movedim(-1, 1)
         if target != (height, width):
             planes = functional.interpolate(
@@ -125,8 +137,16 @@ class ImageTransform:
         if self.crop is not None:
             top, left = (target[0] - self.crop[0]) // 2, (target[1] - self.crop[1]) // 2
             planes = planes[:, :, top : top + self.crop[0], left : left + self.crop[1]]
+        if self.pad:
+            planes = _squared(planes)
         mean, std = planes.new_tensor([self.mean, self.std])[..., None, None]
         return (planes - mean) / std
+
+    def _target(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of a frame of that size before it is cropped or padded."""
+        if isinstance(self.size, tuple):
+            return self.size
+        return (_long if self.pad else _short)(self.size, height, width)
 
 
 def _processor_config(folder: Path) -> dict[str, Any]:
@@ -156,3 +176,16 @@ def _short(side: int, height: int, width: int) -> tuple[int, int]:
     if height <= width:
         return side, int(side * width / height)
     return int(side * height / width), side
+
+
+def _long(side: int, height: int, width: int) -> tuple[int, int]:
+    """(height, width) with that long side, the short one rounded as open_clip does."""
+    scale = side / max(height, width)
+    return round(height * scale), round(width * scale)
+
+
+def _squared(planes: Tensor) -> Tensor:
+    """Planes (M, 3, h, w) in the middle of black squares, of an odd gap less before than after."""
+    height, width = planes.shape[-2:]
+    down, across = max(width - height, 0), max(height - width, 0)
+    return functional.pad(planes, (across // 2, across - across // 2, down // 2, down - down // 2))

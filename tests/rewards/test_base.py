@@ -33,6 +33,15 @@ class BatchCentred(Brightness):
         return values - values.mean()
 
 
+def required(card):
+    """Arguments that have no default."""
+    return [
+        parameter.name
+        for parameter in inspect.signature(card).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+
+
 def clips(count=3, value=0.5):
     return torch.full((count, 2, 4, 4, 3), value)
 
@@ -85,8 +94,47 @@ def test_the_input_is_left_alone():
 def test_wrong_videos_name_expected_and_actual(videos, actual):
     with pytest.raises(ValueError) as error:
         Brightness()(videos, ["a"] * 2)
-    assert "(N, F, H, W, 3)" in str(error.value)
+    assert "(N, F, H, W, 3) in [0, 1]" in str(error.value)
     assert actual in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("frame", "pixel", "found"), [(0, 200.0, "[0.5, 200]"), (1, -1.0, "[-1, 0.5]")]
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_pixels_out_of_range_are_named(frame, pixel, found, dtype):
+    videos = clips().to(dtype)
+    videos[2, frame, 0, 0, 0] = pixel
+    videos[1, 0, 0, 0] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    with pytest.raises(ValueError, match="divide bytes by 255") as error:
+        Brightness()(videos, ["a"] * 3)
+    assert f"expected pixels in [0, 1], got {found}" in str(error.value)
+
+
+def test_a_little_overshoot_is_scored():
+    for level in (-0.1, 1.1):
+        assert Brightness()(clips(1, level), ["a"]).values.item() == pytest.approx(level)
+
+
+def test_where_no_clip_is_left_nothing_is_asked():
+    class Picky(Brightness):
+        def score(self, videos, prompts, infos):
+            raise AssertionError("asked")
+
+    output = Picky()(clips(2, torch.nan), ["a"] * 2)
+    assert output.valid.tolist() == [False, False]
+    empty = Picky()(clips(0), [])
+    assert empty.values.shape == empty.valid.shape == (0,)
+    assert empty.values.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in list_rewards() if not reward_class(n).weights and not required(reward_class(n))],
+)
+def test_an_empty_batch_has_no_scores(name):
+    output = make_reward(name)(torch.zeros(0, 5, 32, 32, 3), [])
+    assert output.values.shape == output.valid.shape == (0,)
 
 
 def test_wrong_counts_are_named():
@@ -138,15 +186,6 @@ def test_an_unknown_name_gets_the_nearest():
         make_reward("gold_fidd")
     with pytest.raises(ValueError, match=r"unknown reward 'zzz'\. Known: "):
         make_reward("zzz")
-
-
-def required(card):
-    """Arguments that have no default."""
-    return [
-        parameter.name
-        for parameter in inspect.signature(card).parameters.values()
-        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-    ]
 
 
 @pytest.mark.parametrize("name", list_rewards())

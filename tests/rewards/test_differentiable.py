@@ -5,6 +5,9 @@ import torch
 from torch.nn import functional
 
 from reelrl.rewards import list_rewards, make_reward, reward_class
+from reelrl.rewards.asynchronous import AsyncReward
+from reelrl.rewards.build import build_reward
+from reelrl.rewards.cache import CachedReward
 from reelrl.rewards.moving_shapes.world import sample_clips
 
 NAMES = [
@@ -31,6 +34,24 @@ def test_a_count_has_no_gradient_and_says_so(clips, name):
     assert not reward_class(name).differentiable
     scores = make_reward(name).score(videos.clone().requires_grad_(), prompts, [{}] * 4)
     assert not scores.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["transformed", "asynchronous", "cached", "ensemble", "ctrl_u"])
+def test_what_calls_a_component_has_no_gradient_and_says_so(clips, kind, tmp_path):
+    inner = make_reward("sharpness")
+    assert inner.differentiable
+    if kind == "cached":
+        inner.fingerprint = "1"
+    reward = {
+        "transformed": lambda: build_reward({"name": "sharpness", "label": "other"}),
+        "asynchronous": lambda: AsyncReward(inner),
+        "cached": lambda: CachedReward(inner, tmp_path),
+        "ensemble": lambda: make_reward("ensemble", of=["sharpness", "exposure"]),
+        "ctrl_u": lambda: make_reward("ctrl_u", of="sharpness", scale=1.0),
+    }[kind]()
+    videos, prompts = clips
+    scores = reward.score(videos.clone().requires_grad_(), prompts, [{}] * 4)
+    assert not scores.requires_grad and not reward.differentiable
 
 
 @pytest.mark.parametrize("name", NAMES)

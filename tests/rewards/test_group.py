@@ -2,10 +2,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from reelrl.envs.scoring import RewardList
 from reelrl.envs.wrappers import VectorAddReward
 from reelrl.rewards import make_reward
+from reelrl.rewards.build import build_reward
 from reelrl.rewards.group import (
     GroupReward,
     cosines,
@@ -120,10 +122,68 @@ def test_a_broken_clip_is_no_member_of_its_set(name):
     torch.testing.assert_close(output.values[[0, 2, 3]], rest.values)
 
 
-def test_a_set_of_black_clips_has_numbers():
-    """No direction to compare: each counts as unlike the others, none as a failure."""
-    for name in NAMES:
-        assert make_reward(name)(torch.zeros(3, 2, 8, 8, 3), ["a"] * 3).valid.all()
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda name: build_reward({"name": name, "transforms": [{"name": "scale", "by": 1}]}),
+        lambda name: build_reward({"name": name, "asynchronous": True}),
+        lambda name: make_reward(
+            "ensemble", of=[name, {"name": name, "label": "again"}], how="mean"
+        ),
+        lambda name: make_reward("ctrl_u", of=name, scale=1e9),
+    ],
+    ids=["transformed", "asynchronous", "ensemble", "ctrl_u"],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_clip_is_no_member_of_its_set_in_a_wrapper(name, around):
+    clips = sample_clips(4, seeded()).videos
+    clips[1, 0, 0, 0, 0] = torch.nan
+    output, plain = (reward(clips, ["a"] * 4) for reward in (around(name), make_reward(name)))
+    assert output.valid.tolist() == [True, False, True, True]
+    torch.testing.assert_close(output.values, plain.values, equal_nan=True, atol=1e-5, rtol=0)
+
+
+def test_a_group_reward_that_returns_nonsense_beside_a_broken_clip_is_caught():
+    class Short(Spread):
+        def score(self, videos, prompts, infos):
+            return super().score(videos, prompts, infos)[:-1]
+
+    clips = torch.rand(3, 2, 4, 4, 3)
+    clips[1] = torch.nan
+    with pytest.raises(ValueError, match=r"must return shape \(2,\), got \(1,\)"):
+        Short()(clips, ["a"] * 3)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_flat_clips_are_as_alike_as_equal_textured_ones(name, level):
+    flat = torch.full((4, 9, 32, 32, 3), level)
+    textured = sample_clips(1, seeded()).videos.expand(4, -1, -1, -1, -1)
+    reward = make_reward(name)
+    one, other = (reward(clips, ["a"] * 4).values for clips in (flat, textured))
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+    worth = {"pairwise_distance": 0.0, "vendi": 1 / 4}[name]
+    whole = reward.worth(flat, ["a"] * 4, [{}] * 4)
+    torch.testing.assert_close(whole, torch.full((4,), worth), atol=1e-4, rtol=0)
+
+
+def test_a_flat_clip_is_unlike_a_textured_one():
+    clips = sample_clips(2, seeded()).videos
+    clips = torch.cat([torch.full_like(clips, 0.3), clips])
+    kernel = cosines(layout(clips))
+    textured = functional.cosine_similarity(*layout(clips[2:]), dim=0).item()
+    expected = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, textured], [0, 0, textured, 1]])
+    torch.testing.assert_close(kernel, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_beside_flat_clips_are_finite(name):
+    clips = sample_clips(4, seeded()).videos
+    clips[:2] = 0.3
+    clips.requires_grad_()
+    make_reward(name).score(clips, ["a"] * 4, [{}] * 4)[3].backward()
+    assert clips.grad.isfinite().all()
+    assert clips.grad[3].abs().max() > 0 and not clips.grad[:2].any()
 
 
 def test_layout_is_blind_to_brightness_and_to_contrast_by_its_cosine():

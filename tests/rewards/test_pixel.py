@@ -11,6 +11,7 @@ from reelrl.rewards import blocks, make_reward
 from reelrl.rewards.moving_shapes import proxies
 from reelrl.rewards.moving_shapes.world import sample_clips
 from reelrl.rewards.pixel import (
+    _bands,
     chroma_range,
     hasler_susstrunk,
     high_frequency_share,
@@ -109,6 +110,33 @@ def test_high_frequency_share_equals_numpy(height, width):
             energy[0, 0] = 0
             shares.append(energy[high].sum() / energy.sum())
         assert value.item() == pytest.approx(np.mean(shares), rel=1e-4)
+
+
+@pytest.mark.parametrize("height", [20, 21, 44])
+@pytest.mark.parametrize("width", range(80, 113))
+def test_bands_of_half_a_spectrum_are_those_of_the_full_one(height, width):
+    """Counted in whole cycles per frame; the real transform leaves out mirror images."""
+    y, x = np.mgrid[:height, :width]
+    y, x = np.minimum(y, height - y), np.minimum(x, width - x)
+    full = np.stack(
+        [y + x > 0, 16 * ((y * width) ** 2 + (x * height) ** 2) > (height * width) ** 2]
+    )
+    frame = torch.rand(height, width, generator=seeded(), dtype=torch.float64)
+    expected = (full * np.abs(np.fft.fft2(frame.numpy())) ** 2).sum((1, 2))
+    half = torch.view_as_real(torch.fft.rfft2(frame)).square().flatten()
+    measured = _bands(height, width, torch.device("cpu")).double() @ half
+    assert measured.tolist() == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize("width", [82, 94, 110, 328, 376])
+def test_the_finest_stripes_count_once(width):
+    """Stripes of one pixel above the cut and a wave below it, of equal energy."""
+    x = torch.arange(width)
+    fine = (-1.0) ** x
+    coarse = math.sqrt(2) * torch.cos(2 * math.pi * x / width)
+    row = 0.5 + 0.1 * (fine + coarse)
+    video = row.reshape(1, 1, 1, width, 1).expand(1, 2, 8, width, 3)
+    assert high_frequency_share(video).item() == pytest.approx(0.5, abs=1e-4)
 
 
 def test_high_frequency_share_of_white_noise():

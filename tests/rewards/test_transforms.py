@@ -93,6 +93,18 @@ def test_a_sigmoid_bounds_what_has_no_bounds():
     assert reward(torch.zeros(3, 1, 2, 2, 3), [""] * 3).values.tolist() == [0.0, 0.5, 1.0]
 
 
+def test_squash_refuses_scores_that_may_be_negative():
+    assert Squash(0.1).bounds((0.0, math.inf)) == (0.0, 1.0)
+    with pytest.raises(
+        ValueError, match=r"at least 0, got bounds \(-100, 100\); sigmoid takes any"
+    ):
+        Squash(0.1).bounds((-100, 100))
+    with pytest.raises(ValueError, match=r"got bounds \(-inf, inf\)"):
+        component = Given([0.0])
+        component.bounds = (-math.inf, math.inf)
+        Transformed(component, [Squash(1)])
+
+
 def test_judge_noise_is_a_function_of_clip_and_seed_alone():
     clips = sample_clips(64, torch.Generator().manual_seed(0)).videos
     whole = judge_noise(clips, 3)

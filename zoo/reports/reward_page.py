@@ -40,6 +40,9 @@ Clips with fewer frames than the formula needs have no number: `nan`, and masked
 correlation work on grey frames of a short side of about 64 pixels. JPEG sizes count what a frame
 adds to the file of a flat clip, since the tables of the format weigh more than a frame of 32x32.
 
+A clip whose first or last frame has pixels below -0.5 or above 1.5, as bytes kept as floats do, is
+refused: the call raises.
+
 `ensemble` and `ctrl_u` go around other components, whose bounds, direction, weights and licence
 become theirs.
 
@@ -47,7 +50,8 @@ become theirs.
 else one `prompt_id`, else one caption. A clip earns what its set would lose without it. All clips
 of a set must be in one batch, so let `num_envs` be a multiple of the group size. z_i is the clip
 at 16 frames of 16x16 cells, less its mean colour; override `embed` of a `GroupReward` for other
-features, and `utility` for another worth.
+features, and `utility` for another worth. Clips without texture have nothing to compare: they
+count as equal to each other and unlike all others.
 
 ## With weights
 
@@ -57,10 +61,11 @@ features, and `utility` for another worth.
 the local cache of the hub. Pictures are resized and normalised in torch as the model's own image
 processor has it, up to Pillow's rounding to bytes.
 
-- `pick_score` and `hpsv2` take tokenizer and picture size from `processor=`, by default
+- `pick_score` and `hpsv2` take tokenizer and image processor from `processor=`, by default
   `laion/CLIP-ViT-H-14-laion2B-s32B-b79K`, unless they lie beside the weights.
 - `hpsv2` renames the tensors of the published open_clip checkpoint; neither open_clip nor the
-  `hpsv2` package is needed.
+  `hpsv2` package is needed. As in that package a frame is fitted by its long side and padded with
+  black, where CLIP crops.
 - The licence of `aesthetic` is that of CLIP and the one its head is commonly said to have; its
   repository holds no licence file that we know of.
 - `aesthetic` takes the head from `head=` or a file with "linear" in its name beside the model. All

@@ -123,6 +123,15 @@ def test_a_state_without_adams_moments_would_not_do(folder):
     assert straight.fingerprint != other.fingerprint
 
 
+@pytest.mark.parametrize(
+    "change", [{"segments": 2}, {"lambda_per_frame": 0.5}, {"normalise": False}]
+)
+def test_what_frames_count_is_in_the_fingerprint(folder, change):
+    plain, other = (make_reward("adversarial", model=folder, **c) for c in ({}, change))
+    assert plain.fingerprint != other.fingerprint
+    assert other.fingerprint == make_reward("adversarial", model=folder, **change).fingerprint
+
+
 def test_the_encoder_is_never_touched(folder):
     reward = make_reward("adversarial", model=folder)
     before = {name: tensor.clone() for name, tensor in reward.module.state_dict().items()}

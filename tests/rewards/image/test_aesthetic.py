@@ -71,6 +71,16 @@ def test_the_bounds_are_those_of_any_unit_embedding(folder, clips):
     assert layers(best).item() == pytest.approx(high, rel=1e-3)
 
 
+def test_the_bounds_hold_for_weights_that_do_not_sum_to_one(clip_folder, clips, tmp_path):
+    head = {"weight": torch.full((1, EMBED), 0.01), "bias": torch.tensor([5.0])}
+    torch.save(head, tmp_path / "linear.pth")
+    config = {"model": clip_folder, "head": tmp_path / "linear.pth", "lambda_per_frame": 1.0}
+    assert make_reward("aesthetic", **config).bounds[0] > 4.9
+    reward = make_reward("aesthetic", **config, normalise=False)
+    values = reward(*clips).values
+    assert reward.bounds[0] == 0 and ((values > 0) & (values < 4.9)).all()
+
+
 def test_vbenchs_single_layer_is_read_too(clip_folder, clips, tmp_path):
     torch.manual_seed(1)
     head = nn.Linear(EMBED, 1)

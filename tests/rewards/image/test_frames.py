@@ -25,8 +25,8 @@ class Brightness(FrameReward):
 
 
 def rising(count=2, length=12):
-    """Frame t of clip n has the level t + 100 n."""
-    level = torch.arange(length) + 100.0 * torch.arange(count)[:, None]
+    """Frame t of clip n has the level (t + 100 n) / 1000."""
+    level = (torch.arange(length) + 100.0 * torch.arange(count)[:, None]) / 1000
     return level[..., None, None, None].expand(-1, -1, 4, 4, 3)
 
 
@@ -41,13 +41,13 @@ def score(reward, videos, prompts=None):
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_by_default_every_frame_counts_the_same(tmp_path, batch_size):
     values = score(build(tmp_path, batch_size=batch_size), rising())
-    assert values.tolist() == [5.5, 105.5]
+    assert values.tolist() == pytest.approx([0.0055, 0.1055])
 
 
 def test_every_clip_is_scored_with_its_own_caption_and_each_caption_embedded_once(tmp_path):
     Brightness.calls = 0
     values = score(build(tmp_path, batch_size=5), rising(3), ["aa", "b", "aa"])
-    assert values.tolist() == [11.0, 105.5, 411.0]
+    assert values.tolist() == pytest.approx([0.011, 0.1055, 0.411])
     assert Brightness.calls == 2
 
 
@@ -88,9 +88,33 @@ def test_attenuation_is_instruct_videos(tmp_path, rate, normalise):
     reward = build(tmp_path, segments=4, lambda_per_frame=rate, normalise=normalise)
     frames = reward.frames_of(1, 12)[0].tolist()
     weights = [math.exp(-rate * abs(g - 6)) for g in frames]
-    total = sum(w * g for w, g in zip(weights, frames, strict=True))
+    total = sum(w * g / 1000 for w, g in zip(weights, frames, strict=True))
     expected = total / (sum(weights) if normalise else 4)
     assert score(reward, rising(1)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_a_long_clip_do_not_underflow_to_nothing(tmp_path):
+    """The nearest frame of four is 125 from the middle of 1001: e^-125 is 0 in float32."""
+    reward = build(tmp_path, segments=4, lambda_per_frame=1.0)
+    frames = reward.frames_of(1, 1001)
+    weights = reward.weights_of(frames, 1001)
+    slow = [math.exp(-abs(g - 500.5)) for g in frames[0].tolist()]
+    expected = [w / math.fsum(slow) for w in slow]
+    assert weights[0].tolist() == pytest.approx(expected, abs=1e-6)
+    level = torch.full((1, 1001, 1, 1, 3), 0.5)
+    assert score(reward, level).item() == pytest.approx(0.5)
+
+
+def test_weights_that_are_not_normalised_pull_towards_zero(tmp_path):
+    class Warm(Brightness):
+        bounds = (10.0, 100.0)
+
+    assert Warm(tmp_path).bounds == (10.0, 100.0)
+    reward = Warm(tmp_path, lambda_per_frame=1.0, normalise=False)
+    value = score(reward, torch.full((1, 12, 4, 4, 3), 1.0), ["a" * 20]).item()
+    assert reward.bounds == (0.0, 100.0) and 0 < value < 10
+    Warm.bounds = (-9.0, -3.0)
+    assert Warm(tmp_path, normalise=False).bounds == (-9.0, 0.0)
 
 
 @pytest.mark.parametrize(

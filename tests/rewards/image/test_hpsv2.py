@@ -89,9 +89,12 @@ def published(tmp_path_factory, clip_folder):
     return folder, model
 
 
-def test_it_scores_as_open_clip_does(published, clip_folder, clips):
+@pytest.mark.parametrize("wide", [False, True])
+def test_it_scores_as_open_clip_does(published, clip_folder, clips, wide):
     folder, model = published
     videos, prompts = clips
+    if wide:  # of the model's width already, so that only the black above and below is added
+        videos = videos[:, :, 8:24]
     reward = make_reward("hpsv2", model=folder, processor=clip_folder)
     values = reward(videos, prompts).values
     tokenizer = reward.tokenizer
@@ -103,7 +106,9 @@ def test_it_scores_as_open_clip_does(published, clip_folder, clips):
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711])
     with torch.no_grad():
         texts = functional.normalize(model.encode_text(ids), dim=-1)
-        pixels = ((videos - mean) / std).flatten(0, 1).movedim(-1, 1)
+        square = torch.zeros(*videos.shape[:2], SIDE, SIDE, 3)
+        square[:, :, 8:24] = videos if wide else videos[:, :, 8:24]
+        pixels = (((square if wide else videos) - mean) / std).flatten(0, 1).movedim(-1, 1)
         images = functional.normalize(model.visual(pixels), dim=-1).reshape(*videos.shape[:2], -1)
     expected = (images * texts[:, None]).sum(-1).mean(1)
     torch.testing.assert_close(values, expected, atol=1e-5, rtol=0)

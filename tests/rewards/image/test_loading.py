@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -67,6 +68,41 @@ def test_what_cannot_be_prepared_is_refused(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="got resample=1"):
         ImageTransform.from_pretrained(tmp_path)
+
+
+def test_padding_is_black_and_around_the_middle():
+    """A white frame of twice the width: half the square is white, the rest what black becomes."""
+    transform = ImageTransform(32, None, (0.5,) * 3, (0.25,) * 3, pad=True)
+    wide = transform(torch.ones(2, 40, 80, 3))
+    expected = torch.full((2, 3, 32, 32), -2.0)
+    expected[:, :, 8:24] = 2.0
+    torch.testing.assert_close(wide, expected)
+    torch.testing.assert_close(transform(torch.ones(2, 80, 40, 3)), expected.mT)
+    square = transform(torch.ones(1, 20, 20, 3))
+    torch.testing.assert_close(square, torch.full((1, 3, 32, 32), 2.0))
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 61), (75, 50), (20, 24), (32, 17)])
+def test_padding_is_what_open_clip_does_up_to_rounding(height, width):
+    transform = ImageTransform(32, None, (0.0,) * 3, (1.0,) * 3, pad=True)
+    frames = pictures(height, width)
+    scale = 32 / max(height, width)
+    size = round(width * scale), round(height * scale)
+    for frame, ours in zip(frames, transform(frames), strict=True):
+        theirs = Image.new("RGB", (32, 32))
+        picture = Image.fromarray((frame * 255).byte().numpy()).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        theirs.paste(picture, ((32 - size[0]) // 2, (32 - size[1]) // 2))
+        levels = (ours.movedim(0, -1) * 255 - torch.tensor(np.array(theirs)).float()).abs()
+        assert levels.max() < 5
+        assert levels.mean() < 0.5
+
+
+@pytest.mark.parametrize("config", [{"size": (8, 8), "crop": None}, {"size": 8, "crop": (4, 4)}])
+def test_padding_makes_squares_alone(config):
+    with pytest.raises(ValueError, match="pad needs one size, the long side, and no crop"):
+        ImageTransform(**config, mean=(0,) * 3, std=(1,) * 3, pad=True)
 
 
 def test_gradients_reach_the_frames():
