@@ -234,8 +234,11 @@ def register_reward(name: str) -> Callable[[R], R]:
     """
 
     def register(factory: R) -> R:
-        if _REGISTRY.setdefault(name, factory) is not factory:
-            raise ValueError(f"reward name {name!r} is taken by {_REGISTRY[name]!r}")
+        taken = _REGISTRY.get(name)
+        # __qualname__, so that re-running a notebook cell may replace its own class.
+        if taken is not None and taken.__qualname__ != factory.__qualname__:
+            raise ValueError(f"reward name {name!r} is taken by {taken!r}")
+        _REGISTRY[name] = factory
         return factory
 
     return register

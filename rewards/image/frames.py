@@ -106,7 +106,8 @@ class FrameReward(ModelReward):
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.deterministic = seed is None or segments is None
         super().__init__(model, **config)
-        self.bounds = self.bounds_of(self.bounds)
+        if hasattr(self, "bounds"):  # a class without them is refused where rewards are listed
+            self.bounds = self.bounds_of(self.bounds)
 
     def bounds_of(self, bounds: tuple[float, float]) -> tuple[float, float]:
         """What the score of a clip lies in, if those of its frames lie in ``bounds``."""

@@ -33,8 +33,12 @@ def check(suite: Suite, runs: Iterable[Run]) -> None:
     seen: set[str] = set()
     for run in runs:
         rewards = run.config.env_args.get("rewards", [])
-        parts = [("estimator", run.config.estimator), ("env", run.config.env)]
-        parts += [("env_args", sorted(run.config.env_args)), *(("reward", r) for r in rewards)]
+        parts: list[tuple[str, Any]] = [
+            ("estimator", run.config.estimator),
+            ("env", run.config.env),
+            ("env_args", sorted(run.config.env_args)),
+            *(("reward", reward) for reward in rewards),
+        ]
         for kind, value in parts:
             key = json.dumps([kind, value], sort_keys=True)
             if key in seen:

@@ -228,12 +228,14 @@ def overall(results: Results) -> list[Overall]:
             if improvement is not None:
                 improvement = Interval(improvement.estimate, -np.inf, np.inf)
         quartiles = median_iqr(np.concatenate(strata))
-        means = [
-            float(np.mean([mean_interval(results.get(s, m, "gold_gain")).estimate for s in shared]))
-            for m in (method, baseline)
-        ]
-        rows.append(Overall(method, len(shared), *means, gain, quartiles, improvement))
+        mine, other = (_mean_of_means(results, shared, m) for m in (method, baseline))
+        rows.append(Overall(method, len(shared), mine, other, gain, quartiles, improvement))
     return rows
+
+
+def _mean_of_means(results: Results, scenarios: Sequence[str], method: str) -> float:
+    gains = [mean_interval(results.get(s, method, "gold_gain")).estimate for s in scenarios]
+    return float(np.mean(gains))
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
