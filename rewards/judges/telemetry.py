@@ -37,7 +37,7 @@ class Call:
 
 
 class Telemetry:
-    """The last calls, and the rate of failures among those that reached the judge.
+    """The last calls, and the rate of failures among those that were put to the judge.
 
     Args:
         max_failure_rate: share of failures that stops the run; None never does.
