@@ -21,6 +21,7 @@ from torch import Tensor
 
 from reelrl.rewards.base import Reward
 from reelrl.rewards.cache import DiskCache, clip_key
+from reelrl.rewards.group import group_rows
 from reelrl.rewards.judges.rubric import RUBRICS, SYSTEM, Rubric, pairwise_text, pointwise_text
 from reelrl.rewards.judges.telemetry import Call, Telemetry, reasons
 from reelrl.rewards.vlm.frames import frames_by_count
@@ -32,7 +33,7 @@ Shown = tuple[Tensor, float]
 
 
 class JudgeWarning(UserWarning):
-    """Some questions to a judge went unanswered and their clips are masked."""
+    """Some clips are masked: questions about them went unanswered or could not be asked."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class Judge(Reward):
     ``form="yes"`` is P("yes") renormalised over yes and no; ``form="score"`` a written score s from
     1 to 5 as (s - 1) / 4. ``compare="none"`` asks about each clip alone. ``"reference"`` asks
     whether it is better than the reference of its caption, ``"group"`` whether it is better than
-    each other clip of its caption in the batch, and gives the mean over them (the win rate of
-    Pref-GRPO, with probabilities). Both compare in either order:
-    :math:`p_{AB} = \frac12 (p(A, B) + 1 - p(B, A))`.
+    each other clip of its group in the batch (see :func:`~reelrl.rewards.group.group_rows`), and
+    gives the mean over them (the win rate of Pref-GRPO, with probabilities). Both compare in either
+    order: :math:`p_{AB} = \frac12 (p(A, B) + 1 - p(B, A))`.
 
     Args:
         rubric: one of ``RUBRICS``, or a :class:`Rubric`; a name other than ``"overall"`` becomes
@@ -135,7 +136,8 @@ class Judge(Reward):
         if self.rubric.name != "overall":
             self.name = f"{type(self).name}_{self.rubric.name}"
         # The win rate depends on who else is in the batch.
-        self.deterministic = self.deterministic and compare != "group"
+        self.groupwise = compare == "group"
+        self.deterministic = self.deterministic and not self.groupwise
 
     @abstractmethod
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
@@ -157,13 +159,28 @@ class Judge(Reward):
         """
         clips = [self.shown(video) for video in videos]
         if self.compare == "group":
-            values = self._against_each_other(clips, prompts)
+            values = self._against_each_other(clips, prompts, group_rows(prompts, infos))
         elif self.compare == "reference":
             values = self._against_references(clips, prompts)
         else:
             asks = [self._alone(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
             values = self.ask(asks)
         return torch.tensor(values, device=videos.device)
+
+    def _score_finite(
+        self,
+        videos: Tensor,
+        finite: Tensor,
+        prompts: Sequence[str],
+        infos: Sequence[Mapping[str, Any]],
+    ) -> Tensor:
+        """Scores of all clips; those that are not ``finite`` are neither shown nor compared."""
+        if bool(finite.all()):
+            return self.score(videos, prompts, infos)
+        rows = finite.nonzero().flatten()
+        kept = rows.tolist()
+        scores = self.score(videos[rows], [prompts[i] for i in kept], [infos[i] for i in kept])
+        return scores.new_full((len(videos),), math.nan).index_copy(0, rows, scores)
 
     def shown(self, video: Tensor) -> Shown:
         """The frames that the judge sees of a clip (F, H, W, 3).
@@ -189,7 +206,8 @@ class Judge(Reward):
         answers = dict(zip(new, self.answer([asks[i] for i in new]) if new else [], strict=True))
         if self.cache:
             for i, answer in answers.items():
-                self.cache.put(keys[i], answer.value)
+                # Asking may have changed the version: a server may refuse to write by schema.
+                self.cache.put(self._key(asks[i]), answer.value)
         calls = [answers[i].call if i in answers else Call(0.0, 0) for i in range(len(asks))]
         failed = [call for call in calls if call.failure is not None]
         if failed:
@@ -211,8 +229,16 @@ class Judge(Reward):
         return Ask((clip[0],), (clip[1],), *texts)
 
     def _against_references(self, clips: Sequence[Shown], prompts: Sequence[str]) -> list[float]:
-        """P(better than the caption's reference); ``nan`` for a caption without one."""
+        """P(better than the caption's reference); ``nan``, with a warning, if it has none."""
         rows = [i for i, prompt in enumerate(prompts) if prompt in self.references]
+        missing = [prompt for prompt in prompts if prompt not in self.references]
+        if missing:
+            warnings.warn(
+                f"{self.name}: {len(missing)} of {len(prompts)} clips have no reference, the first "
+                f"is of {missing[0]!r}",
+                JudgeWarning,
+                stacklevel=2,
+            )
         pairs = [
             (clips[i], self.shown(self.references[prompts[i]].to(clips[i][0])), prompts[i])
             for i in rows
@@ -220,12 +246,11 @@ class Judge(Reward):
         found = dict(zip(rows, self._both_orders(pairs), strict=True))
         return [found.get(i, math.nan) for i in range(len(clips))]
 
-    def _against_each_other(self, clips: Sequence[Shown], prompts: Sequence[str]) -> list[float]:
-        """Mean of P(better) over the others of the caption whose comparison was answered."""
-        groups = defaultdict(list)
-        for i, prompt in enumerate(prompts):
-            groups[prompt].append(i)
-        pairs = [pair for group in groups.values() for pair in combinations(group, 2)]
+    def _against_each_other(
+        self, clips: Sequence[Shown], prompts: Sequence[str], groups: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """Mean of P(better) over the others of the group whose comparison was answered."""
+        pairs = [pair for group in groups for pair in combinations(group, 2)]
         better = self._both_orders([(clips[i], clips[j], prompts[i]) for i, j in pairs])
         won = defaultdict(list)
         for (i, j), p in zip(pairs, better, strict=True):

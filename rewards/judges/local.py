@@ -19,7 +19,7 @@ from reelrl.rewards.judges.telemetry import Call
 from reelrl.rewards.judges.yes_no import NO, YES, yes_of_logits
 from reelrl.rewards.text import last_score
 from reelrl.rewards.vlm.model import Query, QwenVL, folder_digest, model_folder
-from reelrl.rewards.vlm.shared import read_dtype
+from reelrl.rewards.vlm.shared import open_backbone, read_dtype
 
 
 @register_reward("vlm_judge")
@@ -62,8 +62,8 @@ class VLMJudge(Judge):
 
     @cached_property
     def vlm(self) -> QwenVL:
-        """The model, opened when first used."""
-        return QwenVL.from_pretrained(self.folder, device=self.device, dtype=self.dtype)
+        """The model, opened when first used; judges of other axes share it."""
+        return open_backbone(self.folder, self.device, self.dtype)
 
     @cached_property
     def version(self) -> str:

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Condition, Event, Lock, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -63,36 +63,52 @@ def map_ordered(
 
 
 class Breaker:
-    """Stops asking a server that has failed several times in a row, for a while.
+    """Stops asking a server that has left several questions in a row unanswered, for a while.
 
     Args:
-        limit: failures in a row that open it.
-        cooldown: seconds until one request may try again.
+        limit: questions in a row that open it.
+        cooldown: seconds until one question may try again.
     """
 
     def __init__(self, limit: int = 8, cooldown: float = 30.0) -> None:
         self.limit, self.cooldown = limit, cooldown
         self._failures = 0
-        self._closed_at = 0.0
-        self._lock = Lock()
+        self._next_try = 0.0
+        self._trying = False
+        self._changed = Condition()
 
-    def allows(self) -> bool:
-        """Whether to ask; while open, one caller per cooldown is let through."""
-        with self._lock:
-            if self._failures < self.limit:
-                return True
-            now = time.monotonic()
-            if now < self._closed_at:
-                return False
-            self._closed_at = now + self.cooldown
+    @property
+    def open(self) -> bool:
+        """Whether the server is not asked."""
+        with self._changed:
+            return self._failures >= self.limit
+
+    def allows(self, until: float) -> bool:
+        """Whether to ask; while open, one caller per cooldown is let through.
+
+        The others wait for what becomes of it, or for their own turn, if either can come by the
+        time ``until`` of :func:`time.monotonic`.
+        """
+        with self._changed:
+            while self._failures >= self.limit:
+                now = time.monotonic()
+                if now >= self._next_try:
+                    # Whoever tries may end without a verdict, so the turn is only lent.
+                    self._next_try, self._trying = now + self.cooldown, True
+                    return True
+                if now >= until or (self._next_try >= until and not self._trying):
+                    return False
+                self._changed.wait(min(self._next_try, until) - now)
             return True
 
     def record(self, alive: bool) -> None:
-        """Count a request."""
-        with self._lock:
+        """Count a question that the server answered, or left unanswered after all retries."""
+        with self._changed:
             self._failures = 0 if alive else self._failures + 1
+            self._trying = False
             if self._failures >= self.limit:
-                self._closed_at = time.monotonic() + self.cooldown
+                self._next_try = time.monotonic() + self.cooldown
+            self._changed.notify_all()
 
 
 class Backoff:

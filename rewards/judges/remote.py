@@ -15,14 +15,20 @@ from reelrl.rewards.judges import chat
 from reelrl.rewards.judges.base import Answer, Ask, Judge
 from reelrl.rewards.judges.pool import Backoff, Breaker, map_ordered
 from reelrl.rewards.judges.telemetry import Call
-from reelrl.rewards.judges.transport import Reply, Transport, TransportError
+from reelrl.rewards.judges.transport import Reply, RequestTooLarge, Transport, TransportError
 
 REFUSES_SETTING = (400, 404, 415, 422, 501)
 """What servers answer to a request that holds a setting they do not know."""
+REFUSES_LOGPROBS = (400, 422, 501)
+"""Those of them that may mean log-probabilities; 404 is the model's, 415 that of the pictures."""
 
 
 class _Failed(Exception):
     """A question that stays unanswered."""
+
+
+class _HeldBack(_Failed):
+    """A question that was not asked, because the server has been given up for now."""
 
 
 @dataclass
@@ -51,11 +57,13 @@ class OpenAIJudge(Judge):
         retries: after a lost connection, HTTP 429 or 5xx.
         max_tokens: longest written answer.
         seed: sent along, and of the waits between retries.
+        max_request: bytes of a request; one with more is not sent, and its clip masked.
         max_reply: bytes of a reply.
         **settings: see :class:`~reelrl.rewards.judges.base.Judge`.
 
     Raises:
-        ValueError: for settings out of range or a missing environment variable.
+        ValueError: for settings out of range, a missing environment variable, or a key that is
+            none or would leave this machine without https.
     """
 
     name = "openai_judge"
@@ -77,25 +85,30 @@ class OpenAIJudge(Judge):
         retries: int = 3,
         max_tokens: int = 512,
         seed: int = 0,
+        max_request: int = 64 << 20,
         max_reply: int = 1 << 20,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        numbers = {"concurrency": concurrency, "max_tokens": max_tokens, "max_reply": max_reply}
-        wrong = {name: value for name, value in numbers.items() if value < 1}
-        if wrong or retries < 0 or not timeout > 0 or not deadline > 0:
+        counts = {
+            "concurrency": concurrency,
+            "max_tokens": max_tokens,
+            "max_request": max_request,
+            "max_reply": max_reply,
+        }
+        if min(counts.values()) < 1 or retries < 0 or not timeout > 0 or not deadline > 0:
             raise ValueError(
-                "expected concurrency, max_tokens, max_reply >= 1, retries >= 0 and positive "
-                f"timeout and deadline, got {concurrency}, {max_tokens}, {max_reply}, {retries}, "
-                f"{timeout} and {deadline}"
+                f"expected {', '.join(counts)} >= 1, retries >= 0 and positive timeout and "
+                f"deadline, got {', '.join(map(str, counts.values()))}, {retries}, {timeout} and "
+                f"{deadline}"
             )
-        headers = {}
-        if api_key_env is not None:
-            if not os.environ.get(api_key_env):
-                raise ValueError(f"the environment variable {api_key_env} is empty or not set")
-            headers["Authorization"] = f"Bearer {os.environ[api_key_env]}"
+        self._key_sent = "" if api_key_env is None else read_key(api_key_env)
         self.transport = Transport(
-            base_url, headers, allow_remote=allow_remote, max_reply=max_reply
+            base_url,
+            {"Authorization": f"Bearer {self._key_sent}"} if self._key_sent else None,
+            allow_remote=allow_remote,
+            max_request=max_request,
+            max_reply=max_reply,
         )
         self.model, self.revision, self.concurrency = model, revision, concurrency
         self.timeout, self.deadline, self.retries = float(timeout), float(deadline), retries
@@ -106,14 +119,15 @@ class OpenAIJudge(Judge):
 
     @property
     def version(self) -> str:
-        """Model, revision, codec and sampling; the address is not part of it."""
-        return json.dumps([self.model, self.revision, chat.CODEC, self.max_tokens, self.seed])
+        """Model, revision, codec, sampling and schema; the address is not part of it."""
+        sampling = [self.max_tokens, self.seed, self.structured]
+        return json.dumps([self.model, self.revision, chat.CODEC, *sampling])
 
     def check(self) -> None:
         """Ask the server for its models, and for ours among them.
 
         Raises:
-            ConnectionError: if it does not answer.
+            ConnectionError: if it does not answer, or with something else.
             ValueError: if it has other models only.
         """
         try:
@@ -123,8 +137,13 @@ class OpenAIJudge(Judge):
             raise ConnectionError(f"no judge at {self.transport.host}: {error}") from error
         if reply.status in (401, 403) or reply.status >= 500:
             raise ConnectionError(f"the judge's server answers HTTP {reply.status} to /models")
-        names = [m.get("id") for m in listed or () if isinstance(m, dict)]
         # A server that keeps its list to itself is alive at least.
+        listed = [] if listed is None else listed
+        if not isinstance(listed, list):
+            raise ConnectionError(
+                f"expected a list of models from the judge's server, got {type(listed).__name__}"
+            )
+        names = [m.get("id") for m in listed if isinstance(m, dict)]
         if names and self.model not in names:
             raise ValueError(f"the server has no model {self.model!r}, only {names}")
         self._checked = True
@@ -137,17 +156,32 @@ class OpenAIJudge(Judge):
                 self.check()
             except (ConnectionError, ValueError) as error:
                 return [Answer(math.nan, Call(0.0, 1, str(error)))] * len(asks)
-        late = Answer(math.nan, Call(self.deadline, 1, "deadline of the batch"))
-        return map_ordered(
-            lambda ask: self._answer(ask, until), asks, self.concurrency, self.deadline, late
+        states = [_Progress(until) for _ in asks]
+        found = map_ordered(
+            lambda item: self._answer(*item),
+            list(zip(asks, states, strict=True)),
+            self.concurrency,
+            self.deadline,
+            None,
         )
+        return [
+            self._late(state) if answer is None else answer
+            for answer, state in zip(found, states, strict=True)
+        ]
 
-    def _answer(self, ask: Ask, deadline: float) -> Answer:
-        began, state = time.monotonic(), _Progress(deadline)
+    def _late(self, state: _Progress) -> Answer:
+        # What has waited for a server that was given up is no failure of its own.
+        attempts = state.attempts or int(not self.breaker.open)
+        return Answer(math.nan, Call(self.deadline, attempts, "deadline of the batch"))
+
+    def _answer(self, ask: Ask, state: _Progress) -> Answer:
+        began, least = time.monotonic(), 1
         value, failure = math.nan, None
         try:
             value = self._first_or_second(ask, state)
-        except (_Failed, ValueError) as error:
+        except _HeldBack as error:
+            failure, least = str(error), 0
+        except (_Failed, RequestTooLarge, ValueError) as error:
             failure = str(error)
         except Exception as error:  # a thread that dies would leave its question open
             failure = f"{type(error).__name__}: {error}"
@@ -155,7 +189,7 @@ class OpenAIJudge(Judge):
         tokens = chat.usage(reply)
         call = Call(
             time.monotonic() - began,
-            max(state.attempts, 1),
+            max(state.attempts, least),
             failure,
             state.mass,
             *tokens,
@@ -186,11 +220,16 @@ class OpenAIJudge(Judge):
         return value
 
     def _post(self, parts: Sequence[dict[str, Any]], state: _Progress) -> Reply:
-        """A reply of status 200, after as many attempts as are allowed."""
-        problem = ""
+        """A reply of status 200, after as many attempts as are allowed.
+
+        Raises:
+            _Failed: if there is none.
+            RequestTooLarge: at once.
+        """
+        if not self.breaker.allows(state.deadline):
+            raise _HeldBack("server given up for now")
+        reply, problem = None, ""
         for attempt in range(self.retries + 1):
-            if not self.breaker.allows():
-                raise _Failed("server given up for now")
             reply, problem = self._once(parts, state)
             if reply is not None and reply.status == 200:
                 return reply
@@ -200,15 +239,31 @@ class OpenAIJudge(Judge):
                 raise _Failed(f"{problem}; no time to retry")
             if attempt < self.retries:
                 time.sleep(wait)
+        if reply is None or _ill(reply):
+            self.breaker.record(False)
         raise _Failed(problem)
 
     def _once(self, parts: Sequence[dict[str, Any]], state: _Progress) -> tuple[Reply | None, str]:
-        """One request; the reply or None, and what is wrong with it.
+        """One attempt; the reply or None, and what is wrong with it.
 
         Raises:
             _Failed: if asking again cannot help.
         """
         structured = self.structured
+        try:
+            reply = self._send(parts, structured, state)
+            if structured and reply.status in REFUSES_SETTING:
+                reply = self._send(parts, False, state)
+                if reply.status == 200:
+                    # It was the schema: the parser reads free text from now on.
+                    self.structured = False
+        except TransportError as error:
+            return None, str(error)
+        if reply.status in (200, 408, 429) or _ill(reply):
+            return reply, f"HTTP {reply.status}"
+        raise _Failed(self._refusal(reply))
+
+    def _send(self, parts: Sequence[dict[str, Any]], structured: bool, state: _Progress) -> Reply:
         body = chat.chat_request(
             self.model,
             parts,
@@ -219,17 +274,35 @@ class OpenAIJudge(Judge):
         )
         state.attempts += 1
         seconds = min(self.timeout, state.deadline - time.monotonic())
-        try:
-            reply = self.transport.request("POST", "/chat/completions", body, seconds)
-        except TransportError as error:
-            self.breaker.record(False)
-            return None, str(error)
-        self.breaker.record(reply.status < 500)
-        if structured and reply.status in REFUSES_SETTING:
-            # The server knows no schemas: the parser reads free text from now on.
-            self.structured = False
-            return self._once(parts, state)
-        if reply.status == 200 or reply.status in (408, 429) or reply.status >= 500:
-            return reply, f"HTTP {reply.status}"
-        hint = "" if self.form == "score" else "; without logprobs only form='score' works"
-        raise _Failed(f"HTTP {reply.status}{hint}")
+        reply = self.transport.request("POST", "/chat/completions", body, seconds)
+        if not _ill(reply):
+            self.breaker.record(True)
+        return reply
+
+    def _refusal(self, reply: Reply) -> str:
+        said = reply.message(self._key_sent)
+        maybe_logprobs = self.form == "yes" and reply.status in REFUSES_LOGPROBS
+        hint = "; without logprobs only form='score' works" if maybe_logprobs else ""
+        return f"HTTP {reply.status}{': ' if said else ''}{said}{hint}"
+
+
+def _ill(reply: Reply) -> bool:
+    """Whether it is the server that is in trouble, so that the same request may pass later."""
+    return reply.status >= 500 and reply.status != 501
+
+
+def read_key(variable: str) -> str:
+    """The key in an environment variable, without blanks around it.
+
+    Raises:
+        ValueError: if there is none, or one that no header can carry; the key is not quoted.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ValueError(f"the environment variable {variable} is empty or not set")
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(
+            f"expected a key of printable ASCII characters in the environment variable {variable}, "
+            "got others among them"
+        )
+    return key

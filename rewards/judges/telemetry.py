@@ -18,7 +18,8 @@ class Call:
 
     Attributes:
         seconds: from asking to the answer, all attempts and waits included.
-        attempts: requests or forward passes; 0 for a cached answer.
+        attempts: requests or forward passes; 0 for a cached answer, and for a question that was
+            not put to a server given up for now.
         failure: why there is no answer; None if there is one.
         mass: probability of yes and no together; None in a written score.
         prompt_tokens: as the server counts them; None if it does not.
@@ -36,7 +37,7 @@ class Call:
 
 
 class Telemetry:
-    """The last calls, and the rate of failures among those that reached the judge.
+    """The last calls, and the rate of failures among those that were put to the judge.
 
     Args:
         max_failure_rate: share of failures that stops the run; None never does.
@@ -79,11 +80,13 @@ class Telemetry:
         """Means and shares over the calls that are kept."""
         calls = list(self.calls)
         asked = [call for call in calls if call.attempts]
+        cached = [call for call in calls if not call.attempts and call.failure is None]
+        failed = [call for call in calls if call.failure is not None]
         masses = [call.mass for call in asked if call.mass is not None]
         return {
             "calls": float(len(calls)),
-            "cached": 1 - len(asked) / max(len(calls), 1),
-            "failed": sum(c.failure is not None for c in asked) / max(len(asked), 1),
+            "cached": len(cached) / max(len(calls), 1),
+            "failed": len(failed) / max(len(calls) - len(cached), 1),
             "seconds": sum(c.seconds for c in asked) / max(len(asked), 1),
             "attempts": sum(c.attempts for c in asked) / max(len(asked), 1),
             "mass": sum(masses) / max(len(masses), 1),

@@ -6,6 +6,7 @@ import http.client
 import ipaddress
 import json
 import math
+import re
 import socket
 import ssl
 import time
@@ -19,6 +20,10 @@ from urllib.parse import urlsplit
 
 class TransportError(Exception):
     """No usable reply: refused, cut off, late, redirected or too large."""
+
+
+class RequestTooLarge(Exception):
+    """A request of more bytes than are allowed; it was not sent, and asking again cannot help."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,31 @@ class Reply:
             raise ValueError(f"the reply is no JSON object but {type(value).__name__}")
         return value
 
+    def message(self, secret: str = "", limit: int = 200) -> str:
+        """What the body says is wrong, on one line of at most ``limit`` characters.
+
+        Args:
+            secret: blanked out; servers quote the key they refuse.
+            limit: characters.
+        """
+        text = _error_text(self.body)
+        if secret:
+            text = text.replace(secret, "***")
+        printable = "".join(c if c.isprintable() else " " for c in text)
+        return " ".join(printable.split())[:limit]
+
+
+def _error_text(body: bytes) -> str:
+    """The message in a JSON error as OpenAI, vLLM or FastAPI write it, else all of the body."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return body.decode(errors="replace")
+    for key in ("error", "message", "detail"):
+        while isinstance(value, dict) and key in value:
+            value = value[key]
+    return value if isinstance(value, str) else json.dumps(value)
+
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
@@ -60,6 +90,24 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def read_address(url: str) -> tuple[bool, str, int | None, str]:
+    """Whether it is https, host, port and path of ``http(s)://host[:port]/path``.
+
+    Raises:
+        ValueError: for any other address; what may be secret in it is not quoted.
+    """
+    try:
+        parts = urlsplit(url)
+        odd = parts.username or parts.password or parts.query or parts.fragment
+        if parts.scheme in ("http", "https") and parts.hostname and not odd:
+            return parts.scheme == "https", parts.hostname, parts.port, parts.path.rstrip("/")
+    except ValueError:  # its text too quotes the address
+        pass
+    shown = re.sub(r"^(\w+://)?.*@", r"\1***@", url, flags=re.DOTALL)
+    shown = re.sub(r"[?#].*", "***", shown, flags=re.DOTALL)
+    raise ValueError(f"expected http(s)://host[:port]/path, got {shown!r}")
 
 
 class Transport:
@@ -75,8 +123,8 @@ class Transport:
         max_reply: bytes of a reply.
 
     Raises:
-        ValueError: for an address that is not http(s), holds a user or a query, or is another
-            machine's without ``allow_remote``.
+        ValueError: for an address that is not http(s), holds a user or a query, is another
+            machine's without ``allow_remote``, or would take a key there without https.
     """
 
     def __init__(
@@ -88,17 +136,17 @@ class Transport:
         max_request: int = 64 << 20,
         max_reply: int = 1 << 20,
     ) -> None:
-        parts = urlsplit(base_url)
-        plain = not (parts.username or parts.password or parts.query or parts.fragment)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
-            raise ValueError(f"expected http(s)://host[:port]/path, got {base_url!r}")
-        if not allow_remote and not is_loopback(parts.hostname):
+        self.secure, self.host, self.port, self.path = read_address(base_url)
+        here = is_loopback(self.host)
+        if not allow_remote and not here:
             raise ValueError(
-                f"{parts.hostname!r} is another machine: clips and captions would leave this one; "
+                f"{self.host!r} is another machine: clips and captions would leave this one; "
                 "pass allow_remote=True if they may"
             )
-        self.secure, self.host, self.port = parts.scheme == "https", parts.hostname, parts.port
-        self.path = parts.path.rstrip("/")
+        if "Authorization" in (headers or {}) and not self.secure and not here:
+            raise ValueError(
+                f"the key would go to {self.host!r} in clear text: expected https, got http"
+            )
         self.headers = {"Accept": "application/json", **(headers or {})}
         self.max_request, self.max_reply = max_request, max_reply
 
@@ -108,11 +156,12 @@ class Transport:
         """Send and read one request within ``seconds`` altogether.
 
         Raises:
+            RequestTooLarge: if the payload has more bytes than are allowed.
             TransportError: if no complete reply of the allowed size came in time, or a redirect.
         """
         body = None if payload is None else json.dumps(payload).encode()
         if body is not None and len(body) > self.max_request:
-            raise TransportError(f"request larger than {self.max_request} bytes")
+            raise RequestTooLarge(f"request of {len(body)} bytes, allowed {self.max_request}")
         if seconds <= 0:
             raise TransportError("no time left")
         connection = self._connection(seconds)
@@ -129,6 +178,9 @@ class Transport:
             if isinstance(error, TransportError):
                 raise
             raise TransportError(f"{type(error).__name__}: connection failed") from error
+        except ValueError as error:
+            # Its text quotes the header that http.client refuses, and with it the key.
+            raise TransportError(f"{type(error).__name__}: request refused") from None
         finally:
             late.stop()
             connection.close()

@@ -35,8 +35,9 @@ def yes_of_logits(logits: Tensor, yes: Sequence[int], no: Sequence[int]) -> tupl
 def yes_of_top(top: Sequence[tuple[str, float]]) -> tuple[float, float]:
     """P(yes), ``nan`` without mass, and the mass, of the likeliest tokens a server lists.
 
-    A word that is not listed is at most as likely as the last that is; that bound stands in for
-    it, because zero would make p certain.
+    A word that is not listed is at most as likely as the last that is, and has at most what all
+    that are listed leave of 1. The smaller of these bounds stands in for it, because zero would
+    make p certain.
 
     Args:
         top: tokens with their natural log-probabilities.
@@ -55,6 +56,7 @@ def yes_of_top(top: Sequence[tuple[str, float]]) -> tuple[float, float]:
     mass = yes + no
     if mass < MIN_MASS:
         return math.nan, mass
-    bound = math.exp(min(value for _, value in top))
+    shares = [math.exp(value) for _, value in top]
+    bound = min(*shares, max(0.0, 1 - sum(shares)))
     yes, no = yes or bound, no or bound
     return yes / (yes + no), mass

@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor
 
 from reelrl.rewards.soli.folder import Question
 from reelrl.rewards.text import fill
 from reelrl.rewards.vlm.frames import frames_by_count
-from reelrl.rewards.vlm.model import Query, QwenVL, model_folder
-
-_OPEN: WeakValueDictionary[tuple[Any, ...], QwenVL] = WeakValueDictionary()
-
-
-def open_backbone(
-    model: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> QwenVL:
-    """The frozen model of a folder or name: the one in use already, or a new one.
-
-    Reward models of several dimensions sit on one backbone; its weights are held once.
-    """
-    folder = model_folder(model)
-    key = (str(folder.resolve()), device, dtype)
-    found = _OPEN.get(key)
-    if found is None:
-        found = _OPEN[key] = QwenVL.from_pretrained(folder, device=device, dtype=dtype)
-    return found
+from reelrl.rewards.vlm.model import Query, QwenVL
 
 
 def queries_of(videos: Tensor, prompts: Sequence[str], question: Question) -> list[Query]:

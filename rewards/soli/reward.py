@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from reelrl.rewards.base import Reward, register_reward
-from reelrl.rewards.soli.backbone import open_backbone, queries_of
+from reelrl.rewards.soli.backbone import queries_of
 from reelrl.rewards.soli.folder import FACTS, WEIGHTS, find_backbone, load_head, read_facts
 from reelrl.rewards.soli.heads import Head
 from reelrl.rewards.vlm.model import QwenVL, chunks
-from reelrl.rewards.vlm.shared import read_dtype
+from reelrl.rewards.vlm.shared import open_backbone, read_dtype
 
 
 @register_reward("soli_reward")

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class Query:
 class QwenVL:
     """A frozen model with its tokenizer.
 
+    Several components may share one and ask from several threads; they are served in turn.
+
     Args:
         model: of one of the two classes, or a subclass.
         tokenizer: with the chat template.
@@ -64,6 +67,8 @@ class QwenVL:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.patches = patches
+        # transformers' Qwen models keep positions of the last batch (rope_deltas) on the module.
+        self._turn = Lock()
         self.accepted = set(inspect.signature(model.forward).parameters)
 
     @classmethod
@@ -154,7 +159,9 @@ class QwenVL:
     @torch.no_grad()
     def next_logits(self, queries: Sequence[Query]) -> Tensor:
         """(N, V) float32 logits of the first token of each answer."""
-        output = self.model(**self.inputs(queries), logits_to_keep=1, use_cache=False)
+        inputs = self.inputs(queries)
+        with self._turn:
+            output = self.model(**inputs, logits_to_keep=1, use_cache=False)
         return output.logits[:, -1].float()
 
     @torch.no_grad()
@@ -163,7 +170,8 @@ class QwenVL:
     ) -> tuple[Tensor, Tensor]:
         """Last hidden states (N, L, D) and the tokens (N, L) they stand at."""
         inputs = self.inputs(queries, answers)
-        states = self.model.model(**inputs, use_cache=False).last_hidden_state
+        with self._turn:
+            states = self.model.model(**inputs, use_cache=False).last_hidden_state
         return states, inputs["input_ids"]
 
     @torch.no_grad()
@@ -186,7 +194,8 @@ class QwenVL:
             raise ValueError(f"expected taps from 1 to {layers}, got {list(taps)}")
         inputs = self.inputs(queries)
         # Entry 0 is what goes into the first layer.
-        states = self.model.model(**inputs, use_cache=False, output_hidden_states=True)
+        with self._turn:
+            states = self.model.model(**inputs, use_cache=False, output_hidden_states=True)
         return [states.hidden_states[tap] for tap in taps], inputs["attention_mask"].bool()
 
     @property
@@ -203,18 +212,20 @@ class QwenVL:
     def generate(self, queries: Sequence[Query], max_new_tokens: int) -> list[list[int]]:
         """The likeliest token at every step, up to the end of the answer or the limit."""
         inputs = self.inputs(queries)
-        output = self.model.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            # The folder's sampling settings are not ours; left in they warn about greedy search.
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            # A clip in the answer would be one that nobody gave.
-            suppress_tokens=self._vision_tokens(),
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
+        with self._turn:
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                # The folder's sampling settings are not ours; left in they warn that search is
+                # greedy.
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                # A clip in the answer would be one that nobody gave.
+                suppress_tokens=self._vision_tokens(),
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         ends = self._ends()
         return [row[: next((i for i, t in enumerate(row) if t in ends), len(row))] for row in new]

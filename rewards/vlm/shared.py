@@ -98,10 +98,15 @@ class VLMScorer(ABC):
     def fingerprint(self) -> str:
         """Changes with anything a score depends on besides clip and caption."""
         template = hashlib.sha256(self.template.encode()).hexdigest()
-        facts = [type(self).__name__, folder_digest(self.folder), template]
+        facts = [type(self).__name__, *map(folder_digest, self.folders), template]
         return json.dumps(
             [*facts, self.clip_fps, self.sample_fps, self.num_frames, str(self.dtype)]
         )
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All that the model is read from."""
+        return (self.folder,)
 
     def frames(self, videos: Tensor) -> Tensor:
         """The frames the model is shown, (N, n, H, W, 3).
@@ -159,6 +164,28 @@ def read_dtype(name: str) -> torch.dtype:
     if name not in known:
         raise ValueError(f"dtype must be one of {', '.join(known)}, got {name!r}")
     return known[name]
+
+
+_BACKBONES: WeakValueDictionary[tuple[Any, ...], QwenVL] = WeakValueDictionary()
+_OPENING = Lock()
+
+
+def open_backbone(
+    model: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> QwenVL:
+    """The frozen model of a folder or name: the one in use already, or a new one.
+
+    Judges of several axes and reward models of several dimensions ask one model; its weights are
+    held once, and gone with the last who uses them.
+    """
+    folder = model_folder(model)
+    # The digest, because a folder may be written anew while its old weights are in use.
+    key = (str(folder.resolve()), folder_digest(folder), device, dtype)
+    with _OPENING:
+        found = _BACKBONES.get(key)
+        if found is None:
+            found = _BACKBONES[key] = QwenVL.from_pretrained(folder, device=device, dtype=dtype)
+        return found
 
 
 _OPEN: WeakValueDictionary[tuple[Any, ...], VLMScorer] = WeakValueDictionary()

@@ -80,6 +80,11 @@ class VideoAlignScorer(VLMScorer):
             for axis in AXES
         }
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The model's, and that of its base, which brings configuration and tokenizer."""
+        return (self.folder,) if self.base is None else (self.folder, self.base)
+
     @cached_property
     def vlm(self) -> QwenVL:
         """The model with its reward head, opened when first used."""

@@ -39,6 +39,16 @@ def test_a_caption_is_filled_in_once_and_braces_are_left_alone():
         (" 3. ", 3),
         ("<think>Score: 5</think>\nScore: 2", 2),
         ("<think>a</think> 1 <think>b</think> Score: 2", 2),
+        ("Score: 4/5", 4),
+        ("Score: **4** / 5", 4),
+        ("Score: 3 (out of 5)", 3),
+        ("4 out of 5.", 4),
+        ('{"score": "4/5"}', 4),
+        ("<score>4 / 5.0</score>", 4),
+        ("Score (out of 5): 4", 4),
+        ("Score 1/10 of the frames, final score: 3", 3),
+        ("Score: 4. Out of 10 frames 9 are sharp", 4),
+        ("Score: 9/10, no: score: 4", 4),
     ],
 )
 def test_scores_that_are_read(answer, score):
@@ -58,6 +68,22 @@ def test_scores_that_are_read(answer, score):
         "<think>Score: 3",
         "Score:",
         "score 3",
+        # Of another scale than the one asked for: 4 of 10 is not 4 of 5.
+        "Score: 4/10",
+        "Score: 4 / 10",
+        "Score: **4**/10",
+        "Score: 4 out of 10",
+        "Score: 4 (out of 10)",
+        "Score (out of 10): 4",
+        "Score/10: 4",
+        "4/10",
+        "4 out of 10.",
+        '{"score": "4/10"}',
+        '{"score": 4/10}',
+        "<score>4/10</score>",
+        "Score: 4/0",
+        "Score: 4/50",
+        "Score: 3/4",
     ],
 )
 def test_scores_that_are_not(answer):
@@ -84,3 +110,6 @@ def test_named_scores():
     assert named_score(text, "physics", 1, 5) == 3
     assert math.isnan(named_score(text, "style", 1, 5))
     assert math.isnan(named_score("Alignment Score (1-5): 9", "alignment", 1, 5))
+    assert named_score("Alignment Score: 4/5", "alignment", 1, 5) == 4
+    assert math.isnan(named_score("Alignment Score: 4/10", "alignment", 1, 5))
+    assert math.isnan(named_score("Alignment Score (out of 10): 4", "alignment", 1, 5))

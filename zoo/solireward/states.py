@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reelrl.rewards.soli.backbone import open_backbone, queries_of
+from reelrl.rewards.soli.backbone import queries_of
 from reelrl.rewards.soli.folder import content_digest
 from reelrl.rewards.soli.heads import Head
 from reelrl.rewards.vlm.model import QwenVL, chunks
-from reelrl.rewards.vlm.shared import read_dtype
+from reelrl.rewards.vlm.shared import open_backbone, read_dtype
 from reelrl.zoo.solireward.clips import AXES, Labelled, load_split, write_tensors
 from reelrl.zoo.solireward.config import DataConfig, RewardModelConfig
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from reelrl.algos.runlog import RunLog
 from reelrl.rewards.judges.yes_no import NO, YES
-from reelrl.rewards.soli.backbone import language_rows, open_backbone
+from reelrl.rewards.soli.backbone import language_rows
 from reelrl.rewards.soli.folder import Facts, content_digest, place_of, save_reward_model
 from reelrl.rewards.soli.heads import Head, HeadConfig, YesLogit, make_head
 from reelrl.rewards.soli.loss import make_loss
 from reelrl.rewards.vlm.model import model_folder
-from reelrl.rewards.vlm.shared import read_dtype
+from reelrl.rewards.vlm.shared import open_backbone, read_dtype
 from reelrl.zoo.nano.runtime import Training, stream_seed
 from reelrl.zoo.solireward.config import RewardModelConfig
 from reelrl.zoo.solireward.labels import annotated, passes

@@ -1,5 +1,11 @@
 """The judge in the process, on a tiny model of its class."""
 
+import gc
+import shutil
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -89,6 +95,55 @@ def test_cached_answers_need_no_model(talker, random_clips, tmp_path):
     assert "vlm" not in vars(again)
     other = VLMJudge(talker, cache=tmp_path, rubric="motion")
     assert other.name == "vlm_judge_motion"
+
+
+def test_judges_of_several_axes_share_the_weights(talker):
+    first, second = (VLMJudge(talker, rubric=axis) for axis in ("visual", "motion"))
+    assert first.vlm is second.vlm
+    assert VLMJudge(talker, dtype="bfloat16").vlm is not first.vlm
+    gone = weakref.ref(first.vlm)
+    del first, second
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_folder_written_anew_is_another_model(talker, tmp_path):
+    folder = shutil.copytree(talker, tmp_path / "copy")
+    before = VLMJudge(folder)
+    version, old = before.version, before.vlm
+    (folder / "prompt_template.txt").write_text("{prompt}")
+    after = VLMJudge(folder)
+    assert after.version != version and after.vlm is not old
+
+
+def test_judges_that_share_a_model_ask_it_in_turn(talker, random_clips):
+    """From two threads; the model keeps positions of the last batch on the module."""
+    judges = [VLMJudge(talker, num_frames=4), VLMJudge(talker, num_frames=4, rubric="motion")]
+    vlm = judges[0].vlm
+    clips = random_clips(4)
+    expected = [judge(clips, ["a"] * 4).values for judge in judges]
+    inside, most = [], []
+
+    def enter(*_):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+
+    hooks = [
+        vlm.model.register_forward_pre_hook(enter),
+        vlm.model.register_forward_hook(lambda *_: inside.pop() and None),
+    ]
+    query = Query((clips[0],), "How good?", rates=(16.0,))
+    written = vlm.generate([query], 4)
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(judge, clips, ["a"] * 4) for judge in judges for _ in range(3)]
+        answers = [pool.submit(vlm.generate, [query], 4) for _ in range(3)]
+    for i, future in enumerate(found):
+        torch.testing.assert_close(future.result().values, expected[i // 3])
+    assert [answer.result() for answer in answers] == [written] * 3
+    assert max(most) == 1
+    for hook in hooks:
+        hook.remove()
 
 
 def test_the_folder_is_checked_at_once(tmp_path):

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import math
+import os
 import pickle
 import random
 import socket
 import threading
 import time
+import traceback
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +22,7 @@ from reelrl.rewards.base import RewardAbort
 from reelrl.rewards.judges import JudgeWarning, OpenAIJudge
 from reelrl.rewards.judges.pool import Breaker
 from reelrl.rewards.judges.rubric import SYSTEM
+from reelrl.rewards.judges.transport import Transport, TransportError
 
 CAPTIONS = ["a", "b", "c"]
 
@@ -274,23 +277,114 @@ def test_3_a_wait_beyond_the_deadline_is_not_waited_for(serve, make_judge, grey)
 
 def test_3_a_dead_server_is_given_up_for_a_while(serve, make_judge, grey):
     server = serve(status(500))
-    judge = make_judge(server, retries=3, concurrency=1)
+    # A full window of 12 would stop the run: what was not asked is not in it.
+    judge = make_judge(server, retries=3, concurrency=1, failure_window=12)
     judge.breaker = Breaker(limit=5, cooldown=60)
-    with pytest.warns(JudgeWarning, match="server given up for now"):
+    with pytest.warns(JudgeWarning, match="server given up for now x15"):
         judge(grey(*[0.5] * 20), ["a"] * 20)
-    assert len(server.requests) == 5
+    assert len(server.requests) == 5 * 4
+    assert [call.attempts for call in judge.telemetry.calls] == [4] * 5 + [0] * 15
+    assert judge.telemetry.summary()["cached"] == 0
+    assert judge.telemetry.summary()["failed"] == 1
+
+
+@pytest.mark.parametrize("concurrency", [4, 8, 16])
+@pytest.mark.parametrize("fault", ["503", "dropped"])
+def test_3_an_outage_that_the_retries_outlast_costs_no_answer(
+    serve, make_judge, grey, replies, concurrency, fault
+):
+    began = []
+
+    def behave(handler, body, number):
+        began.append(time.monotonic())
+        if time.monotonic() < began[0] + 0.3:
+            FAULTS[fault][0](handler, body, number)
+        else:
+            handler.send(replies["yes"](0.7))
+
+    judge = make_judge(serve(behave), concurrency=concurrency)
+    judge.backoff = lambda attempt, asked: 0.2
+    output = judge(grey(*[0.5] * 260), ["a"] * 260)
+    assert output.valid.all()
+    assert not judge.breaker.open
+
+
+def test_3_what_was_held_back_is_asked_once_the_server_is_there_again(
+    serve, make_judge, grey, replies
+):
+    """Eight questions exhaust their retries; the ninth waits and tries again."""
+    server = serve(lambda h, b, n: h.send({}, 503) if n < 8 else h.send(replies["yes"](0.7)))
+    judge = make_judge(server, retries=0, concurrency=1)
+    judge.breaker = Breaker(limit=8, cooldown=0.3)
+    with pytest.warns(JudgeWarning, match="8 of 40 questions failed: HTTP 503 x8"):
+        output = judge(grey(*[0.5] * 40), ["a"] * 40)
+    assert output.valid.tolist() == [False] * 8 + [True] * 32
+    assert judge.telemetry.calls[8].seconds > 0.2 and len(server.requests) == 40
+
+
+def test_3_what_waits_for_a_dead_server_at_the_deadline_was_not_asked(serve, make_judge, grey):
+    def behave(handler, body, number):
+        (hang if number >= 2 else status(503))(handler, body, number)
+
+    server = serve(behave)
+    judge = make_judge(server, retries=0, concurrency=2, timeout=30, deadline=1.5)
+    judge.breaker = Breaker(limit=2, cooldown=0.1)
+    with pytest.warns(JudgeWarning, match="HTTP 503 x2"):
+        assert not judge(grey(*[0.5] * 6), ["a"] * 6).valid.any()
+    assert sum(call.attempts for call in judge.telemetry.calls) == len(server.requests) <= 4
+
+
+def now():
+    return time.monotonic()
 
 
 def test_3_the_breaker_lets_one_through_after_the_cooldown():
     breaker = Breaker(limit=2, cooldown=0.05)
     breaker.record(False)
-    assert breaker.allows()
+    assert breaker.allows(now()) and not breaker.open
     breaker.record(False)
-    assert not breaker.allows()
+    assert not breaker.allows(now()) and breaker.open
     time.sleep(0.06)
-    assert breaker.allows() and not breaker.allows()
+    assert breaker.allows(now()) and not breaker.allows(now())
     breaker.record(True)
-    assert breaker.allows() and breaker.allows()
+    assert breaker.allows(now()) and breaker.allows(now())
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_3_those_held_back_wait_for_the_one_that_tries(alive):
+    breaker = Breaker(limit=1, cooldown=0.01)
+    breaker.record(False)
+    time.sleep(0.02)
+    breaker.cooldown = 60
+    assert breaker.allows(now())  # this one tries
+    answers = []
+    until = now() + 30
+    threads = [
+        threading.Thread(target=lambda: answers.append(breaker.allows(until))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    assert answers == []
+    breaker.record(alive)
+    for thread in threads:
+        thread.join(10)
+    # Its success frees all; after its failure none can have a turn in time.
+    assert answers == [alive] * 3
+
+
+def test_3_nobody_waits_for_a_turn_that_cannot_come_in_time():
+    breaker = Breaker(limit=1, cooldown=60)
+    breaker.record(False)
+    began = now()
+    assert not breaker.allows(began + 30)
+    assert now() - began < 10
+
+
+def test_3_one_who_tries_and_ends_without_a_verdict_holds_up_nobody_for_ever():
+    breaker = Breaker(limit=1, cooldown=0.05)
+    breaker.record(False)
+    assert breaker.allows(now() + 5) and breaker.allows(now() + 5)
 
 
 def test_3_the_server_is_looked_at_first(serve, make_judge, grey):
@@ -306,6 +400,16 @@ def test_3_the_server_is_looked_at_first(serve, make_judge, grey):
     with pytest.warns(JudgeWarning, match="no model 'tiny'"):
         assert not fresh(grey(0.5), ["a"]).valid.any()
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("listed", [5, "tiny", {"id": "tiny"}])
+def test_3_models_that_are_no_list_are_a_failure(serve, make_judge, grey, monkeypatch, listed):
+    server = serve()
+    monkeypatch.setattr(
+        server.RequestHandlerClass, "do_GET", lambda handler: handler.send({"data": listed})
+    )
+    with pytest.warns(JudgeWarning, match=f"a list of models .* got {type(listed).__name__}"):
+        assert not make_judge(server)(grey(0.5), ["a"]).valid.any()
 
 
 def test_3_nobody_there(grey):
@@ -465,9 +569,75 @@ def test_6_a_server_without_schemas_is_asked_without(serve, make_judge, grey, re
     assert ["response_format" in body for body in server.requests] == [True, False, False]
 
 
-def test_6_a_server_without_logprobs_is_named(serve, make_judge, grey):
+@pytest.mark.parametrize("code", [400, 404, 422])
+def test_6_one_refusal_of_another_cause_does_not_end_schemas(
+    serve, make_judge, grey, replies, code
+):
+    def behave(handler, body, number):
+        if replies["brightness"](body) > 0.7:
+            handler.send({"error": {"message": "a broken picture"}}, code)
+        else:
+            handler.send(replies["text"]('{"score": 3}'))
+
+    server = serve(behave)
+    judge = make_judge(server, form="score", concurrency=1)
+    with pytest.warns(JudgeWarning, match=f"1 of 2 questions failed: HTTP {code}: a broken"):
+        output = judge(grey(0.9, 0.2), ["a", "b"])
+    assert output.valid.tolist() == [False, True] and judge.structured
+    assert ["response_format" in body for body in server.requests] == [True, False, True]
+
+
+def test_6_answers_by_schema_and_without_are_kept_apart(serve, make_judge, grey, replies, tmp_path):
+    def behave(handler, body, number):
+        if "response_format" in body:
+            handler.send({"error": "unexpected field"}, 422)
+        else:
+            handler.send(replies["text"]("Score: 3"))
+
+    server = serve(behave)
+    first = make_judge(server, form="score", cache=tmp_path)
+    before = first.version
+    assert float(first(grey(0.5), ["a"]).values) == 0.5
+    assert first.version != before
+    server.behaviour = lambda h, b, n: h.send(replies["text"]('{"score": 5}'))
+    again = make_judge(server, form="score", cache=tmp_path)
+    assert float(again(grey(0.5), ["a"]).values) == 1  # what was said without is no answer by it
+    asked = len(server.requests)
+    assert float(first(grey(0.5), ["a"]).values) == 0.5
+    assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize("code", [400, 422, 501])
+def test_6_a_server_without_logprobs_is_named(serve, make_judge, grey, code):
+    server = serve(status(code))
     with pytest.warns(JudgeWarning, match="without logprobs only form='score' works"):
-        make_judge(serve(status(422)))(grey(0.5), ["a"])
+        make_judge(server)(grey(0.5), ["a"])
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 413])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "why it is refused", "type": "x"}},
+        {"error": "why it is refused"},
+        {"object": "error", "message": "why it is refused"},
+        {"detail": "why it is refused"},
+        b"why it\n\x1bis refused",
+    ],
+)
+def test_6_a_refusal_is_quoted_and_no_other_cause_made_up(serve, make_judge, grey, code, body):
+    judge = make_judge(serve(lambda h, b, n: h.send(body, code)))
+    with pytest.warns(JudgeWarning):
+        judge(grey(0.5), ["a"])
+    assert judge.telemetry.calls[0].failure == f"HTTP {code}: why it is refused"
+
+
+def test_6_a_long_refusal_is_cut(serve, make_judge, grey):
+    judge = make_judge(serve(lambda h, b, n: h.send({"error": "x" * 5000}, 413)))
+    with pytest.warns(JudgeWarning):
+        judge(grey(0.5), ["a"])
+    assert judge.telemetry.calls[0].failure == "HTTP 413: " + "x" * 200
 
 
 def test_10_a_caption_cannot_speak_for_the_judge(serve, make_judge, grey, replies):
@@ -518,6 +688,7 @@ def test_7_win_rates_within_captions(serve, make_judge, grey, replies):
     for row, value in expected.items():
         assert float(output.values[row]) == pytest.approx(value, abs=0.01)
     assert output.valid.tolist() == [True, True, False, True, False]  # alone with its caption
+    assert judge.groupwise and not make_judge(server).groupwise
     # Where the clips differ by less than 0.2 the lean decides.
     assert (judge.pairs, judge.inconsistent) == (3, 1)
     assert len(server.requests) == 6
@@ -530,12 +701,46 @@ def test_7_against_a_reference(serve, make_judge, grey, replies, tmp_path):
     server.pictures, server.yes = replies["pictures"], replies["yes"]
     save_file({"a": grey(0.5)[0], "b": grey(0.3)[0]}, tmp_path / "best.safetensors")
     judge = make_judge(server, compare="reference", references=tmp_path / "best.safetensors")
-    output = judge(grey(0.7, 0.7, 0.7), CAPTIONS)
+    words = "2 of 4 clips have no reference, the first is of 'c'"
+    with pytest.warns(JudgeWarning, match=words):
+        output = judge(grey(0.7, 0.7, 0.7, 0.7), [*CAPTIONS, "d"])
     assert output.values[:2].tolist() == [
         pytest.approx(0.6, abs=0.01),
         pytest.approx(0.7, abs=0.01),
     ]
-    assert output.valid.tolist() == [True, True, False]
+    assert output.valid.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("fact", ["group_id", "prompt_id"])
+def test_7_the_facts_of_a_clip_tell_its_group(serve, make_judge, grey, replies, fact):
+    server = serve(better)
+    server.pictures, server.yes = replies["pictures"], replies["yes"]
+    judge = make_judge(server, compare="group")
+    infos = [{fact: i} for i in (0, 1, 0, 1)]
+    output = judge(grey(0.2, 0.3, 0.8, 0.5), ["a"] * 4, infos)
+    # Within 0.2 and 0.8, and within 0.3 and 0.5; half the difference to one half.
+    assert output.values.tolist() == [pytest.approx(v, abs=0.01) for v in (0.2, 0.4, 0.8, 0.6)]
+    assert judge.pairs == 2 and len(server.requests) == 4
+
+
+def test_7_a_clip_that_cannot_be_scored_is_compared_with_none(serve, make_judge, grey, replies):
+    server = serve(better)
+    server.pictures, server.yes = replies["pictures"], replies["yes"]
+    judge = make_judge(server, compare="group")
+    clips = grey(0.2, 0.5, 0.8)
+    clips[1, 2, 3, 3, 0] = math.nan
+    output = judge(clips, ["a"] * 3)
+    assert output.values.tolist() == [
+        pytest.approx(0.2, abs=0.01),
+        pytest.approx(math.nan, nan_ok=True),
+        pytest.approx(0.8, abs=0.01),
+    ]
+    assert judge.pairs == 1
+    alone = make_judge(server)
+    asked = len(server.requests)
+    assert alone(clips[:2], ["a"] * 2).valid.tolist() == [True, False]
+    assert len(server.requests) == asked + 1
+    assert not alone(clips[1:2], ["a"]).valid.any() and len(server.requests) == asked + 1
 
 
 def test_7_half_a_pair_is_no_comparison(serve, make_judge, grey, replies):
@@ -583,16 +788,89 @@ def test_11_the_key_is_sent_and_shown_nowhere(serve, grey, monkeypatch):
     judge(grey(0.5), ["a"])
     assert server.headers[0]["Authorization"] == "Bearer sesame"
     assert "sesame" not in repr(judge) + judge.version
+    monkeypatch.setenv("JUDGE_KEY", " sesame\n")
+    judge = OpenAIJudge("tiny", base_url=server.url, api_key_env="JUDGE_KEY", num_frames=2)
+    assert judge(grey(0.5), ["a"]).valid.all()
+    assert server.headers[1]["Authorization"] == "Bearer sesame"
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ValueError, match="JUDGE_KEY is empty or not set"):
         OpenAIJudge("tiny", api_key_env="JUDGE_KEY")
 
 
-def test_11_a_request_has_a_largest_size(serve, make_judge, grey):
-    judge = make_judge(serve(), retries=0)
-    judge.transport.max_request = 200
-    with pytest.warns(JudgeWarning, match="request larger than 200 bytes"):
+@pytest.mark.parametrize(
+    "key", ["open\nsesame", "open\x00sesame", "open\x7fsesame", "sesame\u2026"]
+)
+def test_11_a_key_that_is_none_is_refused_and_not_quoted(monkeypatch, key):
+    monkeypatch.setattr(os, "environ", {"JUDGE_KEY": key})  # a real one takes no null bytes
+    with pytest.raises(ValueError, match=r"printable ASCII characters .* JUDGE_KEY") as error:
+        OpenAIJudge("tiny", api_key_env="JUDGE_KEY")
+    assert "sesame" not in str(error.value)
+    monkeypatch.setattr(os, "environ", {"JUDGE_KEY": " \n"})
+    with pytest.raises(ValueError, match="JUDGE_KEY is empty or not set"):
+        OpenAIJudge("tiny", api_key_env="JUDGE_KEY")
+
+
+@pytest.mark.parametrize("key", ["sesame\n", "sesame\u2026"])
+def test_11_a_header_that_cannot_be_sent_is_not_quoted(serve, key):
+    transport = Transport(serve().url, {"Authorization": f"Bearer {key}"})
+    with pytest.raises(TransportError) as error:
+        transport.request("POST", "/chat/completions", {}, 5.0)
+    shown = "".join(traceback.format_exception(error.value))
+    assert "sesame" not in shown and "2026" not in shown and "Error: request refused" in shown
+
+
+def test_11_a_server_that_quotes_the_key_is_not_quoted(serve, grey, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sesame")
+    said = {"error": {"message": "wrong key 'sesame'"}}
+    server = serve(lambda h, b, n: h.send(said, 401))
+    judge = OpenAIJudge("tiny", base_url=server.url, api_key_env="JUDGE_KEY", num_frames=2)
+    with pytest.warns(JudgeWarning, match=r"HTTP 401: wrong key '\*\*\*'"):
         judge(grey(0.5), ["a"])
+
+
+def test_11_a_key_leaves_the_machine_by_https_only(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sesame")
+    settings = {"api_key_env": "JUDGE_KEY", "allow_remote": True}
+    with pytest.raises(ValueError, match="in clear text: expected https, got http") as error:
+        OpenAIJudge("tiny", base_url="http://judge.example/v1", **settings)
+    assert "sesame" not in str(error.value)
+    for url in ("https://judge.example/v1", "http://127.0.0.1:8000/v1", "http://[::1]:8000/v1"):
+        OpenAIJudge("tiny", base_url=url, **settings)
+    OpenAIJudge("tiny", base_url="http://judge.example/v1", allow_remote=True)  # no key, no harm
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:sesame@localhost/v1", "http://***@localhost/v1"),
+        ("http://sesame@localhost/v1", "http://***@localhost/v1"),
+        ("me:sesame@localhost/v1", "***@localhost/v1"),
+        ("http://me:sesame/x@localhost/v1", "http://***@localhost/v1"),
+        ("http://me:sesame#x@localhost/v1", "http://***@localhost/v1"),
+        ("http://me:sesame@localhost:port/v1", "http://***@localhost:port/v1"),
+        ("http://me:sesame@[localhost/v1", "http://***@[localhost/v1"),
+        ("http://localhost/v1?key=sesame", "http://localhost/v1***"),
+        ("http://localhost/v1#sesame", "http://localhost/v1***"),
+    ],
+)
+def test_11_secrets_in_an_address_are_not_quoted(url, shown):
+    with pytest.raises(ValueError, match=r"expected http\(s\)") as error:
+        OpenAIJudge("tiny", base_url=url)
+    assert repr(shown) in str(error.value)
+    assert "sesame" not in "".join(traceback.format_exception(error.value))
+
+
+def test_11_a_request_has_a_largest_size(serve, make_judge, grey):
+    """One that is larger is not sent, not tried again, and says nothing about the server."""
+    server = serve()
+    judge = make_judge(server, retries=3, max_request=3000)
+    judge.breaker = Breaker(limit=2, cooldown=60)
+    large = torch.rand(6, 4, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(JudgeWarning, match=r"request of \d{4} bytes, allowed 3000"):
+        assert not judge(large, ["a"] * 6).valid.any()
+    assert server.requests == []
+    assert {call.attempts for call in judge.telemetry.calls} == {1}
+    assert judge(grey(0.5), ["a"]).valid.all()
 
 
 # What it is made with.
@@ -612,6 +890,7 @@ def test_names():
         ({"compare": "reference"}, "references go with"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout": 0}, "positive timeout"),
+        ({"max_request": 0}, "max_request, max_reply >= 1"),
         ({"max_failure_rate": 1.5}, r"\[0, 1\)"),
     ],
 )

@@ -36,6 +36,15 @@ def test_a_word_that_is_not_listed_is_bounded_by_the_last_that_is():
     assert q == pytest.approx(0.02 / 0.82) and q > 0
 
 
+def test_a_word_that_is_not_listed_has_no_more_than_what_the_listed_leave():
+    p, mass = yes_of_top([("yes", math.log(0.99))])
+    assert p == pytest.approx(0.99) and mass == pytest.approx(0.99)
+    p, _ = yes_of_top([("no", math.log(0.6)), ("maybe", math.log(0.3))])
+    assert p == pytest.approx(0.1 / 0.7)
+    # Rounding may take a sum above 1; nothing is left then.
+    assert yes_of_top([("yes", 1e-7)])[0] == 1
+
+
 @pytest.mark.parametrize("top", [[], [("yes", math.nan)], [("yes", 0.1)], [("yes", math.inf)]])
 def test_what_is_no_log_probability_is_refused(top):
     with pytest.raises(ValueError, match="missing or out of range"):

@@ -5,11 +5,12 @@ import torch
 
 from reelrl.rewards import make_reward
 from reelrl.rewards.cache import CachedReward
-from reelrl.rewards.soli.backbone import open_backbone, queries_of
+from reelrl.rewards.soli.backbone import queries_of
 from reelrl.rewards.soli.folder import (
     read_facts,
 )
 from reelrl.rewards.soli.heads import HEADS
+from reelrl.rewards.vlm.shared import open_backbone
 
 CAPTIONS = ["a red circle", "a very much longer caption about a square", "x"]
 

@@ -14,6 +14,7 @@ from reelrl.rewards.vlm.videoalign import (
     OWN_TEMPLATE,
     PUBLISHED_STATISTICS,
     TOKENS,
+    VideoAlign,
     VideoAlignScorer,
 )
 from reelrl.rewards.vlm.videoalign_model import VideoAlignModel, lora_scale, merge_lora
@@ -184,6 +185,22 @@ def test_a_published_folder_needs_its_base(tmp_path):
     (tmp_path / "checkpoint-1" / "model.pth").write_bytes(b"")
     with pytest.raises(ValueError, match="needs base="):
         _ = scorer.vlm
+
+
+def test_scores_hang_on_the_base_too(make_vlm, tmp_path):
+    base = shutil.copytree(make_vlm("qwen2_vl", extra=TOKENS), tmp_path / "base")
+    folder = tmp_path / "VideoReward"
+    folder.mkdir()
+    settings = {"model": folder, "base": str(base), "template": OWN_TEMPLATE}
+
+    def fingerprint():
+        return VideoAlign(**settings).fingerprint
+
+    before = fingerprint()
+    assert fingerprint() == before
+    pixels = base / "video_preprocessor_config.json"
+    pixels.write_text(pixels.read_text().replace("1024", "512"))
+    assert fingerprint() != before
 
 
 def test_merging_adapters():
