@@ -369,6 +369,11 @@ class GRPO:
             raise ValueError(
                 f"{self.estimator.name!r} has one clipped loss per component, not dppo"
             )
+        if wanted := getattr(self.estimator, "needs_feedback", ""):
+            raise ValueError(
+                f"{self.estimator.name!r} learns from feedback({wanted}=...), which this learner "
+                "never gives: it would be another estimator under this name"
+            )
         rollout = config.rollout
         if "ode_rewards" in self.estimator.requires:
             rollout = replace(rollout, dense=True)

@@ -89,7 +89,7 @@ class FixedWeights(Estimator):
     """GRPO with weights from the config instead of the batch.
 
     Set to the time average of an adaptive estimator's weights, it tells whether the adapting does
-    anything. Compose with ``transforms=("rescale",)`` to compare with ``taros``.
+    anything. The preset "rescaled" is ``taros`` without its weights: bounds to [0, 1], then a sum.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class FixedWeights(Estimator):
         weights: tuple[float, ...] | None = None
 
     source: ClassVar[str] = "control of this library"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"rescaled": {"transforms": ("rescale",)}}
 
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Sum with the configured weights, then normalise."""

@@ -23,6 +23,8 @@ from reelrl.algos.advantages.work import Signal, Work
 class DynamicWeight(Estimator):
     """A scalar or weights learnt between batches through :meth:`feedback`; the batch is GRPO.
 
+    The trainer must call it: :class:`~reelrl.algos.grpo.GRPO` does not, and refuses this estimator.
+
     "hypervolume": everything is multiplied by 0.5 + 1.5 tanh(dHV), where dHV is what the last
     validation added to the hypervolume of a front whose first point is the reference. "gradient":
     w <- softmax(log w + lr score / mu), score_k = sum_l <g_k, g_l>.
@@ -71,9 +73,9 @@ class DynamicWeight(Estimator):
     }
 
     @property
-    def needs_gram(self) -> bool:
-        """True if the trainer must call :meth:`feedback` with a Gram matrix of gradients."""
-        return bool(self.config.mode == "gradient")
+    def needs_feedback(self) -> str:
+        """What the trainer must hand to :meth:`feedback`; without it this is GRPO to the bit."""
+        return "gram" if self.config.mode == "gradient" else "metrics"
 
     def init_state(self, names: Sequence[str]) -> State:
         """Multiplier 1 and an empty front, or uniform weights."""
@@ -88,7 +90,8 @@ class DynamicWeight(Estimator):
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
         """A fresh front; weights from gradients know no scale and stay."""
-        return state if self.needs_gram else super().reset(state, names, components)
+        kept = self.config.mode == "gradient"
+        return state if kept else super().reset(state, names, components)
 
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """GRPO with the weights or the multiplier of the state."""

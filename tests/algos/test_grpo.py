@@ -490,3 +490,10 @@ def test_the_shipped_model_learns_the_colour_proxy(nano_env):
     after, _ = examination(policy)
     gain = (after - before).flatten()
     assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5 > 0
+
+
+@pytest.mark.parametrize("name", ["dynamic_weight", "dynamic_weight@gradient"])
+def test_an_estimator_whose_feedback_never_comes_is_refused(name):
+    """It would train exactly as grpo does, and be reported under its own name."""
+    with pytest.raises(ValueError, match=r"'dynamic_weight' learns from feedback\((metrics|gram)="):
+        make_learner(estimator=name)

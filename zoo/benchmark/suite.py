@@ -99,7 +99,7 @@ class Run:
     Attributes:
         scenario: name.
         method: name.
-        seed: of prompts, noise and order; methods of one seed see the same.
+        seed: of prompts, sampling noise and order; methods of one seed see the same.
         values: the settings as given, which is what results are remembered by.
     """
 

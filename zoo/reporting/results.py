@@ -61,7 +61,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("machine", _distinct(meta, "machine")),
         ("versions", ", ".join(f"{name} {v}" for name, v in sorted(versions.items())) or "unknown"),
         ("runs", f"{len(runs)} finished, {seconds / 3600:.1f} h of training in all"),
-        ("seeds", f"{', '.join(map(str, suite.seeds))}, paired: same prompts and noise"),
+        ("seeds", f"{', '.join(map(str, suite.seeds))}, paired: same prompts and sampling noise"),
         ("iterations", str(meta.get("iterations", "unknown"))),
         ("measured on", f"{results.split} prompts ({SPLIT_TEXT[results.split]}), fixed noise"),
         ("margin", f"{suite.margin:g} of GOLD, fixed before the runs"),

@@ -354,7 +354,17 @@ HERE = {
     "tp_grpo": {"paper", "paper_constrained", "code"},
     "mapo_mica": {"mica", "mapo"},
     "gardo": {"paper", "code", "diversity_only"},
+    "fixed_weights": {"rescaled"},
 }
+
+
+def test_rescaled_is_the_sum_of_rewards_in_their_bounds() -> None:
+    r = np.random.default_rng(0).random((4, 6, 2)) * [10.0, 0.1] + [5.0, 0.0]
+    bounds = np.array([[5.0, 15.0], [0.0, 0.1]])
+    batch = RewardBatch(r, ("a", "b"), bounds=bounds)
+    output, _ = make_estimator("fixed_weights@rescaled")(batch)
+    total = ((r - bounds[:, 0]) / (bounds[:, 1] - bounds[:, 0])).mean(-1)
+    np.testing.assert_allclose(output.advantages, z(total, 1, 1e-8), atol=1e-9)
 
 
 def test_no_preset_is_without_a_second_spelling() -> None:
