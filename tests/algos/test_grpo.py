@@ -493,7 +493,7 @@ def test_the_shipped_model_learns_the_colour_proxy(nano_env):
 
 
 @pytest.mark.parametrize("name", ["dynamic_weight", "dynamic_weight@gradient"])
-def test_an_estimator_whose_feedback_never_comes_is_refused(name):
+def test_an_estimator_whose_feedback_never_comes_is_refused(make_learner, name):
     """It would train exactly as grpo does, and be reported under its own name."""
     with pytest.raises(ValueError, match=r"'dynamic_weight' learns from feedback\((metrics|gram)="):
-        make_learner(estimator=name)
+        make_learner(name)
