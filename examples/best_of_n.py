@@ -45,7 +45,7 @@ def main(args: Args) -> dict[str, float]:
     scores = np.zeros((args.prompts, args.n, envs.unwrapped.reward_dim))
     envs.reset(seed=args.seed)
     for row, prompt_id in enumerate(ids):
-        seeds = args.seed * args.n + np.arange(args.n) + row * args.n
+        seeds = (args.seed * args.prompts + row) * args.n + np.arange(args.n)
         obs, _ = envs.reset(options={"prompt_id": int(prompt_id), "noise_seed": seeds})
         for _ in range(args.num_steps):
             obs, rewards, _, _, _ = envs.step(policy.predict(obs, deterministic=True))

@@ -55,15 +55,17 @@ def make_env(args: Args, weight: tuple[float, ...]) -> gym.Env:
 
 def controls(policy: np.ndarray, sigma: float, space: gym.spaces.Box) -> np.ndarray:
     """Guidance and noise, linear in the noise level: ``policy`` is (2, 2) in units of the space."""
-    share = policy @ np.array([1.0, sigma])
+    share = np.clip(policy @ np.array([1.0, sigma]), 0.0, 1.0)
     return (space.low + share * (space.high - space.low)).astype(np.float32)
 
 
-def judge(env: gym.Env, policy: np.ndarray, episodes: int) -> tuple[float, np.ndarray]:
+def judge(
+    env: gym.Env, policy: np.ndarray, episodes: int, first: int = 0
+) -> tuple[float, np.ndarray]:
     """Mean weighted return and mean return vector over the same episodes for every policy."""
     sigmas, totals, vectors = env.unwrapped.sigmas.tolist(), [], []
     for episode in range(episodes):
-        env.reset(seed=episode)
+        env.reset(seed=first + episode)
         total, finished, step = 0.0, False, 0
         while not finished:
             action = controls(policy, sigmas[step], env.action_space)
@@ -98,7 +100,8 @@ def main(args: Args) -> tuple[np.ndarray, np.ndarray]:
     for weight in args.weights:
         env = make_env(args, weight)
         policy = search(env, args, rng)
-        vectors.append(judge(env, policy, args.episodes)[1])
+        # Other clips than those that the policy was chosen on.
+        vectors.append(judge(env, policy, args.episodes, first=10_000)[1])
         low, high = (controls(policy, sigma, env.action_space) for sigma in (0.0, 1.0))
         print(f"weights {weight}: guidance {high[0]:.2f} to {low[0]:.2f}, ", end="")
         print(f"returns {np.round(vectors[-1], 3)}", flush=True)

@@ -2,7 +2,7 @@
 
 Run ``python examples/ppo_sb3_guidance.py``. The agent sees the noise level and answers with
 guidance scale and noise of the next denoising step. It is measured against every fixed setting of a
-grid on the same held-out prompts and noise, and the fixed setting is chosen on those very clips, so
+grid on the same prompts and held-out noise, and the fixed setting is chosen on those very clips, so
 that luck is on its side.
 """
 

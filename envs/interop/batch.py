@@ -14,6 +14,7 @@ from reelrl.envs.face import TaskFace
 from reelrl.envs.scoring import read_weights, scalarise
 from reelrl.envs.task import row_of
 from reelrl.envs.wrappers.reward import base_of
+from reelrl.envs.wrappers.scalar import VectorScalarReward
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class NativeBatch:
         if weights is not None and self.base.task.weights is not None:
             raise ValueError(
                 f"the reward is a number already: scalar_weights={self.base.task.weights.tolist()}"
+            )
+        if weights is not None and any(isinstance(e, VectorScalarReward) for e in self.chain()):
+            raise ValueError(
+                f"the reward is a number already, made by VectorScalarReward: weights={weights}"
             )
         self._weights = None if weights is None else read_weights(weights, self.base.reward_dim)
 

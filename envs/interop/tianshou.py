@@ -75,6 +75,8 @@ class TianshouVectorEnv(BaseVectorEnv):
         self.env_num = self.wait_num = env.num_envs
         self.is_async, self.is_closed = False, False
         self._seed: Any = None
+        self._fresh = np.zeros(env.num_envs, dtype=np.bool_)
+        self._begun: tuple[Any, list[dict[str, Any]]] = (None, [{}] * env.num_envs)
 
     @property
     def facts(self) -> RewardFacts:
@@ -99,6 +101,10 @@ class TianshouVectorEnv(BaseVectorEnv):
     def reset(self, env_id: Rows = None, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
         """Begin the episodes of some sub-environments; the others keep theirs.
 
+        An episode in which nothing has happened yet is not begun again, unless a seed or options
+        are given: Tianshou's Collector resets finished rows and then, at the end, all of them, and
+        what was drawn for the first time would be thrown away, a group of one prompt cut in two.
+
         Args:
             env_id: rows to reset; None is all.
             **kwargs: ``seed`` and ``options`` of Gymnasium's ``reset``.
@@ -111,9 +117,17 @@ class TianshouVectorEnv(BaseVectorEnv):
         mask = np.zeros(self.env_num, dtype=np.bool_)
         mask[rows] = True
         seed, self._seed = kwargs.pop("seed", self._seed), None
-        obs, infos = self.batch.reset(mask, seed, kwargs.pop("options", None))
+        options = kwargs.pop("options", None)
         if kwargs:
             raise ValueError(f"unknown reset arguments {sorted(kwargs)}; known: seed, options")
+        if seed is None and options is None:
+            mask &= ~self._fresh
+        if mask.any():
+            obs, infos = self.batch.reset(mask, seed, options)
+            kept = self._begun[1]
+            self._begun = obs, [infos[i] if mask[i] else kept[i] for i in range(self.env_num)]
+            self._fresh |= mask
+        obs, infos = self._begun
         for i in rows:
             infos[i]["env_id"] = int(i)
         return self._rows(obs)[rows], _array(infos)[rows]
@@ -133,6 +147,7 @@ class TianshouVectorEnv(BaseVectorEnv):
                 f"of {self.env_num} episodes"
             )
         step = self.batch.step(np.asarray(action))
+        self._fresh[:] = False
         self.infos = step.infos
         valid = ~np.isnan(step.vectors)
         self._check(valid)

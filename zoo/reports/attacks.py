@@ -6,14 +6,17 @@ Mean gold axes and proxies of clean clips under every attack of
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from reelrl.rewards import make_reward
+from reelrl.rewards.moving_shapes.attack_tools import Scene
 from reelrl.rewards.moving_shapes.attacks import ATTACKS, Attack
 from reelrl.rewards.moving_shapes.gold import gold_axes_of_prompts
-from reelrl.rewards.moving_shapes.world import Clips, sample_clips
+from reelrl.rewards.moving_shapes.world import BACKGROUND, Clips, sample_clips, track
 
 CLIPS = 96
 SEED = 0
@@ -36,6 +39,10 @@ degradations calibrate the score and have none.
 ## Where the score is soft
 
 {soft}
+
+Nor is it strict about two things that no attack above does:
+
+{beyond}
 
 Regenerate with `reelrl report attacks --out docs`.
 """
@@ -76,6 +83,29 @@ def _soft(measured: dict[str, dict[str, float]]) -> str:
     )
 
 
+def _beyond(clips: Clips) -> str:
+    """Gold of clean clips that head elsewhere by an angle, or lack a frame."""
+    gold = make_reward("gold")
+
+    def mean(videos: torch.Tensor) -> str:
+        return f"{float(gold(videos, clips.captions).values.mean()):.2f}"
+
+    slanted = []
+    for degrees in (15, 30, 45, 60):
+        turn = math.radians(degrees)
+        cosine, sine = math.cos(turn), math.sin(turn)
+        velocity = clips.velocity @ torch.tensor([[cosine, sine], [-sine, cosine]])
+        centre = track(clips.middle, velocity, clips.videos.shape[1])
+        slanted.append(f"{degrees}°: {mean(replace(Scene.of(clips), centre=centre).draw())}")
+    lacking = clips.videos.clone()
+    lacking[:, lacking.shape[1] // 2] = BACKGROUND
+    return (
+        "- **A slanted path.** A clean clip that heads elsewhere than its caption says keeps, by "
+        f"the angle, {', '.join(slanted)}. Alignment takes the root of the cosine.\n"
+        f"- **A missing frame.** A clean clip without its middle frame keeps {mean(lacking)}."
+    )
+
+
 def report(count: int = CLIPS) -> str:
     """The page as markdown, from ``count`` clips."""
     clips = sample_clips(count, torch.Generator().manual_seed(SEED))
@@ -85,8 +115,10 @@ def report(count: int = CLIPS) -> str:
     lines += [_row(a, measured[n], measured["clean"]) for n, a in ATTACKS.items()]
     attacks = "\n".join(f"- **{a.name}**: {a.doc}" for a in ATTACKS.values())
     table = "\n".join(lines)
-    soft = _soft(measured)
-    return _TEXT.format(count=count, seed=SEED, table=table, attacks=attacks, soft=soft)
+    soft, beyond = _soft(measured), _beyond(clips)
+    return _TEXT.format(
+        count=count, seed=SEED, table=table, attacks=attacks, soft=soft, beyond=beyond
+    )
 
 
 def main(out: Path | None = None) -> None:

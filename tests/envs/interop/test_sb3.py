@@ -98,6 +98,8 @@ def test_a_penalty_counts_negative_in_the_mean(make_venv, reward_types):
 def test_an_environment_that_weighs_for_itself_keeps_its_number(make_venv, how):
     weights = [1.0, 2.0, 3.0]
     if how == "wrapper":
+        with pytest.raises(ValueError, match="made by VectorScalarReward"):
+            make_venv(2, [1.0, 1.0, 1.0], wrap=lambda env: VectorScalarReward(env, weights))
         venv = make_venv(2, wrap=lambda env: VectorScalarReward(env, weights))
     else:
         venv = make_venv(2, scalar_weights=weights)

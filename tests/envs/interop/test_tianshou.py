@@ -120,6 +120,9 @@ def test_seeds(make_venv):
     venv = make_venv(2)
     assert venv.seed(3) == [[3], [4]]
     first, _ = venv.reset()
+    untouched, _ = venv.reset()
+    assert (first[1]["latent"] == untouched[1]["latent"]).all()
+    venv.step(np.stack([0.5 * row["latent"] for row in first]))
     second, _ = venv.reset()
     third, _ = venv.reset(seed=[3, 4])
     assert (first[1]["latent"] == third[1]["latent"]).all()
@@ -177,3 +180,32 @@ def test_rendering(make_venv):
     assert len(venv.render()) == 2 and venv.render()[0].ndim == 3
     with pytest.warns(UserWarning, match="without a render_mode"):
         assert make_venv(2).render() == [None, None]
+
+
+@pytest.mark.parametrize("group_size", [2, 8])
+def test_a_collector_plays_every_group_whole_and_in_order(make_batch, group_size):
+    """Its resets, of finished rows and then of all, neither cut a group nor skip one."""
+
+    def grouped():
+        return VectorPromptGroups(make_batch(4, autoreset_mode="Disabled"), group_size)
+
+    venv = TianshouVectorEnv(grouped())
+    buffer = VectorReplayBuffer(8 * (T + 1), 4)
+    collector = Collector(Halving(venv), venv, buffer)
+    collector.reset()
+    played = []
+    for _ in range(3):
+        collector.collect(n_episode=8)
+        batch, _ = buffer.sample(0)
+        # The buffer holds them row by row; they were begun round by round.
+        played += batch.info["prompt_id"][batch.done].reshape(4, 2).T.flatten().tolist()
+        collector.reset_buffer()
+    for start in range(0, len(played), group_size):
+        assert len(set(played[start : start + group_size])) == 1, played
+    # The prompts are those that the wrapper deals by itself, none left out.
+    envs = grouped()
+    dealt = []
+    for _ in range(6):
+        envs.reset()
+        dealt += envs.unwrapped.state.prompt_id.tolist()
+    assert sorted(played) == sorted(dealt)
