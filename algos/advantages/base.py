@@ -66,9 +66,6 @@ class Estimator(ABC):
         name: registry name, set by ``register_estimator``.
         source: where the formula is from.
         needs: what a batch must have: "bounds", "dense", or keys of ``extras``.
-        needs_feedback: the argument that a trainer must hand to ``feedback`` between batches for
-            the estimator to be what it says; empty if there is none. Gradients of the components
-            are asked for by ``needs_component_gradients`` instead.
         presets: preset name -> keyword arguments of the config.
         Config: the config class.
     """
@@ -77,7 +74,6 @@ class Estimator(ABC):
     source: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     needs_component_gradients: ClassVar[bool] = False
-    needs_feedback: str = ""
     loss_mode: ClassVar[str] = "summed"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     Config: ClassVar[type] = EstimatorConfig
@@ -100,6 +96,15 @@ class Estimator(ABC):
         """What a batch must have for this instance, its transforms and post steps included."""
         steps: tuple[Transform | Post, ...] = (*self.config.transforms, *self.config.post)
         return self.needs.union(*(step.needs for step in steps))
+
+    @property
+    def needs_feedback(self) -> str:
+        """The argument that a trainer must hand to ``feedback`` for the estimator to be itself.
+
+        Empty if there is none. Gradients of the components are asked for by
+        ``needs_component_gradients`` instead.
+        """
+        return ""
 
     def init_state(self, names: Sequence[str]) -> State:
         """The state before the first batch of components ``names``."""
