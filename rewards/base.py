@@ -178,19 +178,14 @@ class Reward(ABC):
         prompts: Sequence[str],
         infos: Sequence[Mapping[str, Any]],
     ) -> Tensor:
-        """Scores of all clips, those that are not ``finite`` being hidden from the others.
-
-        They become black ones; from a group they are left out, because there a black clip counts.
-        """
+        """Scores of all clips; those that are not ``finite`` are left out and get ``nan``."""
         if bool(finite.all()):  # a copy of large clips costs more than scoring them
             return self.score(videos, prompts, infos)
-        if not self.groupwise:
-            seen = torch.where(finite[:, None, None, None, None], videos, 0.0)
-            return self.score(seen, prompts, infos)
         rows = finite.nonzero().flatten()
         kept = rows.tolist()
         scores = self.score(videos[rows], [prompts[i] for i in kept], [infos[i] for i in kept])
         self._check_scores(scores, len(kept))
+        scores = scores.to(torch.float32)
         out = scores.new_full((len(videos),), torch.nan)
         return out.index_copy(0, rows.to(scores.device), scores)
 

@@ -74,7 +74,7 @@ class DynamicWeight(Estimator):
 
     @property
     def needs_feedback(self) -> str:
-        """What the trainer must hand to :meth:`feedback`; without it this is GRPO to the bit."""
+        """What the trainer must hand to :meth:`feedback`; without it this is GRPO."""
         return "gram" if self.config.mode == "gradient" else "metrics"
 
     def init_state(self, names: Sequence[str]) -> State:

@@ -167,21 +167,6 @@ class Judge(Reward):
             values = self.ask(asks)
         return torch.tensor(values, device=videos.device)
 
-    def _score_finite(
-        self,
-        videos: Tensor,
-        finite: Tensor,
-        prompts: Sequence[str],
-        infos: Sequence[Mapping[str, Any]],
-    ) -> Tensor:
-        """Scores of all clips; those that are not ``finite`` are neither shown nor compared."""
-        if bool(finite.all()):
-            return self.score(videos, prompts, infos)
-        rows = finite.nonzero().flatten()
-        kept = rows.tolist()
-        scores = self.score(videos[rows], [prompts[i] for i in kept], [infos[i] for i in kept])
-        return scores.new_full((len(videos),), math.nan).index_copy(0, rows, scores)
-
     def shown(self, video: Tensor) -> Shown:
         """The frames that the judge sees of a clip (F, H, W, 3).
 

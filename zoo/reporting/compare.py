@@ -34,8 +34,8 @@ from reelrl.zoo.statistics import (
 SEED = 0
 """Of every bootstrap, so that a report regenerates to the byte."""
 FEWEST = 5
-"""Runs per scenario below which a bootstrap would be a pretence: of three equal methods one would
-come out as certainly better in one of five tables."""
+"""Runs per scenario below which nothing is bootstrapped: even five values of one scenario give an
+interval that covers their mean in 83 % of cases instead of 95 % (:mod:`reelrl.zoo.statistics`)."""
 FEWEST_SCENARIOS = 3
 """Scenarios below which there is no "over all scenarios"."""
 PASSED, BROKEN = "passed", "BROKEN"

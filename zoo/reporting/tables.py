@@ -302,7 +302,7 @@ def missing_table(suite: Suite) -> Table:
         cells.setdefault((seed, why, scenario), []).append(method)
     groups: dict[tuple[str, str, str], list[int]] = {}
     for seed, why in sorted({(seed, why) for seed, why, _ in cells}):
-        mine = {s: m for (number, reason, s), m in cells.items() if (number, reason) == (seed, why)}
+        mine = {s: m for (*key, s), m in cells.items() if key == [seed, why]}
         whole = {s for s, methods in mine.items() if set(methods) == asked[s]}
         if whole == set(asked):
             groups.setdefault((ALL, ALL, why), []).append(seed)

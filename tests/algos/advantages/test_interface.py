@@ -665,3 +665,14 @@ def test_diagnostics_against_plain_numpy() -> None:
         for g in r
     ]
     assert found["agreement"][0, 1] == pytest.approx(np.mean(tau))
+
+
+@pytest.mark.parametrize("preset", ["hypervolume", "gradient"])
+def test_without_feedback_a_dynamic_weight_is_grpo_to_the_bit(preset: str) -> None:
+    rewards = np.random.default_rng(0).random((4, 16, 2)).astype(np.float32)
+    batch = RewardBatch(rewards, ("a", "b"))
+    mine, _ = make_estimator("dynamic_weight", preset)(batch)
+    theirs, _ = make_estimator("grpo")(batch)
+    # Weights of 1/2 scale the sum by a power of two, which the normalisation takes out but for eps.
+    np.testing.assert_allclose(mine.advantages, theirs.advantages, rtol=1e-6)
+    assert preset == "gradient" or (mine.advantages == theirs.advantages).all()

@@ -11,6 +11,7 @@ import torch
 
 from reelrl.rewards.moving_shapes.world import sample_clips
 from reelrl.zoo.benchmark.measure import (
+    SPLITS,
     collisions,
     correlation,
     diversity,
@@ -19,6 +20,7 @@ from reelrl.zoo.benchmark.measure import (
     within_std,
 )
 from reelrl.zoo.benchmark.run import _open
+from reelrl.zoo.nano.evaluate import evaluation_captions
 
 
 @pytest.fixture
@@ -125,3 +127,10 @@ def test_the_first_clips_are_those_of_the_whole_examination(tiny_suite, tmp_path
     shown, names = examination.clips(learner.policy, "unseen", first=2)
     assert names == prompts[:2] and shown.shape == videos[:2].shape
     assert (shown.int() - videos[:2].int()).abs().max() <= 1  # another batch size rounds otherwise
+
+
+def test_unseen_prompts_are_so_many_captions_of_two_pairs():
+    """As docs/benchmark.md says."""
+    captions = evaluation_captions(SPLITS["unseen"], 128)
+    pairs = {tuple(caption.split()[1:3]) for caption in captions}
+    assert len(set(captions)) == 24 and pairs == {("purple", "triangle"), ("white", "circle")}
