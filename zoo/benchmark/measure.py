@@ -25,6 +25,7 @@ from reelrl.envs.steps import gaussian_kl
 from reelrl.rewards.moving_shapes.gold import GoldAxes, gold_axes_of_prompts
 from reelrl.rewards.moving_shapes.parser import parse
 from reelrl.rewards.moving_shapes.world import COLOURS, DIRECTIONS, SHAPES, SPEEDS
+from reelrl.zoo.benchmark.drawn import drawn
 from reelrl.zoo.benchmark.suite import Examined
 from reelrl.zoo.nano.evaluate import evaluation_captions, generate
 
@@ -145,16 +146,18 @@ class FixedExamination:
         prompts = [""] * count if split == OPEN else evaluation_captions(SPLITS[split], count)
         prompts, seeds = prompts[:first], seeds[:first]
         policy.module.eval()
+        sampler = {
+            "num_steps": self.num_steps,
+            "shift": self.shift,
+            "guidance_scale": 1.0 if split == OPEN else policy.config.guidance_scale,
+        }
+
+        def draw() -> Tensor:
+            return torch.cat(list(generate(policy.model, prompts, list(seeds), **sampler)))
+
         with torch.no_grad(), nullcontext() if ema is None else ema.applied():
-            batches = generate(
-                policy.model,
-                prompts,
-                list(seeds),
-                num_steps=self.num_steps,
-                shift=self.shift,
-                guidance_scale=1.0 if split == OPEN else policy.config.guidance_scale,
-            )
-            return torch.cat(list(batches)), prompts
+            facts = (policy.model.name, policy.config.precision, prompts, seeds, sampler)
+            return drawn(policy.module, facts, draw), prompts
 
 
 def proxy_of(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.zoo.benchmark import drawn as remembering
+from reelrl.zoo.benchmark import measure
 from reelrl.zoo.benchmark.measure import (
     SPLITS,
     collisions,
@@ -20,7 +24,7 @@ from reelrl.zoo.benchmark.measure import (
     within_std,
 )
 from reelrl.zoo.benchmark.run import _open
-from reelrl.zoo.nano.evaluate import evaluation_captions
+from reelrl.zoo.nano.evaluate import evaluation_captions, generate
 
 
 @pytest.fixture
@@ -127,6 +131,43 @@ def test_the_first_clips_are_those_of_the_whole_examination(tiny_suite, tmp_path
     shown, names = examination.clips(learner.policy, "unseen", first=2)
     assert names == prompts[:2] and shown.shape == videos[:2].shape
     assert (shown.int() - videos[:2].int()).abs().max() <= 1  # another batch size rounds otherwise
+
+
+def test_the_base_model_is_drawn_once_and_any_other_anew(tiny_suite, tmp_path, monkeypatch):
+    calls = []
+
+    def counting(*args, **kwargs):
+        calls.append(args)
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(measure, "generate", counting)
+    monkeypatch.setattr(remembering, "_drawn", OrderedDict())
+    first, second = tiny_suite().runs()
+    learner, examination = _open(first, tmp_path / "a", tiny_suite().examined)
+    before, _ = examination.clips(learner.policy, "unseen")
+    made = len(calls)
+    other, again = _open(second, tmp_path / "b", tiny_suite().examined)
+    shown, _ = again.clips(other.policy, "unseen")
+    assert len(calls) == made and torch.equal(shown, before)
+    shown.zero_()
+    assert torch.equal(again.clips(other.policy, "unseen")[0], before)
+
+    examination.clips(learner.policy, "seen")
+    assert len(calls) == made + 1
+    with torch.no_grad():
+        next(iter(learner.policy.module.parameters())).view(-1)[0].add_(1e-3)
+    examination.clips(learner.policy, "unseen")
+    assert len(calls) == made + 2
+    assert torch.equal(
+        replace(again, num_steps=3).clips(other.policy, "unseen")[0],
+        torch.cat(list(generate(other.policy.model, *_asked(again), num_steps=3))),
+    )
+
+
+def _asked(examination):
+    settings = examination.settings
+    seeds = list(settings.noise_seeds("unseen"))
+    return evaluation_captions(SPLITS["unseen"], len(seeds)), seeds
 
 
 def test_unseen_prompts_are_so_many_captions_of_two_pairs():
