@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,7 +21,14 @@ from reelrl.algos.advantages.norm import NormSpec, make_norm, normalise
 from reelrl.algos.advantages.post import Post, make_post
 from reelrl.algos.advantages.transforms import Transform, make_transform
 from reelrl.algos.advantages.types import AdvantageOutput, Gather, RewardBatch, State
-from reelrl.algos.advantages.work import Signal, Work, open_batch, weighted_sum
+from reelrl.algos.advantages.work import (
+    Signal,
+    Work,
+    open_batch,
+    total_score,
+    valid_mask,
+    weighted_sum,
+)
 
 STATE_VERSION = 1
 
@@ -48,9 +55,19 @@ class EstimatorConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(make_transform(t) for t in self.transforms))
         object.__setattr__(self, "post", tuple(make_post(p) for p in self.post))
-        for name in ("group", "batch"):
+        own: dict[str, Any] = {field.name: field.default for field in fields(self)}
+        for name, bare in (("group", NormSpec()), ("batch", NormSpec("batch", "batch"))):
             if getattr(self, name, None) is not None:
-                object.__setattr__(self, name, make_norm(getattr(self, name)))
+                start = own[name] if isinstance(own[name], NormSpec) else bare
+                object.__setattr__(self, name, make_norm(getattr(self, name), start))
+        over = getattr(self, "batch", None)
+        if over is not None and not {over.baseline, over.scale} <= {"batch", "none"}:
+            raise ValueError(
+                "batch is a normalisation over the batch, with baseline and scale 'batch' or "
+                f"'none', got {over}"
+            )
+        if getattr(self, "tokens", 1) < 1:
+            raise ValueError(f"tokens must be at least 1, got {getattr(self, 'tokens', 1)}")
         if self.credit not in ("instant", "return_to_go", "trajectory"):
             raise ValueError(
                 f"credit must be 'instant', 'return_to_go' or 'trajectory', got {self.credit!r}"
@@ -96,6 +113,11 @@ class Estimator(ABC):
         """What a batch must have for this instance, its transforms and post steps included."""
         steps: tuple[Transform | Post, ...] = (*self.config.transforms, *self.config.post)
         return self.needs.union(*(step.needs for step in steps))
+
+    @property
+    def discount(self) -> float:
+        """Of "return_to_go"."""
+        return float(self.config.gamma)
 
     @property
     def needs_feedback(self) -> str:
@@ -188,7 +210,7 @@ class Estimator(ABC):
         """Transforms, credit, the estimator and post steps, on an opened batch."""
         for transform in self.config.transforms:
             work = transform(work)
-        work = assign_credit(work, self.config.credit, self.config.gamma)
+        work = assign_credit(work, self.config.credit, self.discount)
         if state is None:
             state = self.init_state(work.names)
         else:
@@ -209,9 +231,21 @@ def sum_first(
     group: NormSpec,
     batch: NormSpec | None = None,
     tokens: int = 1,
+    *,
+    nan: Literal["skip", "zero"] = "skip",
 ) -> Signal:
-    """Normalise s = sum_k w_k r_k: GRPO and its scalar relatives."""
-    total = weighted_sum(work.scores, weights)
+    """Normalise s = sum_k w_k r_k: GRPO and its scalar relatives.
+
+    Args:
+        work: the opened batch.
+        weights: (K,), (P, K) or (P, T, K).
+        group: normalisation of s within its group.
+        batch: a second one, over the batch.
+        tokens: see :class:`~reelrl.algos.advantages.grpo.ScalarConfig`.
+        nan: a score that is missing pulls nowhere ("skip", see
+            :func:`~reelrl.algos.advantages.work.total_score`) or counts as 0 ("zero").
+    """
+    total = weighted_sum(work.scores, weights) if nan == "zero" else total_score(work, weights)
     return _normalise_sum(work, Signal(total, work.scores, weights, total), group, batch, tokens)
 
 
@@ -250,16 +284,22 @@ def _normalise_sum(
 def assign_credit(work: Work, credit: str, gamma: float = 1.0) -> Work:
     """Replace per-step rewards by what their step is credited with; see :class:`EstimatorConfig`.
 
-    A missing step adds nothing to the sums. Terminal rewards are returned as they are.
+    A missing step adds nothing to the sums, and is credited like any other unless ``valid`` or
+    ``step_mask`` rules it out; of "return_to_go" only where a later reward is known. Terminal
+    rewards are returned as they are.
     """
     if not work.dense or credit == "instant":
         return work
     values, mask = work.scores.values, work.scores.mask
     if credit == "trajectory":
-        total = values.sum(2, keepdim=True).expand_as(values)
+        credited = values.sum(2, keepdim=True).expand_as(values)
         some = None if mask is None else mask.any(2, keepdim=True).expand_as(values)
-        return work.with_scores(Masked.of(total, some))
-    return work.with_scores(Masked.of(return_to_go(values, gamma), mask))
+    else:
+        credited = return_to_go(values, gamma)
+        some = None if mask is None else mask.flip(2).cummax(2).values.flip(2)
+    counted = valid_mask(work.batch, values)
+    some = some if some is None or counted is None else some & counted
+    return work.with_scores(Masked.of(credited, some))
 
 
 def return_to_go(values: Tensor, gamma: float) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.arrays import Masked, constant, to_tensor
-from reelrl.algos.advantages.base import Estimator, EstimatorConfig, sum_first
-from reelrl.algos.advantages.grpo import ScalarConfig
+from reelrl.algos.advantages.base import Estimator, EstimatorConfig
+from reelrl.algos.advantages.grpo import ScalarConfig, sum_as
 from reelrl.algos.advantages.registry import make_estimator, register_estimator
 from reelrl.algos.advantages.types import State
 from reelrl.algos.advantages.work import Signal, Work
@@ -23,7 +23,7 @@ class RandomSign(Estimator):
 
     Whatever a training run gains under it is not learnt from the rewards. Signs are a hash of seed,
     step, prompt and member, so they need no generator and do not depend on how a batch is split, as
-    long as ``prompt_ids`` are given.
+    long as ``prompt_ids`` are given; two groups of one prompt in a batch have the same signs.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,11 @@ class RandomSign(Estimator):
     def requires(self) -> frozenset[str]:
         """What the base requires."""
         return super().requires | self.base.requires
+
+    @property
+    def needs_feedback(self) -> str:
+        """What the base needs: without it the magnitudes are another estimator's."""
+        return self.base.needs_feedback
 
     def init_state(self, names: Sequence[str]) -> State:
         """The state of the base."""
@@ -112,7 +117,7 @@ class FixedWeights(Estimator):
         if len(weights) != count:
             raise ValueError(f"weights must have {count} entries for {work.names}, got {weights}")
         fixed = constant(weights, work.weights)
-        return sum_first(work, fixed, config.group, config.batch, config.tokens), state
+        return sum_as(config, work, fixed), state
 
 
 # splitmix64's constants as signed 64-bit integers; torch multiplies modulo 2^64.

@@ -14,7 +14,15 @@ from reelrl.algos.advantages.base import Estimator, EstimatorConfig, return_to_g
 from reelrl.algos.advantages.norm import NormSpec, normalise
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import Gather, State
-from reelrl.algos.advantages.work import Signal, Work, expect_shape, weighted_sum
+from reelrl.algos.advantages.work import (
+    Signal,
+    Work,
+    expect_shape,
+    step_mask,
+    total_of,
+    total_score,
+    valid_mask,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +51,7 @@ class DenseGRPO(Estimator):
 
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Gains of ``ode_rewards`` (P, G, T+1[, K]), normalised per step."""
-        completion = ode_rewards(work)
-        return _per_step(work, completion, _gains(completion), self.config.group), state
+        return _per_step(work, ode_rewards(work).gains, self.config.group), state
 
 
 @register_estimator("tp_grpo")
@@ -85,17 +92,19 @@ class TPGRPO(Estimator):
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Rewards of the chosen reading, normalised per step."""
         completion = ode_rewards(work)
-        gains = _gains(completion)
-        values = completion.values
+        gains, values = completion.gains, completion.total
         start, rest, last = values[..., :1], values[..., :-1], values[..., -1:]
-        turn = turning_points(values, constrained=self.config.constrained)
+        turn = turning_points(values, gains.mask, constrained=self.config.constrained)
         if self.config.reading == "paper":
             reward = torch.where(turn, last - rest, gains.values)
         else:
             reward = (last - start) + turn * gains.values
-        ends = completion.present[..., :1] & completion.present[..., -1:]
-        steps = Masked.of(reward, None if gains.mask is None else gains.mask & ends)
-        signal = _per_step(work, completion, steps, self.config.group)
+        steps = Masked.of(reward, gains.mask)
+        if completion.scored is not None:
+            end = completion.scored[..., -1:, :]
+            whole = alike(completion.scored[..., :1, :], end)
+            steps = steps.drop(whole & (alike(completion.scored[..., :-1, :], end) | ~turn))
+        signal = _per_step(work, steps, self.config.group)
         return signal.noting(turn_frac=steps.share(turn)), state
 
 
@@ -140,37 +149,84 @@ class MAPOMICA(Estimator):
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Both parts of the weighted sum of the components."""
         config = self.config
-        reward = weighted_sum(work.scores, work.weights)
+        reward = total_score(work, work.weights)
         to_go = return_to_go(reward.values.unsqueeze(-1), config.gamma).squeeze(-1)
-        turn = normalise(Masked.of(to_go, reward.mask), config.group, tol=work.tol).out
+        turn = normalise(
+            Masked.of(to_go, reward.mask), config.group, tol=work.tol, gather=work.gather
+        ).out
         pooled = _pooled(reward, config.group, config.scope, work.tol, work.gather)
         total = config.alpha * turn.values + config.beta * pooled
         signal = Signal(Masked(total, reward.mask), work.scores, work.weights, reward)
         return signal, state
 
 
-def ode_rewards(work: Work) -> Masked:
-    """The weighted sum of ``extras["ode_rewards"]``: (P, G, T+1) from noise to clip.
+@dataclass(frozen=True)
+class Completion:
+    """What completing a clip from each time is worth.
+
+    Attributes:
+        total: (P, G, T+1) the weighted sum, from noise to clip.
+        scored: (P, G, T+1, K) bool, which components of weight were scored; None if all were.
+    """
+
+    total: Tensor
+    scored: Tensor | None
+
+    @property
+    def gains(self) -> Masked:
+        """R_{i+1} - R_i; missing where the two ends are not scored by the same components."""
+        ends = (
+            None
+            if self.scored is None
+            else alike(self.scored[..., 1:, :], self.scored[..., :-1, :])
+        )
+        return Masked.of(self.total.diff(dim=-1), ends)
+
+
+def alike(first: Tensor, second: Tensor) -> Tensor:
+    """True where the same components, and at least one, are scored in (..., K) and (..., K).
+
+    Between other times a sum differs by what was not scored, not by what a step did.
+    """
+    return (first == second).all(-1) & first.any(-1)
+
+
+def ode_rewards(work: Work) -> Completion:
+    """The weighted sum of ``extras["ode_rewards"]`` over components.
 
     Raises:
         ValueError: for a wrong shape.
     """
-    completion = work.extra("ode_rewards", *work.shape, *_free(work))
-    if completion.values.shape[2] < 1:
+    scores = work.extra("ode_rewards", *work.shape, *_free(work))
+    weights = work.weights
+    if scores.values.shape[2] < 1:
         raise ValueError("ode_rewards must have at least one time, got none")
-    if completion.values.ndim == 4:
-        completion = weighted_sum(completion, work.weights)
+    if scores.values.ndim == 3:
+        mask = None if scores.mask is None else scores.mask.unsqueeze(-1)
+        scores, weights = Masked(scores.values.unsqueeze(-1), mask), weights.new_ones(1)
     # A rollout that is invalid altogether has no gains either.
-    scores = work.scores.present.flatten(2).any(-1, keepdim=True)
-    valid = None if work.scores.mask is None else scores.expand_as(completion.values)
-    return completion if valid is None else completion.drop(valid)
+    valid = work.scores.present.flatten(2).any(-1)[:, :, None, None]
+    if work.scores.mask is not None:
+        scores = scores.drop(valid.expand_as(scores.values))
+    total = total_of(scores, weights, work.gather)
+    heavy = weights.reshape(-1, *[1] * (scores.values.ndim - 2), weights.shape[-1]) != 0
+    return Completion(total.values, None if scores.mask is None else scores.mask & heavy)
 
 
-def turning_points(completion: Tensor, *, constrained: bool = False) -> Tensor:
-    """(P, G, T) True where a step is a turning point of (P, G, T+1) completion rewards."""
+def turning_points(
+    completion: Tensor, known: Tensor | None = None, *, constrained: bool = False
+) -> Tensor:
+    """(P, G, T) True where a step is a turning point of (P, G, T+1) completion rewards.
+
+    Args:
+        completion: the rewards.
+        known: (P, G, T) bool, whose gains are known; a step after one that is not does not turn.
+        constrained: a turn must also have the sign of what is left to gain.
+    """
     gains = completion.diff(dim=-1)
     overall = completion[..., -1:] - completion[..., :1]
     side = gains.sign() * overall.sign()
+    side = side if known is None else torch.where(known, side, 0.0)
     before = torch.cat([-torch.ones_like(side[..., :1]), side[..., :-1]], -1)
     turn = (side > 0) & (before < 0)
     if constrained:
@@ -178,34 +234,48 @@ def turning_points(completion: Tensor, *, constrained: bool = False) -> Tensor:
     return turn
 
 
-def _gains(completion: Masked) -> Masked:
-    """R_{i+1} - R_i; missing where either end is."""
-    mask = completion.mask
-    present = None if mask is None else mask[..., 1:] & mask[..., :-1]
-    return Masked.of(completion.values.diff(dim=-1), present)
-
-
-def _per_step(work: Work, completion: Masked, steps: Masked, group: NormSpec) -> Signal:
+def _per_step(work: Work, steps: Masked, group: NormSpec) -> Signal:
     """Normalise (P, G, T) step rewards at each step.
 
     The batch's own rewards stay the terms of the diagnostics; the completion rewards have been
     summed over components already.
     """
-    done = normalise(steps, group, tol=work.tol)
+    counted = _counted(work, steps.values)
+    steps = steps if counted is None else steps.drop(counted)
+    done = normalise(steps, group, tol=work.tol, gather=work.gather)
     return Signal(done.out, work.scores, work.weights, steps)
+
+
+def _counted(work: Work, steps: Tensor) -> Tensor | None:
+    """(P, G, T) what ``step_mask`` and a ``valid`` of steps leave, or None if that is all."""
+    if work.dense:
+        got = work.scores.values.shape[2]
+        if got != steps.shape[2]:
+            raise ValueError(
+                f"ode_rewards of {steps.shape[2]} steps (one time more) come with rewards of {got}"
+            )
+        mask = valid_mask(work.batch, work.scores.values)
+        return None if mask is None else mask[..., 0]
+    if "step_mask" in work.batch.extras:
+        return step_mask(work.batch, steps, steps.shape[2])
+    return None
 
 
 def _pooled(
     reward: Masked, spec: NormSpec, scope: str, tol: float, gather: Gather | None
 ) -> Tensor:
-    """z-score of (P, G, T) over all members and steps of a group, or of the batch."""
+    """z-score of (P, G, T) over all members and steps of a group, or of the batch.
+
+    A group of one member has steps to compare, but nobody to compare them with: zeros.
+    """
     if scope == "batch":
         batch = replace(spec, baseline="batch", scale="batch")
         return normalise(reward, batch, tol=tol, gather=gather).out.values
     shape = reward.values.shape
     mask = None if reward.mask is None else reward.mask.flatten(1)
-    flat = normalise(Masked(reward.values.flatten(1), mask), spec, tol=tol).out.values
-    return flat.reshape(shape)
+    flat = normalise(Masked(reward.values.flatten(1), mask), spec, tol=tol, gather=gather).out
+    members = reward.present.any(-1).sum(1)[:, None, None]
+    return torch.where(members > 1, flat.values.reshape(shape), 0.0)
 
 
 def _free(work: Work) -> tuple[int | None, ...]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.arrays import Array, Masked, to_tensor
-from reelrl.algos.advantages.base import Estimator, sum_first
-from reelrl.algos.advantages.grpo import ScalarConfig
+from reelrl.algos.advantages.base import Estimator
+from reelrl.algos.advantages.grpo import ScalarConfig, sum_as
 from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
@@ -98,10 +98,10 @@ class DynamicWeight(Estimator):
         config = self.config
         if config.mode == "gradient":
             weights = work.weights * state["log_weights"].exp().to(work.weights.dtype)
-            return sum_first(work, weights, config.group, config.batch, config.tokens), state
+            return sum_as(config, work, weights), state
         multiplier = state["multiplier"].to(work.weights.dtype)
         scaled = work.weights * multiplier if config.apply == "reward" else work.weights
-        signal = sum_first(work, scaled, config.group, config.batch, config.tokens)
+        signal = sum_as(config, work, scaled)
         if config.apply == "advantage":
             values = signal.advantages.values * multiplier
             signal = replace(signal, advantages=Masked(values, signal.advantages.mask))
@@ -124,7 +124,7 @@ class DynamicWeight(Estimator):
             metrics: (K,) validation metrics, higher better.
 
         Raises:
-            ValueError: if the argument of this mode is missing or wrongly shaped.
+            ValueError: if the argument of this mode is missing, wrongly shaped or not finite.
         """
         if self.config.mode == "hypervolume":
             count = state["front"].shape[1]
@@ -192,4 +192,6 @@ def _expect(array: Array | None, name: str, shape: tuple[int, ...]) -> Tensor:
     if tensor is None or tuple(tensor.shape) != shape:
         got = None if tensor is None else tuple(tensor.shape)
         raise ValueError(f"feedback needs {name} of shape {shape}, got {got}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"feedback needs finite {name}, got {tensor.tolist()}")
     return tensor

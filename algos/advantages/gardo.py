@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.arrays import Masked, safe_divide
-from reelrl.algos.advantages.base import Estimator, sum_first
-from reelrl.algos.advantages.grpo import ScalarConfig
+from reelrl.algos.advantages.base import Estimator
+from reelrl.algos.advantages.grpo import ScalarConfig, sum_as
 from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.post import Post, register_post
 from reelrl.algos.advantages.registry import register_estimator
@@ -59,6 +59,8 @@ class GARDO(Estimator):
                 raise ValueError(f"diversity must be 'paper' or 'code', got {self.diversity!r}")
             if self.gate not in ("paper", "code", "none"):
                 raise ValueError(f"gate must be 'paper', 'code' or 'none', got {self.gate!r}")
+            if self.window < 1:
+                raise ValueError(f"window must be at least 1, got {self.window}")
             if not 0 <= self.low <= self.fraction <= self.high <= 1:
                 raise ValueError(f"need 0 <= low <= fraction <= high <= 1, got {self}")
 
@@ -95,7 +97,7 @@ class GARDO(Estimator):
         if work.dense:
             raise ValueError("gardo takes terminal rewards (P, G, K)")
         config = self.config
-        signal = sum_first(work, work.weights, config.group, config.batch, config.tokens)
+        signal = sum_as(config, work, work.weights)
         signal = GardoDiversity(config.diversity)(work, signal)
         if config.gate == "none":
             return signal, state
@@ -110,6 +112,9 @@ class GARDO(Estimator):
             pool = torch.where(pool >= 0, pool, torch.nan)
         limit = torch.nanquantile(pool, 1 - state["beta"].to(pool.dtype)) if len(pool) else u.values
         gate = (u.values >= limit) & u.present  # a nan limit gates nobody
+        if config.gate == "paper":
+            # Where many tie at 0 the proxy says what the auxiliary scores say.
+            gate = gate & (u.values > 0)
         return replace(signal, kl_gate=gate).noting(kl_gate_share=state["beta"]), state
 
 
@@ -119,7 +124,8 @@ class GardoDiversity(Post):
     """A_i := A_i d_i where A_i > 0, GARDO eq. 8 (arXiv 2512.24138), behind any estimator.
 
     Attributes:
-        mode: "paper" d_i; "code" d_i / mean_g d. Where all embeddings agree both give 0.
+        mode: "paper" d_i; "code" d_i / mean_g d. Where all embeddings agree both give 0; an
+            advantage whose d_i is not known stays as it is.
     """
 
     mode: Literal["paper", "code"] = "paper"
@@ -129,30 +135,33 @@ class GardoDiversity(Post):
         """Scale the positive advantages."""
         advantages = signal.advantages
         distance = nearest_distance(work.extra("features", *work.shape, None), advantages.present)
+        factor = distance.values
         if self.mode == "code":
-            count = advantages.present.sum(1, keepdim=True)
-            mean = distance.sum(1, keepdim=True) / count.clamp(min=1)
-            distance = safe_divide(distance, mean.expand_as(distance))
-        values = torch.where(advantages.values > 0, advantages.values * distance, advantages.values)
+            count = distance.present.sum(1, keepdim=True)
+            mean = factor.sum(1, keepdim=True) / count.clamp(min=1)
+            factor = safe_divide(factor, mean.expand_as(factor))
+        scaled = (advantages.values > 0) & distance.present
+        values = torch.where(scaled, advantages.values * factor, advantages.values)
         return replace(signal, advantages=Masked(values, advantages.mask))
 
 
-def nearest_distance(features: Masked, present: Tensor) -> Tensor:
+def nearest_distance(features: Masked, present: Tensor) -> Masked:
     """d_i = min_{j != i} (1 - cos(e_i, e_j)) within the group: (P, G, D) -> (P, G).
 
-    0 for missing members, for a zero embedding against anything, and where nobody else is present.
+    Missing for missing members, for an embedding that is missing or zero, which has no direction,
+    and where there is no other to be far from.
     """
-    present = present & features.present.all(-1)
     norm = torch.linalg.vector_norm(features.values, dim=-1, keepdim=True)
+    present = present & features.present.all(-1) & (norm.squeeze(-1) > 0)
     unit = safe_divide(features.values, norm.expand_as(features.values))
     distance = 1 - unit @ unit.transpose(1, 2)
     members = distance.shape[1]
     eye = torch.eye(members, dtype=torch.bool, device=distance.device)
     other = present.unsqueeze(1) & ~eye
     if members == 0:
-        return distance.sum(-1)
+        return Masked(distance.sum(-1))
     nearest = torch.where(other, distance, torch.inf).amin(-1).clamp(min=0.0)
-    return torch.where(other.any(-1) & present, nearest, 0.0)
+    return Masked.of(nearest, other.any(-1) & present)
 
 
 def uncertainty(proxy: Masked, aux: Masked, gather: Gather | None = None) -> Masked:

@@ -72,7 +72,9 @@ class GD2PO(Estimator):
             kept = normalise(
                 kept, config.batch, tol=work.tol, tokens=tokens, gather=work.gather
             ).out
-        return drop(replace(signal, advantages=kept), keep), state
+        # A dropped sample was scored all the same: it has advantage 0, and is not missing.
+        whole = Masked(kept.values, signal.advantages.mask)
+        return drop(replace(signal, advantages=whole), keep), state
 
     def conflicts(self, z: Tensor) -> Tensor:
         """(..., K) component advantages -> (...) True where the sample is to be dropped."""

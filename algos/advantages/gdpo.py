@@ -15,6 +15,7 @@ from reelrl.algos.advantages.base import (
     normalise_first,
     sum_first,
 )
+from reelrl.algos.advantages.grpo import check_nan
 from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
@@ -74,6 +75,10 @@ class GDPO(Vector):
         use_weights: bool = True
         components: tuple[int, int | None] = (1, None)
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            check_nan(self.nan)
+
     source: ClassVar[str] = "arXiv 2601.05242"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {},
@@ -126,7 +131,7 @@ class GDPO(Vector):
         weights = work.weights if config.use_weights else torch.ones_like(work.weights)
         if count == 1 and not config.single_batch_norm:
             # The fork then takes GRPO's path: the weight meets the epsilon, so it matters.
-            return sum_first(work, weights, config.group), state
+            return sum_first(work, weights, config.group, nan=config.nan), state
         return normalise_first(work, weights, config.group, config.batch, config.tokens), state
 
 
@@ -155,6 +160,14 @@ class DanceGRPO(Vector):
         """Like :class:`VectorConfig`, with the per-component clip of the released trainer."""
 
         group: NormSpec = field(default=NormSpec(eps=1e-8, clip=5.0))
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.batch is not None:
+                raise ValueError(
+                    "dancegrpo has one loss per component, which a normalisation of their sum "
+                    f"never reaches: batch must be None, got {self.batch}"
+                )
 
     loss_mode: ClassVar[str] = "per_component"
     source: ClassVar[str] = "DanceGRPO train_grpo_hunyuan.py, arXiv 2505.07818"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, sum_first
 from reelrl.algos.advantages.norm import NormSpec
@@ -22,11 +24,28 @@ class ScalarConfig(EstimatorConfig):
         batch: a second normalisation over the batch; None for none.
         tokens: equal tokens each sample stands for in batch statistics (language trainers whiten
             over tokens, which changes the ddof term).
+        nan: a missing score pulls its clip nowhere ("skip"), or counts as 0 ("zero", TRL's
+            ``nansum``): then the clip is worst or best by where 0 lies on the scale.
     """
 
     group: NormSpec = field(default=NormSpec())
     batch: NormSpec | None = None
     tokens: int = 1
+    nan: Literal["skip", "zero"] = "skip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_nan(self.nan)
+
+
+def check_nan(nan: str) -> None:
+    """Refuse a reading of missing scores that is not known.
+
+    Raises:
+        ValueError: for anything but "skip" and "zero".
+    """
+    if nan not in ("skip", "zero"):
+        raise ValueError(f"nan must be 'skip' or 'zero', got {nan!r}")
 
 
 class Scalar(Estimator):
@@ -36,9 +55,12 @@ class Scalar(Estimator):
 
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Sum, then normalise."""
-        config = self.config
-        signal = sum_first(work, work.weights, config.group, config.batch, config.tokens)
-        return signal, state
+        return sum_as(self.config, work, work.weights), state
+
+
+def sum_as(config: ScalarConfig, work: Work, weights: Tensor) -> Signal:
+    """Sum with ``weights`` and normalise as the settings of the scalar family say."""
+    return sum_first(work, weights, config.group, config.batch, config.tokens, nan=config.nan)
 
 
 def _group(ddof: int, eps: float, **kw: Any) -> dict[str, Any]:
@@ -55,8 +77,8 @@ class GRPO(Scalar):
         "dancegrpo": _group(1, 1e-8),
         "pref_grpo": _group(1, 1e-8),
         "mixgrpo": _group(1, 1e-8),
-        "trl": _group(1, 1e-4),
-        "trl_batch": {"group": NormSpec(scale="batch", ddof=1, eps=1e-4)},
+        "trl": {**_group(1, 1e-4), "nan": "zero"},
+        "trl_batch": {"group": NormSpec(scale="batch", ddof=1, eps=1e-4), "nan": "zero"},
         "verl": _group(1, 1e-6, singleton="raw"),
         "openrlhf": _group(1, 1e-9),
         "nemo": _group(1, 1e-6, eps_mode="where"),
@@ -82,7 +104,7 @@ class DrGRPO(Scalar):
     source: ClassVar[str] = "arXiv 2503.20783"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {},
-        "trl": {},
+        "trl": {"nan": "zero"},
         "cosmos": {},
         "verl": {"group": NormSpec(scale="none", singleton="raw")},
     }
@@ -101,8 +123,8 @@ class RLOO(Scalar):
     source: ClassVar[str] = "arXiv 2402.14740"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {},
-        "trl": {},
-        "trl_norm": {"batch": NormSpec("batch", "batch", ddof=1, eps=1e-4)},
+        "trl": {"nan": "zero"},
+        "trl_norm": {"batch": NormSpec("batch", "batch", ddof=1, eps=1e-4), "nan": "zero"},
         "verl": {"group": NormSpec(baseline="loo", scale="none", singleton="raw")},
     }
 
@@ -172,7 +194,7 @@ class GlobalStd(Scalar):
     source: ClassVar[str] = "Flow-GRPO global_std=True, arXiv 2505.05470"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "flow_grpo": {},
-        "trl": {"group": NormSpec(scale="batch", ddof=1, eps=1e-4)},
+        "trl": {"group": NormSpec(scale="batch", ddof=1, eps=1e-4), "nan": "zero"},
         "verl_omni": {"group": NormSpec(scale="batch", ddof=1, eps=1e-4)},
         "unirl": {"group": NormSpec(scale="batch", ddof=0, eps=1e-8, eps_mode="insqrt")},
     }

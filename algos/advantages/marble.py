@@ -129,8 +129,10 @@ def balance(
 ) -> Tensor:
     """Alphas on the simplex that minimise |sum_k alpha_k w_k g_k / |g_k||.
 
-    Components without a finite, nonzero gradient get 0; a single valid one gets everything. If no
-    valid component is left the alphas are uniform, as after a failed solve in the released trainer.
+    Components without a finite, nonzero gradient or with weight 0 get 0; a single valid one gets
+    everything. A larger weight makes a longer gradient, which the shortest sum takes *less* of. If
+    no valid component is left the alphas are uniform, as after a failed solve in the released
+    trainer.
 
     Args:
         gram: (K, K) <g_k, g_l>.
@@ -140,6 +142,7 @@ def balance(
     """
     norms = gram.diagonal().clamp(min=0.0).sqrt() if grad_norms is None else grad_norms
     valid = torch.isfinite(norms) & (norms > 0) & torch.isfinite(gram.diagonal())
+    valid = valid if weights is None else valid & (weights != 0)
     scale = torch.where(valid, 1 / torch.where(valid, norms, 1.0), 0.0)
     scale = scale if weights is None else scale * weights
     unit = torch.nan_to_num(gram, nan=0.0, posinf=0.0, neginf=0.0) * torch.outer(scale, scale)

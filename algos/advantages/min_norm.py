@@ -37,7 +37,9 @@ class AdvMinNorm(Estimator):
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Solve for the batch's weights, then sum."""
         config = self.config
-        parts = normalise(work.scores, config.group, tol=work.tol, per_component=True)
+        parts = normalise(
+            work.scores, config.group, tol=work.tol, per_component=True, gather=work.gather
+        )
         weighted = parts.out.values * _spread_weights(work)
         gram = advantage_gram(weighted, work.gather)
         weights = work.weights * min_norm_weights(gram, gram.diagonal() > 0)

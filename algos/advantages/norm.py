@@ -7,7 +7,7 @@ in float64; a group or batch without real spread gives exact zeros whatever the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -76,8 +76,12 @@ _CHOICES = {
 }
 
 
-def make_norm(spec: Any) -> NormSpec:
+def make_norm(spec: Any, start: NormSpec | None = None) -> NormSpec:
     """A ``NormSpec`` from itself or from a mapping of its fields, as a config file has it.
+
+    Args:
+        spec: a mapping says only what differs from ``start``.
+        start: None is ``NormSpec()``.
 
     Raises:
         ValueError: for an unknown field; the message names the nearest known one.
@@ -91,7 +95,7 @@ def make_norm(spec: Any) -> NormSpec:
     for key in spec:
         if key not in known:
             raise ValueError(f"a normalisation has no field {key!r}{nearest(key, known)}")
-    return NormSpec(**spec)
+    return replace(start or NormSpec(), **spec)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.arrays import Array, to_tensor
-from reelrl.algos.advantages.registry import make_estimator
+from reelrl.algos.advantages.registry import estimator_class, make_estimator
 from reelrl.algos.advantages.types import AdvantageEstimator, RewardBatch
 
 
@@ -31,7 +32,7 @@ def advantages(
         group_ids_n: N ids, integers or strings; equal ids are one group, in any order.
         estimator: a name for :func:`make_estimator`, or an estimator without state.
         names: K component names; "r0", "r1", ... by default.
-        weights: (K,) static weights.
+        weights: (K,) static weights; of ``fixed_weights`` its own.
         bounds: (K, 2) declared ranges, for ``taros`` and ``sa_mrpo``.
         **config: passed to :func:`make_estimator`, ``preset`` among them.
 
@@ -53,6 +54,8 @@ def advantages(
         )
     if config and not isinstance(estimator, str):
         raise ValueError(f"settings {sorted(config)} come with a ready estimator {estimator!r}")
+    if isinstance(estimator, str) and weights is not None and _has_weights(estimator):
+        config["weights"], weights = tuple(to_tensor(weights).tolist()), None
     call = make_estimator(estimator, **config) if isinstance(estimator, str) else estimator
     group, slot, shape = group_slots(group_ids_n, rewards.device)
     padded = rewards.new_zeros(*shape, rewards.shape[1])
@@ -70,6 +73,12 @@ def advantages(
     output, _ = call(batch)
     flat = to_tensor(output.advantages)[group, slot]
     return flat.numpy() if numpy_in else flat
+
+
+def _has_weights(name: str) -> bool:
+    """True if an estimator takes weights of its own in place of the batch's."""
+    settings = fields(estimator_class(name.partition("@")[0]).Config)
+    return any(field.name == "weights" for field in settings)
 
 
 def group_slots(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reelrl.algos.advantages.arrays import Masked, constant, safe_divide
 from reelrl.algos.advantages.base import Estimator, EstimatorConfig, sum_first
-from reelrl.algos.advantages.grpo import ScalarConfig
+from reelrl.algos.advantages.grpo import ScalarConfig, sum_as
 from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.transforms import WinRate, pairwise_points
@@ -38,6 +38,13 @@ class PrefGRPO(Estimator):
         pref_weight: float = 1.0
         decimals: int | None = None
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.pref_weight != 1.0 and not self.append:
+                raise ValueError(
+                    f"pref_weight {self.pref_weight} weighs an appended win rate: set append=True"
+                )
+
     source: ClassVar[str] = "arXiv 2508.20751"
     needs: ClassVar[frozenset[str]] = frozenset({"pairwise"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "repo": {"decimals": 3}}
@@ -46,7 +53,7 @@ class PrefGRPO(Estimator):
         """Count wins, then normalise."""
         config = self.config
         work = WinRate(config.append, config.pref_weight, config.decimals)(work)
-        return sum_first(work, work.weights, config.group, config.batch, config.tokens), state
+        return sum_as(config, work, work.weights), state
 
 
 @register_estimator("arena")
@@ -54,7 +61,8 @@ class Arena(Estimator):
     """Rank of each member in a tournament, mapped to [0, 1], then z-scored.
 
     Ranks are a fixed multiset for a given G (but for ties), so advantages say nothing of margins.
-    In both tournaments member 0 is special: no invariance to the order of members.
+    In both tournaments member 0 is special: no invariance to the order of members. Members without
+    a reward take no part, and the first who does is member 0.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -117,29 +125,36 @@ class Arena(Estimator):
         if points.values.shape[-1] != 1:
             raise ValueError(f"arena takes pairwise (P, G, G), got {tuple(points.values.shape)}")
         table = torch.where(points.present, points.values, 0.5)[..., 0]
-        # Whoever is not there loses every match, and so never pushes a present member down.
-        table = torch.where(valid.unsqueeze(2), table, 0.0)
-        table = torch.where(valid.unsqueeze(1), table, 1.0)
         play = anchor_scores if self.config.tournament == "anchor" else single_elimination_scores
-        return Masked(play(table), known)
+        if known is None:
+            return Masked(play(table))
+        # Those who take part first, in their order: the others have no place in the tournament.
+        order = valid.int().argsort(dim=1, descending=True, stable=True)
+        rows = order.unsqueeze(2).expand_as(table)
+        table = table.gather(1, rows).gather(2, order.unsqueeze(1).expand_as(table))
+        scores = play(table, valid.sum(1))
+        return Masked.of(torch.empty_like(scores).scatter_(1, order, scores), known)
 
 
-def anchor_scores(points: Tensor) -> Tensor:
+def anchor_scores(points: Tensor, count: Tensor | None = None) -> Tensor:
     """Rank by points against member 0; its own score is the mean of its points.
 
     r = (maxrank - rank) / (maxrank - 1), ranks from 1, ties sharing the best one; 0 if all tie.
 
     Args:
         points: (P, G, G) of the row against the column.
+        count: (P,) how many of the first take part; None is all. What the others get is nothing to
+            go by.
     """
-    score = _anchor_points(points)
+    part = _taking_part(points, count)
+    score = torch.where(part, _anchor_points(points, part), -torch.inf)
     rank = 1 + (score.unsqueeze(1) > score.unsqueeze(2)).sum(2)
-    worst = rank.amax(1, keepdim=True) if rank.shape[1] else rank
+    worst = torch.where(part, rank, 1).amax(1, keepdim=True) if rank.shape[1] else rank
     dtype = points.dtype
     return safe_divide((worst - rank).to(dtype), (worst - 1).to(dtype).expand(rank.shape))
 
 
-def single_elimination_scores(points: Tensor) -> Tensor:
+def single_elimination_scores(points: Tensor, count: Tensor | None = None) -> Tensor:
     """R = 1 - rank / (G - 1) of a bracket seeded by :func:`anchor_scores`' points.
 
     Seeds meet as in a standard bracket of the next power of two, missing seeds being byes; a tie
@@ -148,15 +163,20 @@ def single_elimination_scores(points: Tensor) -> Tensor:
 
     Args:
         points: (P, G, G) of the row against the column.
+        count: (P,) G of each prompt, the first who take part; None is all. A bracket that is larger
+            than it need be has byes in its first rounds and the same matches after them.
     """
     prompts, members = points.shape[:2]
     if members < 2:
         return points.new_zeros(prompts, members)
-    seeding = _anchor_points(points).argsort(dim=1, descending=True, stable=True)
+    part = _taking_part(points, count)
+    strength = torch.where(part, _anchor_points(points, part), -torch.inf)
+    seeding = strength.argsort(dim=1, descending=True, stable=True)
     size = 1 << (members - 1).bit_length()
     order = constant(bracket(size), seeding)
     slots = torch.where(order < members, order, 0).expand(prompts, size)
-    player = torch.where(order < members, seeding.gather(1, slots), -1)
+    playing = (order < members) & (order < part.sum(1, keepdim=True))
+    player = torch.where(playing, seeding.gather(1, slots), -1)
     earned = points.new_zeros(prompts, members)
     played = points.new_zeros(prompts, members)
     survived = points.new_zeros(prompts, members)
@@ -172,12 +192,12 @@ def single_elimination_scores(points: Tensor) -> Tensor:
             played = played.scatter_add(1, at, real.to(points.dtype))
         survived = survived.scatter_add(1, player.clamp(min=0), (player >= 0).to(points.dtype))
     mean = safe_divide(earned, played)
-    # Mean points are at most 1, so rounds decide first.
-    key = 2 * survived + mean
+    # Mean points are at most 1, so rounds decide first; who takes no part comes last.
+    key = torch.where(part, 2 * survived + mean, -1.0)
     rank = torch.empty_like(seeding)
     order = key.argsort(dim=1, descending=True, stable=True)
     rank.scatter_(1, order, torch.arange(members, device=points.device).expand_as(order))
-    return 1 - rank.to(points.dtype) / (members - 1)
+    return 1 - rank.to(points.dtype) / (part.sum(1, keepdim=True) - 1).clamp(min=1)
 
 
 def bracket(size: int) -> list[int]:
@@ -196,9 +216,17 @@ def _play(points: Tensor, upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]
     return gain, (upper >= 0) & (lower >= 0)
 
 
-def _anchor_points(points: Tensor) -> Tensor:
+def _anchor_points(points: Tensor, part: Tensor) -> Tensor:
     """(P, G) points against member 0; member 0 gets the mean of its own."""
     score = points[:, :, :1].sum(2)
     if points.shape[1] > 1:
-        score[:, 0] = points[:, 0, 1:].mean(1)
+        others = part[:, 1:].to(points.dtype)
+        score[:, 0] = safe_divide((points[:, 0, 1:] * others).sum(1), others.sum(1))
     return score
+
+
+def _taking_part(points: Tensor, count: Tensor | None) -> Tensor:
+    """(P, G) bool: the first ``count`` of each prompt."""
+    here = torch.arange(points.shape[1], device=points.device)
+    limit = points.shape[1] if count is None else count[:, None]
+    return (here < limit).expand(points.shape[:2])

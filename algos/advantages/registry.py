@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -45,7 +45,8 @@ def make_estimator(name: str, preset: str | None = None, **config: Any) -> Estim
         preset: one of the estimator's ``presets``; None is the canonical reading.
         **config: fields of the estimator's config, which override the preset. Where the config has
             a ``group`` normalisation, fields of :class:`NormSpec` (``ddof``, ``eps``, ...) are
-            taken too and change that.
+            taken too and change that. A mapping given for a normalisation likewise says only what
+            differs.
 
     Raises:
         ValueError: for an unknown name, preset or keyword; the message names the nearest known one.
@@ -60,8 +61,12 @@ def make_estimator(name: str, preset: str | None = None, **config: Any) -> Estim
         raise ValueError(
             f"estimator {name!r} has no preset {preset!r}{nearest(preset, cls.presets)}"
         )
-    settings = {**(cls.presets[preset] if preset else {}), **config}
-    return cls(_build_config(cls, settings))
+    base = dict(cls.presets[preset]) if preset else {}
+    for key, spec in base.items():
+        # A mapping says what differs from the preset's own.
+        if isinstance(spec, NormSpec) and isinstance(config.get(key), Mapping):
+            config[key] = make_norm(config[key], spec)
+    return cls(_build_config(cls, {**base, **config}))
 
 
 def estimator_class(name: str) -> type[Estimator]:
@@ -93,7 +98,8 @@ def _build_config(cls: type[Estimator], settings: dict[str, Any]) -> Any:
             known = [*fields, *(_NORM_FIELDS if "group" in fields else [])]
             raise ValueError(f"estimator {cls.name!r} has no setting {key!r}{nearest(key, known)}")
     if norm:
-        group = make_norm(own.get("group", fields["group"].default))
+        default: Any = fields["group"].default
+        group = make_norm(own.get("group", {}), default)
         own["group"] = dataclasses.replace(group, **norm)
     return cls.Config(**own)
 

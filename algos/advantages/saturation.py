@@ -28,16 +28,27 @@ class SAMRPO(Estimator):
         """Settings of SA-MRPO.
 
         Attributes:
-            gamma: exponent; 0 is GDPO with ddof 0, the paper ablates up to 1.
+            gamma: exponent; 0 is GDPO with ddof 0, the paper ablates up to 1. It is no discount
+                here: "return_to_go" sums what is left undiscounted.
         """
 
         group: NormSpec = field(default=NormSpec(ddof=0, eps=0.0))
         batch: NormSpec | None = field(default=NormSpec("batch", "batch", ddof=0, eps=0.0))
         gamma: float = 0.5
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not self.gamma >= 0:
+                raise ValueError(f"gamma must be at least 0, got {self.gamma}")
+
     source: ClassVar[str] = "arXiv 2608.16072"
     needs: ClassVar[frozenset[str]] = frozenset({"bounds"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
+
+    @property
+    def discount(self) -> float:
+        """None: the paper has taken the letter."""
+        return 1.0
 
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Batch-wide weights, then GDPO's two normalisations."""
@@ -101,9 +112,11 @@ class SAW(Estimator):
         """Weights from the (moving) coefficient of variation of each component."""
         config = self.config
         moments = Moments.of(_non_negative(work), per_component=True).merge(work.gather)
-        mean = _moving(state["mean"], moments.mean, config.ema)
-        std = _moving(state["std"], moments.std(1), config.ema)
-        cv = std / (mean.abs() + 1e-8)
+        seen = moments.count > 0
+        mean = _moving(state["mean"], moments.mean, seen, config.ema)
+        std = _moving(state["std"], moments.std(1), seen, config.ema)
+        # What nobody ever scored weighs nothing.
+        cv = (std / (mean.abs() + 1e-8)).nan_to_num(0.0)
         share = safe_divide(cv, cv.sum().expand_as(cv))
         weights = work.weights * (len(work.names) * share).to(work.weights.dtype)
         combine = sum_first if config.on == "rewards" else normalise_first
@@ -133,7 +146,8 @@ class DVAO(Estimator):
         config = self.config
         stats = GroupStats.of(work.scores)
         ddof = config.group.ddof
-        std = torch.where(stats.dead(ddof, work.tol), 0.0, stats.std(ddof)).squeeze(1)
+        tol = work.tol if config.group.zero_tol is None else config.group.zero_tol
+        std = torch.where(stats.dead(ddof, tol), 0.0, stats.std(ddof)).squeeze(1)
         static = work.weights
         if static.ndim == 2 and work.dense:
             static = static.unsqueeze(1)
@@ -153,6 +167,8 @@ def _non_negative(work: Work) -> Masked:
     return scores.map(lambda r: r - low)
 
 
-def _moving(old: Tensor, new: Tensor, ema: float) -> Tensor:
+def _moving(old: Tensor, new: Tensor, seen: Tensor, ema: float) -> Tensor:
+    """The moving average; what this batch has not ``seen`` stays as it was."""
     new = new.to(old.dtype)
-    return torch.where(torch.isnan(old), new, ema * old + (1 - ema) * new)
+    moved = torch.where(torch.isnan(old), new, ema * old + (1 - ema) * new)
+    return torch.where(seen, moved, old)

@@ -23,13 +23,13 @@ class Calibration:
     Attributes:
         rule: "quantile" of the last group means, or "gain": first batch mean + ``fraction`` times
             the moving average of the gain over it.
-        quantile: which quantile, linearly interpolated.
+        quantile: which quantile, linearly interpolated; this and the next four of rule "quantile".
         min_groups: static thresholds are used until so many group means are known.
         capacity: length of the ring buffer.
         refresh_every: calls between two refreshes of the thresholds.
-        ema: weight of the old threshold (rule "quantile") or old gain (rule "gain").
         frozen: keep the first thresholds for good.
-        fraction: of the gain.
+        ema: weight of the old threshold (rule "quantile") or old gain (rule "gain").
+        fraction: of the gain, of rule "gain".
     """
 
     rule: Literal["quantile", "gain"] = "quantile"
@@ -50,6 +50,13 @@ class Calibration:
             )
         if min(self.capacity, self.refresh_every, self.min_groups) < 1:
             raise ValueError(f"capacity, refresh_every and min_groups must be >= 1, got {self}")
+        others = {
+            "gain": ("quantile", "min_groups", "capacity", "refresh_every", "frozen"),
+            "quantile": ("fraction",),
+        }
+        for name in others[self.rule]:
+            if getattr(self, name) != getattr(type(self), name):  # a field's default
+                raise ValueError(f"rule {self.rule!r} has no use for {name}, got {self}")
         if self.min_groups > self.capacity:
             raise ValueError(f"min_groups {self.min_groups} exceeds capacity {self.capacity}")
 
@@ -103,6 +110,7 @@ class Calibration:
     def _update_gain(self, state: State, means: Tensor) -> State:
         mean = torch.nanmean(means, 0) if len(means) else state["baseline"]
         baseline = torch.where(torch.isnan(state["baseline"]), mean, state["baseline"])
-        step = torch.nan_to_num(mean - baseline, nan=0.0)
-        gain = self.ema * state["gain"] + (1 - self.ema) * step
+        moved = self.ema * state["gain"] + (1 - self.ema) * (mean - baseline)
+        # What nobody scored has not gained nothing: it is not known.
+        gain = torch.where(torch.isnan(moved), state["gain"], moved)
         return {**state, "baseline": baseline, "gain": gain}

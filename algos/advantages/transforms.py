@@ -151,10 +151,12 @@ class Ensemble(Transform):
 class Conditioned(Transform):
     """r_k := r_k if r_l >= t else 0, GDPO eq. 8 (arXiv 2601.05242).
 
+    For rewards of at least 0: of a component in [-1, 0] the gate would give the best.
+
     Attributes:
         component: the name of k.
         on: the name of l.
-        threshold: t; minus infinity makes this the identity.
+        threshold: t; minus infinity makes this the identity wherever l is scored.
     """
 
     component: str
@@ -226,7 +228,6 @@ class WinRate(Transform):
             rates = rates.map(lambda r: torch.round(r, decimals=self.decimals or 0))
         present = rates.present
         if work.scores.mask is not None:
-            # A failed or padded clip has no reward at all; a win over it says nothing of its worth.
             present = present & work.scores.mask.any(-1, keepdim=True)
         rates = Masked.of(rates.values, present)
         count = rates.values.shape[-1]
@@ -234,9 +235,9 @@ class WinRate(Transform):
         unit = constant([0.0, 1.0], rates.values).expand(count, 2)
         weights = work.weights.new_full((*work.weights.shape[:-1], count), self.weight)
         if not self.append:
-            return work.with_scores(
-                rates, names=names, weights=torch.ones_like(weights), bounds=unit
-            )
+            # One rate per component is weighted as the component; one in all has nothing to weigh.
+            own = work.weights if count == len(work.names) > 1 else torch.ones_like(weights)
+            return work.with_scores(rates, names=names, weights=own, bounds=unit)
         scores = Masked.of(
             torch.cat([work.scores.values, rates.values], -1),
             torch.cat([work.scores.present, rates.present], -1),
@@ -300,10 +301,11 @@ class MedianMap(Transform):
     def __call__(self, work: Work) -> Work:
         """Map each component with its own median and scale."""
         components = len(work.names)
-        if len(self.medians) != components or len(self.scales) != components:
+        entries = len(self.medians) == len(self.scales) == components
+        if not entries or not all(scale > 0 for scale in self.scales):
             raise ValueError(
-                f"medians and scales must have {components} entries, got {self.medians} "
-                f"and {self.scales}"
+                f"medians and scales must have {components} entries, scales above 0; got "
+                f"{self.medians} and {self.scales}"
             )
         median = constant(self.medians, work.scores.values)
         scale = constant(self.scales, work.scores.values)
@@ -318,7 +320,7 @@ class Tiered(Transform):
     """A component counts only where every earlier one reaches its threshold; 0 elsewhere.
 
     The tiered success signal read of in secondary text only; the order of components is the order
-    of tiers.
+    of tiers, and rewards are at least 0, or a closed tier would be the best one.
 
     Attributes:
         thresholds: K - 1 thresholds, of all components but the last.
@@ -350,7 +352,8 @@ def pairwise_points(work: Work) -> Masked:
     """Open ``extras["pairwise"]`` as (P, G, G, K) points of the row against the column.
 
     ``nan`` means not compared; where only one of (i, j) and (j, i) is given the other is its
-    complement. A member against itself never counts.
+    complement. A member against itself never counts, nor one without a reward: being better than
+    a clip that failed says nothing.
 
     Raises:
         ValueError: for a wrong shape.
@@ -365,6 +368,9 @@ def pairwise_points(work: Work) -> Masked:
     mirrored = present.transpose(1, 2) & ~present
     values = torch.where(mirrored, 1 - values.transpose(1, 2), values)
     others = ~torch.eye(members, dtype=torch.bool, device=values.device)[None, :, :, None]
+    if work.scores.mask is not None:
+        there = work.scores.mask.flatten(2).any(-1)
+        others = others & (there[:, :, None] & there[:, None])[..., None]
     return Masked.of(values, (present | mirrored) & others)
 
 

@@ -14,7 +14,7 @@ from reelrl.algos.advantages.base import Estimator, EstimatorConfig
 from reelrl.algos.advantages.norm import NormSpec, is_noise
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
-from reelrl.algos.advantages.work import Signal, Work, weighted_sum
+from reelrl.algos.advantages.work import Signal, Work, total_score
 
 
 @register_estimator("branch_grpo")
@@ -70,29 +70,34 @@ class BranchGRPO(Estimator):
         """Fuse leaf rewards upwards, then normalise by depth."""
         if work.dense:
             raise ValueError("branch_grpo takes the rewards of the leaves, (P, G, K)")
-        leaves = weighted_sum(work.scores, work.weights)
+        leaves = total_score(work, work.weights)
         parent = work.indices("tree_parent", work.shape[0], None)
         path = ancestors(parent, work.shape[1])
         same = path.unsqueeze(2) == path.unsqueeze(1)  # (P, G, G, D): do two leaves share a node
         weight = same.to(leaves.values.dtype)
         if self.config.fusion == "path":
-            weight = weight * self._path_weights(work, path, same)
+            counted = same & leaves.present[:, None, :, None]
+            weight = weight * self._path_weights(work, path, counted)
         value, count = _fuse(leaves, weight, same)
         advantage = _by_depth(value, count, self.config.group)
         return Signal(advantage, work.scores, work.weights, value), state
 
-    def _path_weights(self, work: Work, path: Tensor, same: Tensor) -> Tensor:
-        """exp(beta * log-probability of the path from the node to each of its leaves)."""
+    def _path_weights(self, work: Work, path: Tensor, counted: Tensor) -> Tensor:
+        """exp(beta * log-probability of the path from the node to each of its ``counted`` leaves).
+
+        Over the largest of them: log-probabilities of whole latents are thousands of nats apart.
+        """
         prompts = work.shape[0]
         nodes = work.batch.extras["tree_parent"].shape[1]
         edges = work.extra("edge_logp", prompts, nodes).values
         taken = edges.gather(1, path.flatten(1)).reshape(path.shape)
         # Log-probability of what comes after depth d: later edges only.
         below = taken.flip(-1).cumsum(-1).flip(-1) - taken
-        logits = self.config.beta * below.unsqueeze(1).expand(same.shape)
-        logits = torch.where(same, logits, -torch.inf)
+        logits = self.config.beta * below.unsqueeze(1).expand(counted.shape)
+        logits = torch.where(counted, logits, -torch.inf)
         top = logits.amax(2, keepdim=True) if logits.numel() else logits
-        return (logits - top).exp()
+        # A node without a leaf that counts has no top.
+        return (logits - torch.where(top.isfinite(), top, 0.0)).exp()
 
 
 def ancestors(parent: Tensor, leaves: int) -> Tensor:

@@ -93,7 +93,10 @@ class RewardBatch:
         if weights is not None and weights.device.type == "cpu":
             bad = ~(weights.to(torch.float64).abs() <= WEIGHT_LIMIT)
             if bool(bad.any()):
-                raise ValueError(f"weights must be finite, got {weights.tolist()}")
+                raise ValueError(
+                    f"weights must be finite and at most {WEIGHT_LIMIT:g} in magnitude, got "
+                    f"{weights.tolist()}"
+                )
         bounds = None if self.bounds is None else to_tensor(self.bounds)
         on_cpu = bounds is not None and bounds.device.type == "cpu"
         if bounds is not None and on_cpu and not bool((bounds[:, 0] < bounds[:, 1]).all()):

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Array, Masked, scored, statistics_dtype, to_tensor
+from reelrl.algos.advantages.arrays import (
+    Array,
+    Masked,
+    group_count,
+    group_sum,
+    safe_divide,
+    scored,
+    statistics_dtype,
+    to_tensor,
+)
 from reelrl.algos.advantages.types import EXTRAS, Gather, RewardBatch
 
 FLOAT_NOISE = {torch.float64: 1e-12}
@@ -154,15 +163,57 @@ def valid_mask(batch: RewardBatch, values: Tensor) -> Tensor | None:
     if batch.valid is not None:
         mask = _over_scores(to_tensor(batch.valid, values.device), values)
     if "step_mask" in batch.extras and values.ndim == 4:
-        steps = to_tensor(batch.extras["step_mask"], values.device)
-        expect_shape("step_mask", tuple(steps.shape), tuple(values.shape[:3]))
-        steps = _over_scores(steps, values)
+        steps = _over_scores(step_mask(batch, values, values.shape[2]), values)
         mask = steps if mask is None else mask & steps
     return mask
 
 
+def step_mask(batch: RewardBatch, like: Tensor, steps: int | None = None) -> Tensor:
+    """``extras["step_mask"]`` as (P, G, T) bool on the device of ``like`` (P, G, ...).
+
+    Raises:
+        ValueError: if it has another shape.
+    """
+    mask = to_tensor(batch.extras["step_mask"], like.device)
+    expect_shape("step_mask", tuple(mask.shape), (*like.shape[:2], steps))
+    return mask.to(torch.bool)
+
+
+def total_score(work: Work, weights: Tensor) -> Masked:
+    """sum_k w_k r_k of the rewards, where a missing one counts as what its group got on average.
+
+    So it pulls its clip neither up nor down once the group's mean is subtracted; a sum over what
+    is present would score it 0, the worst of some scales and the best of others. A component that
+    a whole group lacks counts as the batch's mean. Missing where no component is scored.
+    """
+    return total_of(work.scores, weights, work.gather)
+
+
+def total_of(scores: Masked, weights: Tensor, gather: Gather | None = None) -> Masked:
+    """:func:`total_score` of any (P, G, K) or (P, G, T, K); steps have means of their own."""
+    if scores.mask is None and gather is None:
+        return weighted_sum(scores, weights)
+    dtype = scores.values.dtype
+    flat = scores.values.reshape(-1, scores.values.shape[-1])
+    known = scores.present.reshape(flat.shape).to(dtype)
+    sums = torch.stack([flat.sum(0), known.sum(0)])
+    # On every rank, holes or not: the others wait.
+    sums = sums if gather is None else gather(sums[None]).sum(0)
+    if scores.mask is None:
+        return weighted_sum(scores, weights)
+    count = group_count(scores)
+    mean = safe_divide(group_sum(scores.values), count)
+    mean = torch.where(count > 0, mean, safe_divide(*sums.unbind(0)))
+    filled = torch.where(scores.mask, scores.values, mean)
+    some = scores.mask.any(-1)
+    return Masked.of(weighted_sum(Masked(filled), weights).values, some)
+
+
 def weighted_sum(scores: Masked, weights: Tensor) -> Masked:
     """sum_k w_k x_k over the components present; missing where none is.
+
+    For what is centred already, such as advantages: there a missing one adds nothing. Rewards are
+    summed by :func:`total_score`.
 
     Args:
         scores: (P, G, K) or (P, G, T, K).

@@ -169,7 +169,7 @@ def test_gardo_diversity_fixture() -> None:
     features = np.array(fixture["params"]["embeddings"], dtype=np.float64)[None]
     rewards = np.array(fixture["params"]["rewards"]).reshape(1, 4, 1)
     distance = nearest_distance(Masked(torch.from_numpy(features)), torch.ones(1, 4).bool())
-    np.testing.assert_allclose(distance[0], fixture["expected"]["distance"], atol=ATOL)
+    np.testing.assert_allclose(distance.values[0], fixture["expected"]["distance"], atol=ATOL)
     for preset in ("paper", "code"):
         config = {"preset": preset, "gate": "none"}
         output = run("gardo", rewards, config, extras={"features": features})

@@ -551,19 +551,29 @@ class Ranks:
 
 SPLIT = ["gdpo", "global_std", "reinforce_pp", "sa_mrpo", "saw", "gd2po", "adv_min_norm", "gardo",
          "taros@calibrated", "taros@third_party_v1", "random_sign", "mapo_mica@mapo"]  # fmt: skip
+BY_THE_BATCH = ["dense_grpo", "tp_grpo", "mapo_mica", "adv_min_norm", "arena", "grpo"]
+"""Estimators that are split with their group normalisation scaled by the batch's std."""
 
 
 @pytest.mark.parametrize("holes", [False, True])
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", [*SPLIT, *(f"{name} by the batch" for name in BY_THE_BATCH)])
 def test_ranks_together_equal_the_whole_batch(name: str, holes: bool) -> None:
     rng = np.random.default_rng(5)
-    config = {"calibration": {"min_groups": 2}} if name == "taros@calibrated" else {}
-    estimator = make_estimator(name, **config)
+    config: dict[str, Any] = {"scale": "batch"} if name.endswith(" by the batch") else {}
+    config |= {"calibration": {"min_groups": 2}} if name == "taros@calibrated" else {}
+    estimator = make_estimator(name.removesuffix(" by the batch"), **config)
     shape = (5, 4, 3, 2) if "dense" in estimator.requires else (5, 4, 2)
     r = rng.random(shape)
     if holes:
         r[0, 1] = np.nan  # on one rank only
-    extras = {"features": rng.normal(size=(5, 4, 3)), "aux_rewards": rng.random((5, 4, 2))}
+        r[1, :, ..., 0] = np.nan  # a group without one component has the batch's mean of it
+    wins = score_comparisons(torch.from_numpy(rng.random((5, 4)))).numpy()
+    extras = {
+        "features": rng.normal(size=(5, 4, 3)),
+        "aux_rewards": rng.random((5, 4, 2)),
+        "pairwise": wins,
+        "ode_rewards": rng.random((5, 4, 4, 2)),
+    }
 
     def part(rows: slice) -> RewardBatch:
         return RewardBatch(

@@ -57,6 +57,25 @@ def summed(rewards: list, weights: list[float] = W) -> list[list]:
     return [[dot(weights, row) for row in group] for group in rewards]
 
 
+def totals(rewards: list, weights: Any = W) -> list[list]:
+    """Weighted sums of rewards; one that is missing counts as its group's mean, or the batch's."""
+    out = []
+    for group in rewards:
+        own = weights[len(out)] if isinstance(weights, dict) else weights
+        filled = []
+        for row in group:
+            values = []
+            for k, x in enumerate(row):
+                if x is None:
+                    fellows = known([other[k] for other in group]) or known(column(rewards, k))
+                    x = mean(fellows)
+                values.append(x)
+            some = any(x is not None for x in row)
+            filled.append(dot(own, values) if some else None)
+        out.append(filled)
+    return out
+
+
 def flat(table: list[list]) -> list:
     return [x for row in table for x in row]
 
@@ -83,19 +102,19 @@ def column(rewards: list, k: int) -> list:
 
 
 def grpo(r: list, _: dict) -> list:
-    return [z(group, 1, 1e-8) for group in summed(r)]
+    return [z(group, 1, 1e-8) for group in totals(r)]
 
 
 def dr_grpo(r: list, _: dict) -> list:
     return [
         [None if s is None else (s - mean(group) if len(known(group)) > 1 else 0.0) for s in group]
-        for group in summed(r)
+        for group in totals(r)
     ]
 
 
 def rloo(r: list, _: dict) -> list:
     out = []
-    for group in summed(r):
+    for group in totals(r):
         row = []
         for i, s in enumerate(group):
             others = known(group[:i] + group[i + 1 :])
@@ -105,7 +124,7 @@ def rloo(r: list, _: dict) -> list:
 
 
 def reinforce_pp(r: list, _: dict) -> list:
-    return over_batch(summed(r), lambda xs: z(xs, 1, 1e-8, inside_root=True))
+    return over_batch(totals(r), lambda xs: z(xs, 1, 1e-8, inside_root=True))
 
 
 def reinforce_pp_baseline(r: list, e: dict) -> list:
@@ -113,7 +132,7 @@ def reinforce_pp_baseline(r: list, e: dict) -> list:
 
 
 def global_std(r: list, e: dict) -> list:
-    scale = std(flat(summed(r)), 0) + 1e-4
+    scale = std(flat(totals(r)), 0) + 1e-4
     return [[None if a is None else a / scale for a in row] for row in dr_grpo(r, e)]
 
 
@@ -142,8 +161,8 @@ def hoyer(xs: list) -> float:
 
 
 def taros(r: list, _: dict) -> list:
-    out = []
-    for group in r:
+    per_group = {}
+    for p, group in enumerate(r):
         columns = [[row[k] for row in group] for k in range(K)]
         sparsity = [hoyer(c) for c in columns] + [0.0]
         logits = []
@@ -152,8 +171,8 @@ def taros(r: list, _: dict) -> list:
             utility = sigmoid(mean(c) - 0.75) + 0.3 * (sparsity[k] - sparsity[k + 1])
             logits.append(math.exp(utility) * W[k])
         weights = [x / sum(logits) for x in logits]
-        out.append(z([dot(weights, row) for row in group], 1, 1e-8))
-    return out
+        per_group[p] = weights
+    return [z(group, 1, 1e-8) for group in totals(r, per_group)]
 
 
 def sa_mrpo(r: list, _: dict) -> list:
@@ -169,7 +188,7 @@ def saw(r: list, _: dict) -> list:
         shifted = [x - low for x in known(column(r, k))]
         cv.append(std(shifted, 1) / (abs(mean(shifted)) + 1e-8))
     weights = [w * K * c / sum(cv) for w, c in zip(W, cv, strict=True)]
-    return [z(group, 1, 1e-8) for group in summed(r, weights)]
+    return [z(group, 1, 1e-8) for group in totals(r, weights)]
 
 
 def dvao(r: list, _: dict) -> list:
@@ -226,7 +245,7 @@ def marble(r: list, _: dict) -> list:
 
 def gardo(r: list, e: dict) -> list:
     out = []
-    for group, features in zip(summed(r), e["features"], strict=True):
+    for group, features in zip(totals(r), e["features"], strict=True):
         row = z(group, 0, 0.0)
         for i, a in enumerate(row):
             if a is None or a <= 0:
@@ -247,7 +266,9 @@ def pref_grpo(r: list, e: dict) -> list:
     out = []
     for wins, group in zip(e["pairwise"], summed(r), strict=True):
         rates: list = [
-            sum(wins[i][j] for j in range(G) if j != i) / (G - 1) if group[i] is not None else None
+            mean([wins[i][j] for j in range(G) if j != i and group[j] is not None])
+            if group[i] is not None
+            else None
             for i in range(G)
         ]
         out.append(z(rates, 1, 1e-8))
@@ -280,7 +301,7 @@ def arena(r: list, e: dict) -> list:
 def branch_grpo(r: list, e: dict) -> list:
     """Root over nodes {0, 1, 4} and {2, 3}, each leaf its own child."""
     out = []
-    for group in summed(r):
+    for group in totals(r):
         upper = [[0, 1, 4], [2, 3]]
         value = [
             mean([group[i] for i in node]) if known([group[i] for i in node]) else None
@@ -335,8 +356,9 @@ def tp_grpo(r: list, e: dict) -> list:
 
 def mapo_mica(r: list, _: dict) -> list:
     out = []
-    for group in r:
-        s = [[dot(W, step) for step in row] for row in group]
+    steps = [totals([[row[t] for row in group] for group in r]) for t in range(T)]
+    for p in range(P):
+        s = [[steps[t][p][g] for t in range(T)] for g in range(G)]
         to_go = [
             [None if row[t] is None else math.fsum(known(row[t:])) for t in range(T)] for row in s
         ]
@@ -351,7 +373,7 @@ def mapo_mica(r: list, _: dict) -> list:
 
 
 def fixed_weights(r: list, _: dict) -> list:
-    return [z(group, 1, 1e-8) for group in summed(r, [1 / K] * K)]
+    return [z(group, 1, 1e-8) for group in totals(r, [1 / K] * K)]
 
 
 LOOPS: dict[str, Callable[[list, dict], list]] = {
