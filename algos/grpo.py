@@ -37,6 +37,7 @@ from reelrl.algos.runlog import RunLog
 from reelrl.algos.running import describe_env, interruptible, make_env, progress_bar
 from reelrl.algos.trajectory import Rollout
 from reelrl.algos.update import LearnerWarning, Updater
+from reelrl.envs.wrappers.action import takes_latents
 
 __all__ = ["GRPO", "GRPOConfig"]
 
@@ -74,8 +75,8 @@ class GRPO:
         updater: optimizer steps, and the average of the weights.
 
     Raises:
-        ValueError: if estimator, loss and environment do not fit together, or the prompts cannot be
-            shared out evenly.
+        ValueError: if estimator, loss and environment do not fit together, actions of the
+            environment are no latents, or the prompts cannot be shared out evenly.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class GRPO:
         observe: Observer | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
+        takes_latents(env)
         self.env, self.policy = env, policy.bind(env)
         self.evaluation, self.observe = evaluation, observe
         self.config, self.ranks = config or GRPOConfig(), ranks

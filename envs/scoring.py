@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from threading import Thread
+from threading import Lock, Thread
+from time import monotonic
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from reelrl.rewards import Reward, RewardOutput
 from reelrl.rewards.asynchronous import AsyncReward
-from reelrl.rewards.base import RewardAbort
+from reelrl.rewards.base import RewardAbort, writes_into
 from reelrl.rewards.build import RewardSpec, build_reward
 
 OnRewardError = Literal["mask", "raise"]
@@ -29,7 +30,7 @@ class RewardError(RuntimeError):
 
 
 class RewardWarning(UserWarning):
-    """A reward component failed and its scores are masked."""
+    """A reward component does not do what it declares: most often it failed and is masked."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,14 @@ class RewardFacts:
         names: of the components.
         bounds: (low, high) of each, as declared.
         signs: 1.0 where higher is better, -1.0 for a penalty.
+        group_size: episodes of one prompt that are compared with each other and come in a row; 1
+            where every episode draws a prompt of its own.
     """
 
     names: tuple[str, ...]
     bounds: tuple[tuple[float, float], ...]
     signs: tuple[float, ...]
+    group_size: int = 1
 
     def signed_bounds(self) -> np.ndarray | None:
         """(K, 2) float64 bounds with penalties negated, or None if any is infinite."""
@@ -52,11 +56,11 @@ class RewardFacts:
         return np.sort(bounds, axis=1) if np.isfinite(bounds).all() else None
 
 
-def call_within(function: Callable[[], T], seconds: float | None) -> T:
+def call_within(function: Callable[[], T], seconds: float | None, busy: Lock) -> T:
     """The function's result, or :class:`TimeoutError` after ``seconds`` (``None``: never).
 
     A thread cannot be stopped from outside, so a late function runs on in the background, without
-    keeping the interpreter alive.
+    keeping the interpreter alive; as long as it does it holds ``busy``, and no other one begins.
     """
     if seconds is None:
         return function()
@@ -68,10 +72,15 @@ def call_within(function: Callable[[], T], seconds: float | None) -> T:
             results.append(function())
         except Exception as error:
             errors.append(error)
+        finally:
+            busy.release()
 
+    deadline = monotonic() + seconds
+    if not busy.acquire(timeout=seconds):
+        raise TimeoutError(f"after {seconds:g} s still busy with an earlier batch")
     thread = Thread(target=work, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(max(0.0, deadline - monotonic()))
     if errors:
         raise errors[0]
     if not results:
@@ -146,6 +155,8 @@ class RewardList:
         self.on_error = on_error
         self.timeout = timeout
         self.components: list[Reward] = []
+        self._busy: dict[str, Lock] = {}
+        self._told: set[str] = set()
         self._deferred: list[Scores] | None = None
         for spec in rewards:
             self.add(spec)
@@ -206,16 +217,20 @@ class RewardList:
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> Scores:
         """Start the background components and score with the others; see :meth:`__call__`."""
-        count = len(videos)
+        count, written = len(videos), writes_into(videos)
+
+        def score(reward: Reward) -> RewardOutput:
+            if writes_into(videos) != written:
+                raise ValueError("an earlier component has written into the clips")
+            return reward(videos, prompts, infos)
+
         waiting = {
             column: self._later(reward, videos, prompts, infos)
             for column, reward in enumerate(self.components)
             if isinstance(reward, AsyncReward)
         }
         known = tuple(
-            None
-            if column in waiting
-            else self._guarded(reward, partial(reward, videos, prompts, infos), count)
+            None if column in waiting else self._guarded(reward, partial(score, reward), count)
             for column, reward in enumerate(self.components)
         )
         return Scores(known, waiting, videos.new_empty(count, dtype=torch.float32))
@@ -248,7 +263,8 @@ class RewardList:
     ) -> RewardOutput:
         """The output of a component, or ``nan`` where it failed."""
         try:
-            output = call_within(function, self.timeout)
+            busy = self._busy.setdefault(reward.name, Lock())
+            output = call_within(function, self.timeout, busy)
             check_output(output, count)
         except RewardAbort:
             raise
@@ -258,12 +274,34 @@ class RewardList:
         if not output.valid.all():
             missing = int((~output.valid).sum())
             self._report(f"reward {reward.name!r} could not score {missing} of {count} clips")
+        self._tell_beyond(reward, output)
         return output
+
+    def _tell_beyond(self, reward: Reward, output: RewardOutput) -> None:
+        """Warn, the first time, if a component leaves its bounds; its scores stay as they are."""
+        found = output.values[output.valid]
+        if reward.name in self._told or not len(found):
+            return
+        (low, high), (least, most) = reward.bounds, (float(found.min()), float(found.max()))
+        if least < low - _slack(low) or most > high + _slack(high):
+            self._told.add(reward.name)
+            warnings.warn(
+                f"reward {reward.name!r} declares bounds [{low:g}, {high:g}], got values from "
+                f"{least:g} to {most:g}; they are kept, and estimators that rely on the bounds are "
+                "misled",
+                RewardWarning,
+                stacklevel=2,
+            )
 
     def _report(self, message: str, error: Exception | None = None) -> None:
         if self.on_error == "raise":
             raise RewardError(message) from error
         warnings.warn(f"{message}; masked as nan", RewardWarning, stacklevel=2)
+
+
+def _slack(bound: float) -> float:
+    """How far rounding in float32 may carry a score beyond a bound."""
+    return 1e-5 * max(1.0, abs(bound)) if np.isfinite(bound) else 0.0
 
 
 def check_output(output: RewardOutput, count: int) -> None:
@@ -297,14 +335,12 @@ def scalarise(rewards: Any, weights: Any) -> Any:
     return np.where(weights == 0, 0.0, rewards * weights).sum(axis=-1)
 
 
-def read_weights(weights: Sequence[float] | None, dim: int) -> np.ndarray:
-    """Weights as a (K,) float64 array; ``None`` is ones.
+def read_weights(weights: Sequence[float], dim: int) -> np.ndarray:
+    """Weights as a (K,) float64 array.
 
     Raises:
         ValueError: unless there are ``dim`` finite weights.
     """
-    if weights is None:
-        return np.ones(dim)
     array = np.asarray(weights, dtype=np.float64)
     if array.shape != (dim,) or not np.isfinite(array).all():
         raise ValueError(f"expected {dim} finite weights, one per component, got {weights!r}")

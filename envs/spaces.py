@@ -7,6 +7,7 @@ of a Wan-1.3B clip has two million entries, and a batch of sub-environments many
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,6 @@ class UniformBox(Box):
 
 @batch_space.register(UniformBox)
 def _batch_uniform_box(space: UniformBox, n: int = 1) -> UniformBox:
-    """``n`` elements as one: (n, *shape) with the same bounds."""
+    """``n`` elements as one: (n, *shape), the same bounds, and a copy of the generator."""
     low, high = space._bounds
-    return UniformBox(low, high, (n, *space.shape), space.dtype)
+    return UniformBox(low, high, (n, *space.shape), space.dtype, deepcopy(space.np_random))

@@ -196,8 +196,9 @@ class Task:
     def finish(self, latent: Tensor, prompt_id: NDArray[np.int64]) -> Clips:
         """Decode once and score once M finished latents."""
         videos = self.model.decode(latent)
+        shown = to_uint8(videos)  # first, so that no reward can write into what is shown
         rewards, valid = self.score_videos(videos, prompt_id)
-        return Clips(to_uint8(videos), rewards, valid)
+        return Clips(shown, rewards, valid)
 
     def score_videos(self, videos: Tensor, prompt_id: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(M, K) rewards and their validity for decoded clips."""

@@ -151,8 +151,9 @@ class TextToVideoEnv(TaskFace, gym.Env[Any, Any]):
         Raises:
             ValueError: for an unknown option or a value out of range.
         """
-        super().reset(seed=seed)
+        # First: options that are refused must leave the generator where it was.
         chosen = self.task.read_options(options, 1, ("prompt_id", "noise_seed"))
+        super().reset(seed=seed)
         state = self.task.begin([self.np_random], *chosen)
         self._state, self.clean_estimate = state, None
         info = {"prompt_id": int(state.prompt_id[0]), "noise_seed": int(state.noise_seed[0])}

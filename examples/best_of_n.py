@@ -26,7 +26,7 @@ class Args:
     n: int = 16
     """clips per prompt"""
     prompts: int = 8
-    """how many prompts"""
+    """how many prompts, each another one"""
     num_steps: int = 10
     """denoising steps"""
     seed: int = 0
@@ -38,6 +38,9 @@ def main(args: Args) -> dict[str, float]:
     envs = gym.make_vec(
         args.env, num_envs=args.n, num_steps=args.num_steps, autoreset_mode="Disabled"
     )
+    known = len(envs.unwrapped.prompts)
+    if not 1 <= args.prompts <= known or args.seed < 0:
+        raise ValueError(f"expected 1 to {known} prompts and a seed from 0, got {args}")
     envs = VectorAddReward(envs, "gold")
     policy = FlowPolicy(envs.unwrapped.model, kernel="ode").bind(envs)
     rng = np.random.default_rng(args.seed)

@@ -41,7 +41,7 @@ class Args:
     group_size: int = 8
     """G, clips per prompt"""
     num_steps: int = 10
-    """T, denoising steps"""
+    """T, denoising steps, 2 at least: the last one teaches nothing"""
     eta: float = 0.7
     """noise of a denoising step"""
     learning_rate: float = 5e-5
@@ -58,6 +58,8 @@ class Args:
 
 def main(args: Args) -> list[float]:
     """Train; return the mean reward of every rollout."""
+    if args.num_steps < 2:
+        raise ValueError(f"num_steps must be at least 2, got {args.num_steps}")
     run_name = f"{args.env_id.split('/')[-1]}__{args.exp_name}__{args.seed}__{int(time.time())}"
     writer = SummaryWriter(f"runs/{run_name}") if args.track else None
     random.seed(args.seed)

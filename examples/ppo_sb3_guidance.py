@@ -44,7 +44,7 @@ class Args:
     held_out: int = 512
     """clips of the comparison, a multiple of num_envs"""
     guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
-    """fixed guidance scales to beat; the agent moves between the outer two"""
+    """fixed guidance scales to beat, two at least; the agent moves between the outer two"""
     noises: tuple[float, ...] = (0.0, 0.3)
     """fixed noise levels to beat"""
     seeds: tuple[int, ...] = (0, 1, 2)

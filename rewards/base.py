@@ -132,7 +132,7 @@ class Reward(ABC):
         Raises:
             ValueError: if ``videos`` is not (N, F, H, W, 3) floating point in about [0, 1], the
                 number of prompts or infos is not N, or :meth:`score` returns anything but a tensor
-                (N,).
+                (N,) or writes into the clips, which other components score too.
         """
         infos = [{}] * len(videos) if infos is None else infos
         self._check_input(videos, prompts, infos)
@@ -141,7 +141,13 @@ class Reward(ABC):
             finite = videos.flatten(1).sum(-1).isfinite()
             if not bool(finite.any()):
                 return RewardOutput.of(videos.new_full((len(videos),), torch.nan))
+            before = writes_into(videos)
             values = self._score_finite(videos, finite, prompts, infos)
+        if writes_into(videos) != before:
+            raise ValueError(
+                f"reward {self.name!r} must leave the videos as they are, got writes into them: "
+                "work on a copy"
+            )
         return self._wrap(values, finite)
 
     def _check_input(
@@ -207,6 +213,12 @@ class Reward(ABC):
     def __repr__(self) -> str:
         low, high = self.bounds
         return f"{type(self).__name__}(name={self.name!r}, bounds=({low:g}, {high:g}))"
+
+
+def writes_into(videos: Tensor) -> int:
+    """How often the memory of a tensor has been written to; 0 for one of inference mode."""
+    # Torch counts it for autograd, and refuses to tell where autograd is ruled out.
+    return 0 if videos.is_inference() else videos._version
 
 
 def _extremes(pixels: Tensor) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -11,10 +12,15 @@ from torch import Tensor
 
 from reelrl.algos.losses import clip_range_of
 from reelrl.algos.policies.flow import FlowPolicy
+from reelrl.envs.face import TaskFace
 from reelrl.envs.models import VideoModel
 from reelrl.envs.steps import Reduction
 from reelrl.envs.task import encode_prompts
+from reelrl.envs.wrappers.action import takes_latents
 from reelrl.envs.wrappers.reward import base_of
+
+SIGMA_TOLERANCE = 1e-4
+"""An observed noise level is the task's own in float32; one further away is of another schedule."""
 
 
 @dataclass
@@ -44,16 +50,56 @@ class DenoisingTask:
         """The task of an environment of ours, wrapped, batched or inside an adapter.
 
         Raises:
-            ValueError: for a flat environment, whose observations no video model takes.
+            ValueError: for a flat environment, whose observations no video model takes, or one
+                whose actions are no latents.
             TypeError: if the environment is not ours.
         """
-        inner = getattr(env, "unwrapped", env)
-        base = base_of(getattr(inner, "native", inner))
-        if base.task.flat:
-            raise ValueError("a denoising policy needs structured observations, got a flat env")
+        base = _base(env)
         bound = float(base.task.action_space.high.flat[0])
         size = math.prod(base.task.latent_shape)
         return cls(base.model, base.prompts, base.sigmas, size, bound, base.embeddings)
+
+    def check_env(self, env: Any) -> None:
+        """Refuse an environment that another task would have to be made of.
+
+        Raises:
+            ValueError: for another noise schedule, or other prompts where they are known by their
+                ids; or as :meth:`of`.
+            TypeError: if the environment is not ours.
+        """
+        base = _base(env)
+        if not torch.equal(self.sigmas, base.sigmas):
+            raise ValueError(
+                f"expected the noise levels of the policy's task, {_levels(self.sigmas)}, got an "
+                f"environment with {_levels(base.sigmas)}: give both one num_steps and one shift"
+            )
+        if self.prompts != base.prompts and not base.task.observe_embedding:
+            pairs = enumerate(zip_longest(self.prompts, base.prompts))
+            index, (own, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+            raise ValueError(
+                f"expected the prompts of the policy's task, {own!r} as number {index}, got an "
+                f"environment with {other!r} there: an id would stand for another text"
+            )
+
+    def check_sigma(self, sigma: Any) -> None:
+        """Refuse noise levels that no step of the task starts from.
+
+        A schedule of which every level is one of the task's passes: :meth:`check_env` knows better.
+
+        Args:
+            sigma: (N, 1) of an observation, array or tensor.
+
+        Raises:
+            ValueError: names the level that is furthest away.
+        """
+        seen = torch.as_tensor(sigma).detach().cpu().double().reshape(-1, 1)
+        distance = (seen - self.sigmas[:-1]).abs().amin(dim=1)
+        if not float(distance.max()) <= SIGMA_TOLERANCE:
+            level = float(seen[distance.argmax()])
+            raise ValueError(
+                f"expected noise levels of the policy's task, {_levels(self.sigmas)}, got an "
+                f"observation at {level:.4g}: its environment has another num_steps or shift"
+            )
 
     @property
     def embeddings(self) -> Tensor:
@@ -80,6 +126,26 @@ class DenoisingTask:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_embeddings": None}
+
+
+def _base(env: Any) -> TaskFace:
+    """The environment at the bottom of wrappers and adapter, if a denoising policy can act in it.
+
+    Raises:
+        ValueError: for a flat environment, or one whose actions are no latents.
+        TypeError: if the environment is not ours.
+    """
+    # An adapter has the batch as native; SB3's wrappers have the adapter as unwrapped.
+    native = getattr(getattr(env, "unwrapped", env), "native", env)
+    base = base_of(native)
+    if base.task.flat:
+        raise ValueError("a denoising policy needs structured observations, got a flat env")
+    takes_latents(native)
+    return base
+
+
+def _levels(sigmas: Tensor) -> str:
+    return ", ".join(f"{sigma:.4g}" for sigma in sigmas.tolist())
 
 
 def density(log_prob: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from reelrl.envs.scoring import RewardFacts
 
 SUPPLIED = frozenset({"bounds"})
 """What a batch of episodes has beside its rewards; trees and completions need our own learner."""
+CALLS = "episodes/calls"
+"""Where the saved state has the number of batches; a calibrated estimator counts ``calls`` too."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class EpisodeEstimator:
         missing = sorted(self.estimator.requires - SUPPLIED)
         if self.estimator.needs_component_gradients:
             missing.append("the gradient of every component")
+        if wanted := getattr(self.estimator, "needs_feedback", ""):
+            missing.append(f"feedback({wanted}=...)")
         if missing:
             raise ValueError(
                 f"estimator {self.estimator.name!r} needs {', '.join(missing)}, which a batch of "
@@ -82,7 +86,11 @@ class EpisodeEstimator:
             rewards: (N, K), ``nan`` where a component could not be scored.
             prompt_ids: (N,).
             facts: what the K numbers mean.
+
+        Raises:
+            ValueError: if a group of the environment's was cut.
         """
+        _check_groups(prompt_ids, facts.group_size)
         row, column, shape = group_slots(prompt_ids, torch.device("cpu"))
         at = (row.numpy(), column.numpy())
         table = np.zeros((*shape, rewards.shape[1]), dtype=np.float32)
@@ -106,18 +114,33 @@ class EpisodeEstimator:
         if self._state is None:
             return self._saved
         saved = self.estimator.state_dict(self._state)
-        return {**saved, "calls": np.array(self.calls)}
+        return {**saved, CALLS: np.array(self.calls)}
 
     def load_state_dict(self, saved: Mapping[str, np.ndarray]) -> None:
         """Go on from what :meth:`state_dict` gave; checked when the first episodes come."""
         self._saved, self._state = dict(saved), None
-        self.calls = int(self._saved.get("calls", 0))
+        self.calls = int(self._saved.get(CALLS, 0))
 
     def _state_for(self, names: Sequence[str]) -> Any:
         if self._state is None and self._saved:
-            arrays = {key: value for key, value in self._saved.items() if key != "calls"}
+            arrays = {key: value for key, value in self._saved.items() if key != CALLS}
             return self.estimator.load_state_dict(arrays, names)
         return self.estimator.init_state(names) if self._state is None else self._state
+
+
+def _check_groups(prompt_ids: NDArray[np.int64], size: int) -> None:
+    """Refuse a rollout with part of a group: its other part would be compared with others.
+
+    Raises:
+        ValueError: if the episodes of a prompt are no multiple of ``size``.
+    """
+    ids, counts = np.unique(prompt_ids, return_counts=True)
+    if (cut := counts % size > 0).any():
+        raise ValueError(
+            f"expected whole groups of {size} episodes of one prompt, got {counts[cut][0]} of "
+            f"prompt {ids[cut][0]} in a rollout of {len(prompt_ids)} episodes: collect a multiple "
+            f"of {size}, and begin with a new group, which a reset with a seed does"
+        )
 
 
 def _flat(output: AdvantageOutput, at: tuple[np.ndarray, np.ndarray], scored: Any) -> Estimate:

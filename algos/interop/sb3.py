@@ -40,7 +40,7 @@ from reelrl.algos.interop.sb3_buffer import (
     FlatEstimatorRolloutBuffer,
     buffer_class,
 )
-from reelrl.algos.interop.sb3_policy import DenoisingPolicy
+from reelrl.algos.interop.sb3_policy import DenoisingPolicy, shared_task
 from reelrl.algos.update import LearnerWarning
 from reelrl.envs.interop.sb3 import SB3VecEnv
 
@@ -50,6 +50,7 @@ __all__ = [
     "EstimatorRolloutBuffer",
     "FlatEstimatorRolloutBuffer",
     "GroupPPO",
+    "shared_task",
 ]
 
 
@@ -88,7 +89,8 @@ class GroupPPO(OnPolicyAlgorithm):
         device: where the policy is; the model's device for a denoising policy.
 
     Raises:
-        ValueError: if the estimator needs more than the rewards of episodes.
+        ValueError: if the estimator needs more than the rewards of episodes, or the environment is
+            not the task of a denoising policy, as where a learner is loaded for another one.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -163,7 +165,22 @@ class GroupPPO(OnPolicyAlgorithm):
         wrapped = OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         return wrapped if is_vecenv_wrapped(wrapped, VecMonitor) else VecMonitor(wrapped)
 
+    def set_env(self, env: GymEnv | VectorEnv, force_reset: bool = True) -> None:
+        """Go on in another environment; see SB3's ``set_env``.
+
+        Raises:
+            ValueError: if it has another noise schedule or other prompts than the policy's task.
+        """
+        self._check_task(env)
+        super().set_env(env, force_reset)  # type: ignore[arg-type]  # see __init__
+
+    def _check_task(self, env: Any) -> None:
+        if "task" in self.policy_kwargs:
+            self.policy_kwargs["task"].check_env(env)
+
     def _setup_model(self) -> None:
+        if self.env is not None:
+            self._check_task(self.env)
         super()._setup_model()
         self.clip_range = FloatSchedule(self.clip_range)
         self.rollout_buffer.signal.load_state_dict(self.estimator_state)

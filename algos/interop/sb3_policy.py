@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
@@ -27,8 +29,8 @@ class DenoisingPolicy(ActorCriticPolicy):
     ratio of sums overflows. Steps without noise have log-probability 0 and no gradient. Values are
     zeros. Noise comes from torch's global generator, which is what SB3's ``seed`` seeds.
 
-    Saving writes the trainable weights alone. A loaded learner opens the model's folder again; to
-    share the environment's instance, load with ``custom_objects={"policy_kwargs": {...}}``.
+    Saving writes the trainable weights alone. A loaded learner opens the model's folder again and
+    keeps the task it was saved with; :func:`shared_task` gives it the environment's.
 
     Args:
         observation_space: the environment's ``Dict``.
@@ -94,12 +96,13 @@ class DenoisingPolicy(ActorCriticPolicy):
 
         Raises:
             ValueError: if a latent is beyond the action bounds, where SB3 would clip what it steps
-                with and store what it does not.
+                with and store what it does not; for a noise level of another schedule.
         """
-        latent, log_prob = self.flow.act(_dict(obs))
+        seen = self._seen(obs)
+        latent, log_prob = self.flow.act(seen)
         if deterministic:
-            latent = self._predict(obs, True)
-            log_prob = self.flow.log_prob(_dict(obs), latent)
+            latent = self.flow.predict(seen, True)
+            log_prob = self.flow.log_prob(seen, latent)
         check_bounds(latent, self.task.action_bound)
         return latent, self.predict_values(obs), density(log_prob)
 
@@ -117,7 +120,17 @@ class DenoisingPolicy(ActorCriticPolicy):
         return latent.new_zeros(len(latent), 1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.flow.predict(_dict(observation), deterministic)
+        return self.flow.predict(self._seen(observation), deterministic)
+
+    def _seen(self, obs: PyTorchObs) -> dict[str, Tensor]:
+        """An observation to act on.
+
+        Raises:
+            ValueError: if it is no dict, or at a noise level that the task does not have.
+        """
+        seen = _dict(obs)
+        self.task.check_sigma(seen["sigma"])
+        return seen
 
     def to(self, *args: Any, **kwargs: Any) -> DenoisingPolicy:
         """Move, to where the model is.
@@ -154,6 +167,33 @@ class DenoisingPolicy(ActorCriticPolicy):
             "task": self.task,
             **self.flow.settings(),
         }
+
+
+def shared_task(path: str | Path, env: Any) -> dict[str, Any]:
+    """What lets a saved learner share the environment's model: ``custom_objects`` for its ``load``.
+
+    ```python
+    again = PPO.load(path, env=venv, custom_objects=shared_task(path, venv))
+    ```
+
+    All other settings of the policy, such as ``kernel``, ``eta`` and ``guidance_scale``, are those
+    it was saved with.
+
+    Args:
+        path: the zip file of a learner whose policy is a :class:`DenoisingPolicy`.
+        env: native batch or adapter, wrapped or not, with the schedule and the prompts of the
+            saved task.
+
+    Raises:
+        ValueError: if the learner has no task, or the environment is another task.
+        TypeError: if the environment is not ours.
+    """
+    data, _, _ = load_from_zip_file(path, device="cpu")
+    saved = (data or {}).get("policy_kwargs", {})
+    if "task" not in saved:
+        raise ValueError(f"expected the policy_kwargs of {path} to hold a task, got {saved}")
+    saved["task"].check_env(env)
+    return {"policy_kwargs": {**saved, "task": DenoisingTask.of(env)}}
 
 
 def _dict(obs: PyTorchObs) -> dict[str, Tensor]:

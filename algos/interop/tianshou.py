@@ -70,9 +70,11 @@ class DenoisingPolicy(Policy):
         """Draw one action per observation of ``batch.obs``.
 
         Raises:
-            ValueError: if a latent is beyond the action bounds.
+            ValueError: if a latent is beyond the action bounds, or for a noise level of another
+                schedule than the task's.
         """
         obs = _observation(batch)
+        self.task.check_sigma(obs["sigma"])
         if self.deterministic_eval and not self.is_within_training_step:
             latent = torch.as_tensor(self.flow.predict(obs, deterministic=True))
             log_prob = torch.zeros(len(latent), dtype=torch.float64)

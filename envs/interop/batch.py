@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from reelrl.envs.face import TaskFace
-from reelrl.envs.scoring import read_weights, scalarise
+from reelrl.envs.scoring import RewardFacts, RewardWarning, read_weights, scalarise
 from reelrl.envs.task import row_of
-from reelrl.envs.wrappers.reward import base_of
+from reelrl.envs.wrappers.groups import VectorPromptGroups
+from reelrl.envs.wrappers.reward import base_of, chain_of
 from reelrl.envs.wrappers.scalar import VectorScalarReward
+from reelrl.rewards.adaptive import adaptive_parts
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class NativeBatch:
             raise ValueError(
                 f"the reward is a number already, made by VectorScalarReward: weights={weights}"
             )
+        self._warn_of_adaptive()
         self._weights = None if weights is None else read_weights(weights, self.base.reward_dim)
 
     @property
@@ -88,11 +92,17 @@ class NativeBatch:
         return self.env.num_envs
 
     @property
+    def facts(self) -> RewardFacts:
+        """What the numbers of the reward vector mean, and how large the groups of a wrapper are."""
+        sizes = [env.group_size for env in self.chain() if isinstance(env, VectorPromptGroups)]
+        return replace(self.base.task.rewards.facts(), group_size=sizes[0] if sizes else 1)
+
+    @property
     def weights(self) -> NDArray[np.float64]:
         """(K,) weights of the components; asked for anew, because components can be added."""
         if self._weights is not None:
             return self._weights
-        signs = np.array(self.base.task.rewards.facts().signs)
+        signs = np.array(self.facts.signs)
         return signs / len(signs)
 
     def reset(
@@ -130,17 +140,39 @@ class NativeBatch:
         Raises:
             AttributeError: if none has.
         """
+        return getattr(self._owner(name), name)
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Set an attribute where :meth:`attribute` reads it.
+
+        Raises:
+            AttributeError: if no environment has it, or it cannot be set.
+        """
+        setattr(self._owner(name), name, value)
+
+    def _owner(self, name: str) -> Any:
         for env in self.chain():
             if hasattr(env, name):
-                return getattr(env, name)
-        raise AttributeError(f"{type(self.base).__name__} has no attribute {name!r}")
+                return env
+        raise AttributeError(
+            f"expected an attribute of {' over '.join(type(env).__name__ for env in self.chain())},"
+            f" got {name!r}"
+        )
 
     def chain(self) -> list[Any]:
         """The environment and all it wraps, outermost first."""
-        envs: list[Any] = [self.env]
-        while envs[-1] is not envs[-1].unwrapped:
-            envs.append(envs[-1].env)
-        return envs
+        return chain_of(self.env)
+
+    def _warn_of_adaptive(self) -> None:
+        parts = [adaptive_parts(reward) for reward in self.base.task.rewards.components]
+        names = [name for found in parts for name in found]
+        if names:
+            warnings.warn(
+                f"reward {', '.join(names)} adapts to the policy only under "
+                "reelrl.algos.grpo.GRPO; here it stays as it is",
+                RewardWarning,
+                stacklevel=4,
+            )
 
 
 def split_infos(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:

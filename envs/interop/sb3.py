@@ -124,8 +124,7 @@ class SB3VecEnv(VecEnv):
             obs, fresh = self.batch.reset(mask=dones)
             for i in np.flatnonzero(dones).tolist():
                 self.reset_infos[i] = fresh[i]
-        task = self.batch.base.task
-        rewards = RewardArray.of(step, task.rewards.facts(), task.num_steps)
+        rewards = RewardArray.of(step, self.batch.facts, self.batch.base.num_steps)
         return obs, rewards, dones, step.infos
 
     def close(self) -> None:
@@ -144,14 +143,15 @@ class SB3VecEnv(VecEnv):
         return [value[i] if attr_name in ONE_EACH[:2] else value for i in rows]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of the base environment, for all sub-environments.
+        """Set an attribute of the outermost environment that has it, for all sub-environments.
 
         Raises:
             ValueError: for indices.
+            AttributeError: if no environment of the batch has it.
         """
         if indices is not None:
             raise ValueError(f"sub-environments share one state: set {attr_name!r} without indices")
-        setattr(self.batch.base, attr_name, value)
+        self.batch.set_attribute(SINGLE.get(attr_name, attr_name), value)
 
     def env_method(
         self,

@@ -81,7 +81,7 @@ class TianshouVectorEnv(BaseVectorEnv):
     @property
     def facts(self) -> RewardFacts:
         """What the numbers of the reward vector mean."""
-        return self.batch.base.task.rewards.facts()
+        return self.batch.facts
 
     def get_env_attr(self, key: str, id: Rows = None) -> list[Any]:
         """An attribute of the outermost environment of the batch that has it, once per row."""
@@ -89,14 +89,15 @@ class TianshouVectorEnv(BaseVectorEnv):
         return [value for _ in self._wrap_id(id)]
 
     def set_env_attr(self, key: str, value: Any, id: Rows = None) -> None:
-        """Set an attribute of the base environment, for all sub-environments.
+        """Set an attribute of the outermost environment that has it, for all sub-environments.
 
         Raises:
             ValueError: for some of the rows.
+            AttributeError: if no environment of the batch has it.
         """
         if id is not None:
             raise ValueError(f"sub-environments share one state: set {key!r} without id")
-        setattr(self.batch.base, key, value)
+        self.batch.set_attribute(SINGLE.get(key, key), value)
 
     def reset(self, env_id: Rows = None, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
         """Begin the episodes of some sub-environments; the others keep theirs.

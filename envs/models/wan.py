@@ -26,6 +26,11 @@ TIMESTEPS = 1000
 """Wan transformers are conditioned on ``1000 * sigma``."""
 
 
+def shipped_name(name_or_path: str | Path) -> str | None:
+    """The name of a shipped model, or None; a ``Path`` is a folder, whatever it is called."""
+    return name_or_path if isinstance(name_or_path, str) and name_or_path in SHIPPED else None
+
+
 def resolve_model(name_or_path: str | Path) -> Path:
     """Folder of a shipped model's name or of a local path.
 
@@ -33,8 +38,9 @@ def resolve_model(name_or_path: str | Path) -> Path:
         ValueError: if it is neither.
         FileNotFoundError: if a shipped model's folder is missing.
     """
-    if str(name_or_path) in SHIPPED:
-        folder = CHECKPOINTS / SHIPPED[str(name_or_path)]
+    name = shipped_name(name_or_path)
+    if name is not None:
+        folder = CHECKPOINTS / SHIPPED[name]
     else:
         folder = Path(name_or_path)
         if not folder.is_dir():
@@ -92,8 +98,7 @@ class WanVideoModel(VideoModel):
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> WanVideoModel:
         """Open a shipped model by name (``"nano"``, ``"nano-early"``) or a local Wan folder."""
-        name = str(name_or_path) if str(name_or_path) in SHIPPED else None
-        return cls(resolve_model(name_or_path), name=name, **kwargs)
+        return cls(resolve_model(name_or_path), name=shipped_name(name_or_path), **kwargs)
 
     def _default_prompt_tokens(self) -> int:
         config = json.loads((self.folder / "tokenizer" / "tokenizer_config.json").read_text())
@@ -130,7 +135,9 @@ class WanVideoModel(VideoModel):
 
     def _load(self, component: str, kind: Any, dtype: torch.dtype) -> torch.nn.Module:
         verify_checksums(self.folder, component)
-        module = kind.from_pretrained(self.folder / component, torch_dtype=dtype)
+        # Modules are initialised before their weights are read, from whoever's generator is there.
+        with torch.random.fork_rng(devices=[]):
+            module = kind.from_pretrained(self.folder / component, torch_dtype=dtype)
         return module.to(self.device).eval().requires_grad_(component == "transformer")
 
     @cached_property

@@ -24,7 +24,7 @@ from reelrl.envs import kernels, mdp, steps
 from reelrl.envs.sampling import guided_velocity, step_noise
 from reelrl.envs.spaces import UniformBox
 from reelrl.envs.task import ACTION_BOUND, Task
-from reelrl.envs.wrappers.reward import base_of
+from reelrl.envs.wrappers.reward import base_of, chain_of
 
 
 class VelocityAction(gym.Wrapper, RecordConstructorArgs):
@@ -47,11 +47,13 @@ class VelocityAction(gym.Wrapper, RecordConstructorArgs):
         **config: its settings, such as ``eta``.
 
     Raises:
-        ValueError: for an unknown kernel or setting, or a kernel for another kind of model.
+        ValueError: for an unknown kernel or setting, a kernel for another kind of model, or an
+            environment whose actions are no latents (see :func:`takes_latents`).
         TypeError: if the base environment is not ours.
     """
 
     def __init__(self, env: gym.Env, kernel: str = "flow_sde", **config: Any) -> None:
+        takes_latents(env)
         RecordConstructorArgs.__init__(self, kernel=kernel, **config)
         gym.Wrapper.__init__(self, env)
         self.kernel = velocity_kernel(kernel, config)
@@ -70,6 +72,7 @@ class VectorVelocityAction(VectorWrapper):
     """:class:`VelocityAction` for the batch."""
 
     def __init__(self, env: VectorEnv, kernel: str = "flow_sde", **config: Any) -> None:
+        takes_latents(env)
         super().__init__(env)
         self.kernel = velocity_kernel(kernel, config)
         self.single_action_space = _velocity_space(base_of(env).task)
@@ -110,7 +113,8 @@ class GuidanceAction(gym.Wrapper, RecordConstructorArgs):
         noise_range: lowest and highest ``eta``; 0 is the deterministic step.
 
     Raises:
-        ValueError: for an unknown kernel, one without ``eta``, or an empty range.
+        ValueError: for an unknown kernel, one without ``eta``, an empty range, or an environment
+            whose actions are no latents (see :func:`takes_latents`).
         TypeError: if the base environment is not ours.
     """
 
@@ -121,6 +125,7 @@ class GuidanceAction(gym.Wrapper, RecordConstructorArgs):
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
+        takes_latents(env)
         RecordConstructorArgs.__init__(
             self,
             kernel=kernel,
@@ -130,7 +135,6 @@ class GuidanceAction(gym.Wrapper, RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         self.kernel = guided_kernel(kernel, noise_range)
         self.action_space = _guidance_space(guidance_range, noise_range)
-        base_of(env)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Denoise with ``action`` = (guidance scale, noise level)."""
@@ -152,11 +156,11 @@ class VectorGuidanceAction(VectorWrapper):
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
+        takes_latents(env)
         super().__init__(env)
         self.kernel = guided_kernel(kernel, noise_range)
         self.single_action_space = _guidance_space(guidance_range, noise_range)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        base_of(env)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Denoise with ``actions`` (N, 2): guidance scales and noise levels."""
@@ -166,6 +170,30 @@ class VectorGuidanceAction(VectorWrapper):
         result = self.env.step(latent)
         base.clean_estimate = estimate
         return result
+
+
+ACTION_WRAPPERS = (VelocityAction, VectorVelocityAction, GuidanceAction, VectorGuidanceAction)
+
+
+def takes_latents(env: Any) -> None:
+    """Refuse an environment that would take a latent for something else, and denoise from that.
+
+    Args:
+        env: single or batched environment, wrapped or not.
+
+    Raises:
+        ValueError: if an action wrapper, ours or another that changes the space, lies in between.
+        TypeError: if the base environment is not ours.
+    """
+    base: Any = base_of(env)
+    expected = base.action_space
+    for wrapper in chain_of(env)[:-1]:
+        # A velocity's space is that of a latent, so the space alone does not tell them apart.
+        if isinstance(wrapper, ACTION_WRAPPERS) or wrapper.action_space != expected:
+            raise ValueError(
+                f"expected an environment whose actions are latents, {expected}, got "
+                f"{type(wrapper).__name__} with {wrapper.action_space}"
+            )
 
 
 def velocity_kernel(name: str, config: dict[str, Any]) -> kernels.StepKernel:
@@ -187,7 +215,11 @@ def guided_kernel(name: str, noise_range: Sequence[float]) -> kernels.StepKernel
         ValueError: for a kernel without ``eta``, or a level it does not take.
     """
     if name in kernels.KERNELS and not hasattr(kernels.KERNELS[name], "eta"):
-        known = [key for key, kind in kernels.KERNELS.items() if hasattr(kind, "eta")]
+        known = [
+            key
+            for key, kind in kernels.KERNELS.items()
+            if hasattr(kind, "eta") and getattr(kind, "predicts", None) == "velocity"
+        ]
         raise ValueError(f"kernel {name!r} has no noise level; take one of {', '.join(known)}")
     for eta in noise_range:
         kernel = velocity_kernel(name, {"eta": float(eta)})
@@ -227,7 +259,7 @@ def _by_velocity(
 def _by_guidance(
     task: Task, state: mdp.State, kernel: kernels.StepKernel, controls: Tensor
 ) -> tuple[Any, Tensor]:
-    """The same from (N, 2) guidance scales and noise levels."""
+    """The same from (N, 2) guidance scales and noise levels; ``nan`` where a control is."""
     scale, eta = controls.unbind(dim=1)
     step = torch.from_numpy(np.minimum(state.step, task.num_steps - 1)).to(task.device)
     prompt_id = torch.from_numpy(state.prompt_id).to(task.device)
@@ -239,6 +271,9 @@ def _by_guidance(
         scale,
         task.empty_embedding,
     )
+    # The environment refuses the latent then; the last step would never look at its noise level.
+    spoiled = controls.isnan().any(dim=1).view(-1, 1, 1, 1, 1)
+    velocity = torch.where(spoiled, torch.nan, velocity)
     # Every kernel that has a noise level is a dataclass with eta; the base class promises neither.
     return _advance(task, state, replace(kernel, eta=eta.double()), velocity)  # type: ignore[type-var]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class VectorPromptGroups(VectorWrapper):
         group_size: G.
 
     Raises:
-        ValueError: for another mode, or a group size below 1.
+        ValueError: for another mode, or a group size that is no integer or below 1.
     """
 
     def __init__(self, env: VectorEnv, group_size: int) -> None:
@@ -46,10 +45,12 @@ class VectorPromptGroups(VectorWrapper):
         mode = getattr(base_of(env), "autoreset_mode", None)
         if mode is not AutoresetMode.DISABLED:
             raise ValueError(f"prompt groups need autoreset_mode='Disabled', got {mode}")
+        if isinstance(group_size, bool) or not isinstance(group_size, int | np.integer):
+            raise ValueError(f"group_size must be an integer, got {group_size!r}")
         if group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {group_size}")
         self.group_size = group_size
-        self._prompts = self._stream(None)
+        self._begin_order(None)
 
     def reset(
         self,
@@ -59,22 +60,32 @@ class VectorPromptGroups(VectorWrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Begin episodes; a seed also begins the order of prompts anew.
 
-        An option ``prompt_id`` takes precedence and uses up nothing.
+        An option ``prompt_id`` that is not None takes precedence and uses up nothing.
         """
         if seed is not None:
-            self._prompts = self._stream(seed if isinstance(seed, int | np.integer) else seed[0])
+            self._begin_order(seed if isinstance(seed, int | np.integer) else seed[0])
         options = dict(options or {})
-        if "prompt_id" not in options:
-            mask = options.get("reset_mask", np.ones(self.num_envs, dtype=np.bool_))
+        if options.get("prompt_id") is None:
+            mask = options.get("reset_mask")
+            if mask is None:
+                mask = np.ones(self.num_envs, dtype=np.bool_)
             rows = np.flatnonzero(mask.cpu() if isinstance(mask, Tensor) else mask)
             ids = np.zeros(self.num_envs, dtype=np.int64)
-            ids[rows] = list(islice(self._prompts, len(rows)))
+            ids[rows] = [self._next() for _ in rows]
             options["prompt_id"] = ids
         # Gymnasium types the seed of a batch as one integer; it takes one each, and so do ours.
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 
-    def _stream(self, seed: int | None) -> Any:
-        rng = np.random.default_rng(None if seed is None else [int(seed), 3])
-        while True:
-            for prompt_id in rng.permutation(len(base_of(self.env).prompts)):
-                yield from [int(prompt_id)] * self.group_size
+    # Plain values and no generator: those can be pickled and copied.
+    def _begin_order(self, seed: int | None) -> None:
+        self._rng = np.random.default_rng(None if seed is None else [int(seed), 3])
+        self._order = np.empty(0, dtype=np.int64)
+        self._begun = 0
+
+    def _next(self) -> int:
+        """Prompt of the next episode."""
+        if self._begun == len(self._order) * self.group_size:
+            self._order = self._rng.permutation(len(base_of(self.env).prompts))
+            self._begun = 0
+        self._begun += 1
+        return int(self._order[(self._begun - 1) // self.group_size])

@@ -76,3 +76,11 @@ def base_of(env: Any) -> TaskFace:
             f"{type(base).__name__}"
         )
     return base
+
+
+def chain_of(env: Any) -> list[Any]:
+    """The environment and all it wraps, outermost first."""
+    envs = [env]
+    while envs[-1] is not envs[-1].unwrapped:
+        envs.append(envs[-1].env)
+    return envs

@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Tensor
 
 from reelrl.envs.scoring import read_weights, scalarise
+from reelrl.envs.wrappers.reward import chain_of
 
 
 class ScalarReward(gym.Wrapper, RecordConstructorArgs):
@@ -31,7 +32,8 @@ class ScalarReward(gym.Wrapper, RecordConstructorArgs):
 
     Args:
         env: an environment with a ``reward_space`` on ``env.unwrapped``.
-        weights: one per component; ``None`` is ones.
+        weights: one per component, taken as they are: that of a penalty should be negative.
+            ``None`` is the components' signs, 1 where higher is better and -1 for a penalty.
 
     Raises:
         ValueError: for the wrong number of weights, or a reward that is a number already.
@@ -53,7 +55,11 @@ class ScalarReward(gym.Wrapper, RecordConstructorArgs):
 
 
 class VectorScalarReward(VectorWrapper):
-    """:class:`ScalarReward` for the batch; rewards (N,) float64."""
+    """:class:`ScalarReward` for the batch; rewards (N,) float64.
+
+    With ``autoreset_mode="SameStep"`` the vectors are in ``infos["final_info"]`` too, which holds
+    all that the ended episodes have to say.
+    """
 
     def __init__(self, env: VectorEnv, weights: Sequence[float] | None = None) -> None:
         super().__init__(env)
@@ -66,12 +72,30 @@ class VectorScalarReward(VectorWrapper):
         if isinstance(rewards, Tensor):
             every = torch.from_numpy(every).to(rewards.device)
         infos = {**infos, "vector_reward": rewards, "_vector_reward": every}
+        if "final_info" in infos:  # autoreset_mode="SameStep" puts there what ended episodes say
+            mask = infos["_final_info"]
+            final = {"vector_reward": rewards, "_vector_reward": mask}
+            infos["final_info"] = {**infos["final_info"], **final}
         scalars = scalarise(rewards, self.weights)
         return observations, scalars, terminations, truncations, infos
 
 
 def _weights(env: Any, weights: Sequence[float] | None) -> np.ndarray:
+    """The weights (K,) given, or the components' signs.
+
+    Raises:
+        ValueError: see :class:`ScalarReward`.
+    """
     task = getattr(env.unwrapped, "task", None)
     if task is not None and task.weights is not None:
         raise ValueError(f"the reward is a number already: scalar_weights={task.weights.tolist()}")
-    return read_weights(weights, env.unwrapped.reward_space.shape[0])
+    for wrapper in chain_of(env):
+        if isinstance(wrapper, ScalarReward | VectorScalarReward):
+            raise ValueError(
+                f"the reward is a number already, made by {type(wrapper).__name__} with "
+                f"weights={wrapper.weights.tolist()}"
+            )
+    dim = env.unwrapped.reward_space.shape[0]
+    if weights is None:
+        return np.ones(dim) if task is None else np.array(task.rewards.facts().signs)
+    return read_weights(weights, dim)

@@ -134,6 +134,14 @@ def test_reset_options(make_batch, options, message):
         make_batch(2).reset(seed=0, options=options)
 
 
+def test_refused_options_leave_the_generator_where_it_was(make_single, make_batch):
+    for one, other in ((make_single(), make_single()), (make_batch(1), make_batch(1))):
+        one.reset(seed=0), other.reset(seed=0)
+        with pytest.raises(ValueError, match="unknown reset option"):
+            one.reset(seed=7, options={"prompt": 1})
+        assert one.reset()[1]["noise_seed"] == other.reset()[1]["noise_seed"]
+
+
 def test_seeds_of_another_length(make_batch):
     with pytest.raises(ValueError, match="expected one seed or 2 of them, got 3"):
         make_batch(2).reset(seed=[1, 2, 3])
@@ -249,6 +257,20 @@ def test_a_failing_reward_stops_the_run_if_told_to(make_batch, reward_types, fau
     envs = faulty_batch(make_batch, reward_types, fault, on_reward_error="raise")
     with pytest.raises(RewardError, match=FAULTS[fault][1]):
         envs.step(good(envs))
+
+
+@pytest.mark.parametrize("mode", ["Disabled", None])
+def test_a_reward_cannot_write_into_the_clip_that_is_shown(make_single, make_batch, mode):
+    class Writer(Faulty):
+        def score(self, videos, prompts, infos):
+            return videos.zero_().flatten(1).mean(dim=1)
+
+    changes = {"num_steps": 1, "rewards": [Writer("none")]}
+    env = make_batch(2, autoreset_mode=mode, **changes) if mode else make_single(**changes)
+    env.reset(seed=0)
+    with pytest.warns(RewardWarning, match="'faulty' must leave the videos as they are"):
+        *_, info = env.step(env.action_space.sample())
+    assert info["video"].any() and not np.any(info["reward_valid"])
 
 
 def test_a_reward_in_time_is_scored(make_batch, reward_types):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 
 import pytest
 import torch
@@ -106,3 +107,61 @@ def test_an_abort_is_never_masked(wrap):
     broken.error = RewardAbort("enough")
     with pytest.raises(RewardAbort, match="enough"):
         RewardList([wrap(broken)], on_error="mask")(*batch())
+
+
+class Writer(Slow):
+    """Scores what it has made of the clips."""
+
+    name = "writer"
+
+    def score(self, videos, prompts, infos):
+        videos[:, 0] += 0.1
+        return videos.flatten(1).mean(dim=1)
+
+
+def test_whoever_writes_into_the_clips_is_masked_and_nobody_scores_what_it_left():
+    slow, late = Slow(), Slow()
+    late.name = "late"
+    with pytest.warns(RewardWarning) as caught:
+        values, valid = RewardList([slow, Writer(), late])(*batch())
+    assert valid.tolist() == [[True, False, False]] * 2 and (values[:, 0] == 0.5).all()
+    texts = [str(warning.message) for warning in caught]
+    assert "reward 'writer' must leave the videos as they are, got writes" in texts[0]
+    assert "reward 'late' failed" in texts[1] and "an earlier component has written" in texts[1]
+    with pytest.raises(RewardError, match="'writer' must leave the videos"):
+        RewardList([Writer()], on_error="raise")(*batch())
+
+
+def test_a_value_beyond_the_bounds_is_kept_and_told_of_once():
+    reward = Slow()
+    reward.bounds = (0.0, 0.75)
+    rewards = RewardList([reward])
+    assert rewards(*batch(0.75 + 1e-7))[1].all()  # rounding is no news
+    with pytest.warns(RewardWarning, match=r"bounds \[0, 0.75\], got values from 0.875 to 0.875"):
+        values, valid = rewards(*batch(0.875))
+    assert values.tolist() == [[0.875]] * 2 and valid.all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rewards(*batch(1.0))
+
+
+def test_a_component_is_never_entered_twice_even_after_a_timeout():
+    class Counting(Slow):
+        name, inside, most, go = "counting", 0, 0, threading.Event()
+
+        def score(self, videos, prompts, infos):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            self.go.wait()
+            self.inside -= 1
+            return super().score(videos, prompts, infos)
+
+    reward = Counting()
+    rewards = RewardList([reward], timeout=0.1)
+    for reason in ("no answer within 0.1 s", "still busy with an earlier batch"):
+        with pytest.warns(RewardWarning, match=reason):
+            assert not rewards(*batch())[1].any()
+    reward.go.set()
+    rewards.timeout = 60.0  # long enough for the first batch to come to its end
+    assert rewards(*batch())[1].all()
+    assert reward.most == 1

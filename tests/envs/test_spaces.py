@@ -31,6 +31,12 @@ def test_it_is_the_box_it_replaces(low, high):
     assert ours != UniformBox(low, 99.0, (3, 2))
 
 
+def test_a_batch_of_a_seeded_space_draws_what_gymnasiums_draws():
+    ours, theirs = UniformBox(-1, 1, (2,), seed=5), Box(-1, 1, (2,), seed=5)
+    assert (batch_space(ours, 3).sample() == batch_space(theirs, 3).sample()).all()
+    assert (ours.sample() == theirs.sample()).all()  # the batch has a generator of its own
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda box: pickle.loads(pickle.dumps(box))])
 def test_a_copy_is_equal_samples_alike_and_stays_small(copied):
     box = UniformBox(-1, 1, (16, 1000, 1000), seed=3)

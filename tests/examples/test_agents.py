@@ -91,6 +91,16 @@ def test_ppo_sb3_guidance(load_example, tmp_path, capsys):
     assert "learned, mean of 2 agents" in capsys.readouterr().out
 
 
+def test_settings_that_cannot_work_are_refused(load_example):
+    module = load_example("cleanrl_style_grpo")
+    with pytest.raises(ValueError, match="num_steps must be at least 2, got 1"):
+        module.main(module.Args(num_steps=1, track=False))
+    module = load_example("best_of_n")
+    for settings in ({"prompts": 200}, {"seed": -1}):
+        with pytest.raises(ValueError, match=r"1 to \d+ prompts and a seed from 0, got Args"):
+            module.main(module.Args(n=2, **settings))
+
+
 def test_best_of_n(load_example, capsys):
     module = load_example("best_of_n")
     gold = module.main(module.Args(n=3, prompts=2, num_steps=2))

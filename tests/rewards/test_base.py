@@ -228,3 +228,14 @@ def test_a_finite_batch_is_scored_without_a_copy():
     videos = clips()
     Look()(videos, ["a"] * 3)
     assert seen == [videos.data_ptr()]
+
+
+def test_a_component_that_writes_into_the_clips_is_caught():
+    class Writer(Brightness):
+        def score(self, videos, prompts, infos):
+            return super().score(videos.clamp_(0.6, 1), prompts, infos)
+
+    with pytest.raises(ValueError, match=r"'test_brightness' must leave .* got writes into them"):
+        Writer()(clips(), ["a"] * 3)
+    with torch.inference_mode():
+        assert Brightness()(clips(), ["a"] * 3).valid.all()  # where torch does not count

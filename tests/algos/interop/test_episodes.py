@@ -15,6 +15,7 @@ MORE_THAN_EPISODES = {
     "arena": "pairwise",
     "branch_grpo": "tree_parent",
     "dense_grpo": "ode_rewards",
+    "dynamic_weight": "feedback",
     "gardo": "features",
     "mapo_mica": "dense",
     "marble": "gradient of every component",
@@ -96,7 +97,7 @@ def test_components_are_handed_out_with_their_weights(episodes):
 
 def test_what_it_remembers_survives_saving(episodes):
     rewards, ids = episodes
-    one, other = EpisodeEstimator("dynamic_weight"), EpisodeEstimator("dynamic_weight")
+    one, other = EpisodeEstimator("taros@calibrated"), EpisodeEstimator("taros@calibrated")
     assert one.state_dict() == {}
     one(rewards, ids, FACTS)
     saved = one.state_dict()
@@ -105,7 +106,7 @@ def test_what_it_remembers_survives_saving(episodes):
     one(rewards / 2, ids, FACTS), other(rewards / 2, ids, FACTS)
     np.testing.assert_equal(other.state_dict(), one.state_dict())
     assert other.calls == 2
-    fresh = EpisodeEstimator("dynamic_weight")
+    fresh = EpisodeEstimator("taros@calibrated")
     fresh(rewards / 2, ids, FACTS)
     with pytest.raises(AssertionError):
         np.testing.assert_equal(fresh.state_dict(), one.state_dict())
@@ -113,7 +114,7 @@ def test_what_it_remembers_survives_saving(episodes):
 
 def test_another_estimators_memory_is_refused(episodes):
     rewards, ids = episodes
-    one = EpisodeEstimator("dynamic_weight")
+    one = EpisodeEstimator("taros@calibrated")
     one(rewards, ids, FACTS)
     other = EpisodeEstimator("taros")
     other.load_state_dict(one.state_dict())

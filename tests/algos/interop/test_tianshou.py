@@ -209,10 +209,10 @@ def test_what_is_refused(make_venv):
 
 def test_state_is_saved_with_the_estimators_memory(make_venv, tmp_path):
     venv = make_venv()
-    algorithm, collector = build(venv, "dynamic_weight")
+    algorithm, collector = build(venv, "taros@calibrated")
     train(algorithm, collector)
     torch.save(algorithm.state_dict(), tmp_path / "state.pt")
-    again, _ = build(venv, "dynamic_weight")
+    again, _ = build(venv, "taros@calibrated")
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
     again.load_state_dict(saved)
     assert again.signal.calls == 1

@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import (
 
 from reelrl.envs.interop.sb3 import RewardArray, SB3VecEnv
 from reelrl.envs.wrappers import VectorGuidanceAction, VectorScalarReward, VectorVelocityAction
+from reelrl.rewards.adaptive import AdaptiveReward
 
 T = 4  # steps of an episode in make_batch
 
@@ -197,6 +198,10 @@ def test_attributes_and_methods(make_venv):
         venv.env_method("reset")
     with pytest.raises(ValueError, match="without indices"):
         venv.set_attr("clean_estimate", None, indices=[0])
+    venv.set_attr("marker", "there")
+    assert venv.get_attr("marker", 0) == ["there"] and venv.native.marker == "there"
+    with pytest.raises(AttributeError, match="'marke'"):
+        venv.set_attr("marke", "nowhere")
     venv.set_attr("clean_estimate", "set")
     assert venv.native.unwrapped.clean_estimate == "set"
     assert venv.env_is_wrapped(VectorGuidanceActionLike) == [True] * 3
@@ -216,6 +221,26 @@ def test_a_component_can_be_added_later(make_venv):
     vector = infos[0]["vector_reward"]
     assert vector.shape == (4,)
     assert rewards[0] == pytest.approx(vector.mean(), abs=1e-6)
+
+
+def test_a_reward_that_would_adapt_is_told_of(make_venv):
+    class Learning(AdaptiveReward):
+        name, bounds, settings = "learning", (0.0, 1.0), ""
+
+        def score(self, videos, prompts, infos):
+            return videos.flatten(1).mean(dim=1)
+
+        def adapt(self, videos, prompts, generator):
+            return {}
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    with pytest.warns(UserWarning, match=r"learning adapts .* only under reelrl.algos.grpo.GRPO"):
+        make_venv(2, rewards=[Learning()])
 
 
 def test_rendering(make_venv):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,28 @@ def nano():
 def copy(tmp_path):
     source = WanVideoModel.from_pretrained("nano").folder
     return shutil.copytree(source, tmp_path / "model")
+
+
+PARTS = ("tokenizer", "text_encoder", "transformer", "vae")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_loading_draws_nothing_from_torchs_generator(nano, part):
+    before = torch.get_rng_state()
+    getattr(nano, part)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_path_is_a_folder_whatever_it_is_called(copy, monkeypatch):
+    copy.rename(copy.parent / "nano")
+    monkeypatch.chdir(copy.parent)
+    shipped = WanVideoModel.from_pretrained("nano")
+    for path in (Path("./nano"), Path("nano"), "./nano"):
+        own = WanVideoModel.from_pretrained(path)
+        assert own.folder.resolve() == copy.parent / "nano" != shipped.folder
+        assert own.name == "nano"
+    with pytest.raises(ValueError, match="unknown model 'nano-early'"):
+        WanVideoModel.from_pretrained(Path("nano-early"))
 
 
 def edit(path, **changes):

@@ -29,6 +29,9 @@ TWINS = {
 }
 
 
+RESCALE = (gym.wrappers.RescaleAction, gym.wrappers.vector.RescaleAction)
+
+
 def quietly(check, *args, **kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -169,7 +172,7 @@ def test_ranges_given_as_arrays_survive_json():
         (lambda env: VelocityAction(env, "flow"), "unknown kernel 'flow'; did you mean"),
         (lambda env: VelocityAction(env, "ddim"), "predict the noise"),
         (lambda env: VelocityAction(env, "ode", eta=1), "unexpected keyword argument 'eta'"),
-        (lambda env: GuidanceAction(env, "ode"), "has no noise level; take one of flow_sde"),
+        (lambda env: GuidanceAction(env, "ode"), "take one of flow_sde, dance_sde, cps$"),
         (lambda env: GuidanceAction(env, "cps", noise_range=(0, 2)), "eta must be a number"),
         (lambda env: GuidanceAction(env, guidance_range=(2, 2)), "guidance_range must be"),
     ],
@@ -195,3 +198,32 @@ def test_an_ordinary_agent_learns_on_it(make_single):
 def test_another_environment_is_refused():
     with pytest.raises(TypeError, match=r"expected wrappers over a TextToVideoEnv.*CartPole"):
         VelocityAction(gym.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda env, kind: TWINS["velocity"][kind](env),
+        lambda env, kind: TWINS["guidance"][kind](env),
+        lambda env, kind: RESCALE[kind](env, np.float32(-1), np.float32(1)),
+        lambda env, kind: (ScalarReward, VectorScalarReward)[kind](TWINS["velocity"][kind](env)),
+    ],
+)
+@pytest.mark.parametrize("name", TWINS)
+def test_action_wrappers_do_not_stack(make_single, make_batch, name, inner):
+    for kind, env in enumerate((make_single(), make_batch(2))):
+        with pytest.raises(ValueError, match=r"expected .* actions are latents, Box\(-10.* got"):
+            TWINS[name][kind](inner(env, kind))
+
+
+@pytest.mark.parametrize("control", [0, 1])
+def test_a_control_that_is_nan_is_refused_at_every_step(make_batch, control):
+    for last in range(4):
+        envs = VectorGuidanceAction(make_batch(2))
+        envs.reset(seed=0)
+        actions = np.array([[2.0, 0.5], [2.0, 0.5]], np.float32)
+        for _ in range(last):
+            envs.step(actions)
+        actions[1, control] = np.nan
+        with pytest.raises(ValueError, match="sub-env 1 holds nan"):
+            envs.step(actions)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +75,21 @@ def test_a_prompt_that_is_asked_for(make_groups):
     assert ids(one) == ids(other)
 
 
+def test_an_option_that_is_none_is_not_given(make_groups):
+    one, other = make_groups(4, 2), make_groups(4, 2)
+    nothing = {"prompt_id": None, "reset_mask": None}
+    assert ids(one, seed=0, options=nothing) == ids(other, seed=0)
+    assert ids(one, options=nothing) == ids(other)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_goes_on_where_it_was_copied(make_groups, copied):
+    envs = make_groups(4, 3)  # in the middle of a group
+    ids(envs, seed=0)
+    again = copied(envs)
+    assert [ids(again, seed=None) for _ in range(5)] == [ids(envs) for _ in range(5)]
+
+
 def test_tensors_and_other_wrappers(make_batch):
     envs = make_batch(4, autoreset_mode="Disabled", num_steps=1, output="torch")
     envs = VectorPromptGroups(VectorScalarReward(envs), 2)
@@ -88,3 +106,6 @@ def test_what_is_refused(make_batch, make_groups):
             VectorPromptGroups(make_batch(2, autoreset_mode=mode), 2)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         make_groups(2, 0)
+    for size in (2.0, "2", True):
+        with pytest.raises(ValueError, match=f"group_size must be an integer, got {size!r}"):
+            make_groups(2, size)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from reelrl.envs.wrappers import AddReward, ScalarReward, VectorScalarReward
 
@@ -88,3 +88,41 @@ def test_bad_arguments(make_single, make_batch):
     env.reset(seed=0)
     with pytest.raises(ValueError, match="got 3 weights for a reward vector of 4"):
         env.step(env.action_space.sample())
+
+
+def test_default_weights_are_the_signs_and_given_ones_are_raw(
+    make_single, make_batch, reward_types
+):
+    class Penalty(reward_types["brightness"]):
+        name = "penalty"
+        higher_is_better = False
+
+    for weights, expected in ((None, [1.0, -1.0]), ([1.0, 1.0], [1.0, 1.0])):
+        rewards = [reward_types["contrast"](), Penalty()]
+        single = ScalarReward(make_single(num_steps=1, rewards=rewards), weights)
+        batch = VectorScalarReward(make_batch(2, num_steps=1, rewards=rewards), weights)
+        for env in (single, batch):
+            env.reset(seed=0)
+            _, reward, _, _, info = env.step(env.action_space.sample())
+            np.testing.assert_allclose(reward, info["vector_reward"] @ np.array(expected))
+
+
+def test_a_number_is_not_weighed_again(make_single, make_batch):
+    with pytest.raises(ValueError, match=r"made by ScalarReward with weights=\[1.0, 0.5, -2.0\]"):
+        ScalarReward(gym.wrappers.TimeLimit(ScalarReward(make_single(), WEIGHTS), 9))
+    with pytest.raises(ValueError, match="made by VectorScalarReward"):
+        VectorScalarReward(VectorScalarReward(make_batch(3)))  # as many sub-envs as components
+
+
+def test_what_ended_episodes_say_has_the_vector_in_same_step(make_single, make_batch):
+    sync = SyncVectorEnv(
+        [partial(ScalarReward, make_single(num_steps=2), WEIGHTS) for _ in range(3)],
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+    native = VectorScalarReward(make_batch(3, num_steps=2, autoreset_mode="SameStep"), WEIGHTS)
+    sync.reset(seed=0), native.reset(seed=0)
+    for _ in range(2):
+        actions = native.action_space.sample()
+        theirs, ours = sync.step(actions)[4], native.step(actions)[4]
+    for key in ("vector_reward", "_vector_reward"):
+        np.testing.assert_allclose(ours["final_info"][key], theirs["final_info"][key], atol=1e-6)
