@@ -64,7 +64,7 @@ def save_checkpoint(
     Args:
         root: the run's folder of checkpoints; made if it does not exist.
         checkpoint: what to write.
-        keep: checkpoints to keep besides the best.
+        keep: checkpoints to keep besides the best and this one.
         best: this is the best one so far.
 
     Returns:
@@ -89,7 +89,7 @@ def save_checkpoint(
         _write_text(root / f".{BEST}", final.name)
         os.replace(root / f".{BEST}", root / BEST)
         _flush(root)
-    _forget(root, keep)
+    _forget(root, keep, final)
     return final
 
 
@@ -205,8 +205,8 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _forget(root: Path, keep: int) -> None:
-    best = best_checkpoint(root)
+def _forget(root: Path, keep: int, written: Path) -> None:
+    spared = (best_checkpoint(root), written)
     for folder in list_checkpoints(root)[: -max(1, keep)]:
-        if folder != best:
+        if folder not in spared:
             shutil.rmtree(folder, ignore_errors=True)

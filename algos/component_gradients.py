@@ -34,6 +34,12 @@ def gram_matrix(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
     return torch.stack([torch.stack(row) for row in rows])
 
 
+def overflowed(gradients: Sequence[Sequence[Tensor]]) -> bool:
+    """True if any entry of K gradients is not finite; waits for the device once."""
+    finite = [part.isfinite().all() for gradient in gradients for part in gradient]
+    return not bool(torch.stack(finite).all())
+
+
 def balanced(gradients: Sequence[Sequence[Tensor]], alphas: Tensor, gram: Tensor) -> list[Tensor]:
     r"""The combined gradient of MARBLE (2605.06507); without a gradient a component has no part.
 

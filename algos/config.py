@@ -68,14 +68,16 @@ class GRPOConfig:
         group_size: G clips per prompt.
         rollout: how clips are drawn.
         loss: what is minimised.
-        updates_per_iteration: optimizer steps an iteration's transitions are split into.
+        updates_per_iteration: optimizer steps an iteration's transitions are split into; fewer if
+            fewer transitions have a signal.
         epochs: passes over the same transitions.
         micro_batch: transitions per forward pass; clips and steps are mixed freely.
         learning_rate: of AdamW.
         betas: of AdamW.
         weight_decay: of AdamW.
         max_grad_norm: gradients longer than this are shortened.
-        ema_decay: of an average of the weights, for evaluation only; 0 keeps none.
+        ema_decay: of an average of the weights, which is examined and, by ``reelrl train``, left as
+            the result; clips of training never come from it. 0 keeps none.
         reward_weights: K static weights; None is ones. The sign of a penalty is applied besides.
         seed: of prompts, noise, windows and order.
         max_skipped: consecutive updates that may be skipped before the run stops.
@@ -112,6 +114,8 @@ class GRPOConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if len(self.betas) != 2:
+            raise ValueError(f"betas must be two numbers, got {self.betas}")
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

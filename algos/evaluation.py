@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.policies.flow import FlowPolicy
-from reelrl.algos.policies.weights import EMA
+from reelrl.algos.policies.weights import EMA, averaged
 
 
 class Examination(Protocol):
@@ -74,7 +73,7 @@ class Evaluation:
         policy.bind(self.env)
         own, batch = self._own(), self.env.unwrapped.num_envs
         rewards, videos = [], []
-        with nullcontext() if ema is None else ema.applied():
+        with averaged(ema):
             for start in range(own.start, own.stop, batch):
                 options = {
                     "prompt_id": list(self.prompt_ids[start : start + batch]),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,17 @@ from torch import Tensor
 
 from reelrl.algos.adaptation import Adaptation
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
-from reelrl.algos.checkpoint import Checkpoint, load_latest, save_checkpoint
+from reelrl.algos.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_latest,
+    save_checkpoint,
+)
 from reelrl.algos.config import GRPOConfig, config_from_dict
 from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.evaluation import Examination
 from reelrl.algos.health import advantage_metrics, rollout_metrics, update_metrics
+from reelrl.algos.losses import nats_of
 from reelrl.algos.objective import Objective
 from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies.flow import FlowPolicy
@@ -76,7 +82,8 @@ class GRPO:
 
     Raises:
         ValueError: if estimator, loss and environment do not fit together, actions of the
-            environment are no latents, or the prompts cannot be shared out evenly.
+            environment are no latents, the prompts cannot be shared out evenly, or the weights to
+            train are below float32.
     """
 
     def __init__(
@@ -108,6 +115,7 @@ class GRPO:
         self.updater = Updater(policy, self.config, self.ranks)
         self.iteration = 0
         self.best = -math.inf
+        self._resumed = False
 
     def learn(self, iterations: int, *, progress: bool = False) -> list[dict[str, float]]:
         """Train for some iterations more.
@@ -123,7 +131,9 @@ class GRPO:
 
         Raises:
             RuntimeError: if more than ``max_skipped`` updates in a row had to be skipped.
+            ValueError: if this run is a new one and the folder holds checkpoints of another.
         """
+        self._refuse_a_used_folder()
         log = RunLog(self.folder if self.ranks.is_main else None, self.iteration)
         history = []
         with interruptible() as interrupted:
@@ -139,6 +149,16 @@ class GRPO:
                     break
         log.close()
         return history
+
+    def _refuse_a_used_folder(self) -> None:
+        """Of two runs in one folder the newer loses its checkpoints, and the older is resumed."""
+        if self.folder is None or self.iteration or self._resumed:
+            return
+        if used := list_checkpoints(self.folder / CHECKPOINTS):
+            raise ValueError(
+                f"{self.folder} holds a run, with {used[-1].name} the last of {len(used)} "
+                "checkpoints: GRPO.load it, or use another folder"
+            )
 
     def _iterate(self, log: RunLog) -> dict[str, float]:
         held_out = {}
@@ -217,8 +237,10 @@ class GRPO:
         return None if bounds is None else torch.from_numpy(bounds)
 
     def update(self, rollout: Rollout, output: AdvantageOutput) -> dict[str, float]:
-        """Optimizer steps on a rollout."""
+        """Optimizer steps on a rollout, up to ``updates_per_iteration`` in each epoch."""
         config = self.config
+        # An observer may have examined the policy in another environment.
+        self.policy.bind(self.env)
         objective = Objective.of(
             self.policy, rollout, output, config.loss, self.estimator.loss_mode == "per_component"
         )
@@ -231,7 +253,7 @@ class GRPO:
         due = self.estimator.needs_component_gradients and self.estimator.solve_due(self.iteration)
         for epoch in range(config.epochs):
             order = active[self._shuffle(len(active), epoch)]
-            for chunk in order.chunk(config.updates_per_iteration) if len(order) else ():
+            for chunk in _parts(order, config.updates_per_iteration):
                 feedback = self._feedback if due and not seen else None
                 norm, parts = self.updater(objective, rollout.own(chunk), total, feedback)
                 norms.append(norm)
@@ -239,7 +261,8 @@ class GRPO:
                     first_pass = float(torch.cat([part["log_ratio"] for part in parts]).abs().max())
                     self._check_first_pass(first_pass, objective.clip)
                 seen += parts
-        metrics = update_metrics(seen, [kept.index for kept in rollout.kept])
+        nats = nats_of(rollout.kept[0].latent[0].numel(), self.policy.config.reduction)
+        metrics = update_metrics(seen, [kept.index for kept in rollout.kept], nats)
         return metrics | {
             "health/first_pass_log_ratio": first_pass,
             "health/skipped_updates": float(self.updater.skipped),
@@ -361,7 +384,7 @@ class GRPO:
         arrays = {name: tensor.numpy() for name, tensor in tensors["estimator"].items()}
         self.estimator_state = self.estimator.load_state_dict(arrays, self.names)
         self.adaptation.restore(tensors.get("rewards", {}))
-        self.iteration = checkpoint.iteration
+        self.iteration, self._resumed = checkpoint.iteration, True
         self.best = -math.inf if facts["best"] is None else facts["best"]
 
     def _complete_rollout_config(self) -> RolloutConfig:
@@ -418,12 +441,18 @@ class GRPO:
         self.save(self.folder / CHECKPOINTS, best=best)
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
-        """Whether the mean rewards are the highest so far, by what has stayed the same reward."""
-        fixed = [k for k in range(len(self.names)) if k not in self.adaptation.columns]
+        """Whether the weighted mean rewards are the highest so far.
+
+        Only what has stayed the same reward counts; an iteration in which one of them was never
+        scored is comparable to no other.
+        """
+        static = self.config.reward_weights
+        weights = self.signs.numpy() * (1.0 if static is None else np.array(static))
+        fixed = [k for k, w in enumerate(weights) if w and k not in self.adaptation.columns]
         means = np.array([metrics[f"reward/{self.names[k]}"] for k in fixed])
-        score = float(np.nansum(means * self.signs.numpy()[fixed])) if fixed else -math.inf
-        best = score > self.best
-        self.best = max(self.best, score)
+        score = float(np.sum(means * weights[fixed])) if fixed else -math.inf
+        best = score > self.best  # Never with a nan.
+        self.best = score if best else self.best
         return best
 
     def _shuffle(self, count: int, epoch: int) -> Tensor:
@@ -432,3 +461,8 @@ class GRPO:
 
     def _permutation(self, number: int, count: int) -> np.ndarray:
         return np.random.default_rng([self.config.seed, number, 2]).permutation(count)
+
+
+def _parts(order: Tensor, count: int) -> Sequence[Tensor]:
+    """Up to ``count`` parts of ``order`` (M,) that differ in length by at most one."""
+    return order.tensor_split(min(count, len(order))) if len(order) else ()

@@ -51,14 +51,27 @@ def advantage_metrics(output: AdvantageOutput, names: Sequence[str]) -> dict[str
     return to_floats(numbers)
 
 
-def update_metrics(parts: Sequence[dict[str, Tensor]], steps: Sequence[int]) -> dict[str, float]:
-    """Ratios and divergences over the transitions of all updates."""
+def update_metrics(
+    parts: Sequence[dict[str, Tensor]], steps: Sequence[int], nats: float
+) -> dict[str, float]:
+    """Ratios and divergences over the transitions of all updates.
+
+    ``train/approx_kl`` is the divergence per step from the policy that drew the clips, in nats
+    whatever the reduction; ``train/kl`` the penalty as it is in the loss, and
+    ``train/clip_fraction`` the share of transitions whose gradient clip range or mask has stopped.
+
+    Args:
+        parts: numbers per transition.
+        steps: the S trained steps.
+        nats: a log-ratio times this is one over all dimensions,
+            :func:`~reelrl.algos.losses.nats_of`.
+    """
     if not parts:
         return {}
     joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     ratio = joined["log_ratio"].exp()
     numbers = {
-        "train/approx_kl": 0.5 * joined["log_ratio"].square().mean(),
+        "train/approx_kl": 0.5 * (nats * joined["log_ratio"]).square().mean(),
         "train/clip_fraction": joined["clipped"].mean(),
     }
     if "kl" in joined:

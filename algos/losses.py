@@ -38,11 +38,31 @@ def clip_range_of(epsilon: float, dimensions: int, reduction: Reduction) -> floa
     """
     if not epsilon > 0:
         raise ValueError(f"clip range must be positive, got {epsilon}")
+    return epsilon * _spread_of(dimensions, reduction)
+
+
+def nats_of(dimensions: int, reduction: Reduction) -> float:
+    r"""What a reduced log-density or divergence is multiplied by to be one of all D dimensions.
+
+    D for ``"mean"``, :math:`\sqrt D` for ``"sum_sqrt_d"``, 1 for ``"sum"``.
+
+    Args:
+        dimensions: D.
+        reduction: of the log-density.
+
+    Raises:
+        ValueError: for an unknown reduction.
+    """
+    return math.sqrt(dimensions) / _spread_of(dimensions, reduction)
+
+
+def _spread_of(dimensions: int, reduction: Reduction) -> float:
+    """Spread of a log-ratio of which each dimension has changed by one step width."""
     root = math.sqrt(dimensions)
     scales = {"mean": 1 / root, "sum_sqrt_d": 1.0, "sum": root}
     if reduction not in scales:
         raise ValueError(f"reduction must be one of {', '.join(scales)}, got {reduction!r}")
-    return epsilon * scales[reduction]
+    return scales[reduction]
 
 
 def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
@@ -58,6 +78,12 @@ def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
     ratio = log_ratio.exp()
     bounded = ratio.clamp(1 - clip, 1 + clip)
     return -torch.minimum(advantages * ratio, advantages * bounded)
+
+
+def is_clipped(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """(M,) bool, where :func:`clipped_loss` of the same arguments has no gradient left."""
+    ratio = log_ratio.exp()
+    return (advantages > 0) & (ratio > 1 + clip) | (advantages < 0) & (ratio < 1 - clip)
 
 
 def component_loss(
@@ -100,10 +126,7 @@ def guard_log_ratio(log_ratio: Tensor, step: Step, old: Step, reduction: Reducti
 def divergence_masked_loss(
     log_ratio: Tensor, advantages: Tensor, step: Step, old: Step, threshold: float
 ) -> Tensor:
-    r"""Flow-DPPO: no clipping; an item that moved too far and would move further is left out.
-
-    The item is masked if :math:`\lVert\Delta\mu\rVert^2 / (2\,\mathrm{step\_std}^2)`, averaged over
-    dimensions, reaches the threshold while A > 0 and r > 1, or A < 0 and r < 1.
+    """Flow-DPPO: no clipping; an item that :func:`is_masked` is left out.
 
     Args:
         log_ratio: (M,).
@@ -112,10 +135,21 @@ def divergence_masked_loss(
         old: of the policy that drew the action.
         threshold: of the divergence; the source uses 1e-5.
     """
-    ratio = log_ratio.exp()
-    far = gaussian_kl(step, old, "mean").detach() >= threshold
-    outward = (advantages > 0) & (ratio > 1) | (advantages < 0) & (ratio < 1)
-    return torch.where(far & outward, 0.0, -advantages * ratio)
+    masked = is_masked(log_ratio, advantages, step, old, threshold)
+    return torch.where(masked, 0.0, -advantages * log_ratio.exp())
+
+
+@torch.no_grad()
+def is_masked(
+    log_ratio: Tensor, advantages: Tensor, step: Step, old: Step, threshold: float
+) -> Tensor:
+    r"""(M,) bool, items that moved too far and would move further.
+
+    Those of which :math:`\lVert\Delta\mu\rVert^2 / (2\,\mathrm{step\_std}^2)`, averaged over
+    dimensions, reaches the threshold while A > 0 and r > 1, or A < 0 and r < 1.
+    """
+    far = gaussian_kl(step, old, "mean") >= threshold
+    return far & is_clipped(log_ratio, advantages, 0.0)
 
 
 def velocity_mse(velocity: Tensor, reference: Tensor) -> Tensor:

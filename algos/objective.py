@@ -41,36 +41,79 @@ class ItemSignal:
 
 
 def spread(output: AdvantageOutput, rollout: Rollout) -> ItemSignal:
-    """Hand the estimator's signal, per clip or per step, to the transitions of the rollout."""
-    row, column = rollout.rows()
+    """Hand the estimator's signal, per clip or per step, to the transitions of the rollout.
+
+    A transition that clips share has the signal of the first of them that counts.
+
+    Raises:
+        ValueError: if the estimator's steps are neither all steps nor the stochastic ones.
+    """
     device = rollout.kept[0].latent.device
+    weights_ns = _clip_weights(output, rollout)
+    row, column = _speakers(weights_ns, rollout), rollout.rows()[1]
     group, member = row // rollout.group_size, row % rollout.group_size
-    tree = len(set(rollout.plan.blocks[1:])) > 1
-    step = column if tree else torch.tensor([kept.index for kept in rollout.kept])[column]
 
-    def pick(values: Any, trailing: int = 0) -> Tensor:
+    def pick(values: Any, *places: Tensor, trailing: int = 0) -> Tensor:
+        """(M, ...) of values per ``places``, and per step if they have one axis more."""
         tensor = torch.as_tensor(values).to(device, torch.float64)
-        index = (group, member, step)[: tensor.ndim - trailing]
-        return tensor[tuple(i.to(device) for i in index)]
+        stepwise = tensor.ndim - trailing > len(places)
+        step = (_columns(tensor.shape[len(places)], rollout)[column],) if stepwise else ()
+        return tensor[tuple(i.to(device) for i in (*places, *step))]
 
-    advantages = pick(output.advantages)
-    scored = rollout.valid.any(dim=1).to(device, torch.float64)[row.to(device)]
-    ones = torch.ones_like(advantages)
+    advantages = pick(output.advantages, group, member)
     components = weights = None
     if output.component_advantages is not None:
-        components = pick(output.component_advantages, trailing=1)
+        components = pick(output.component_advantages, group, member, trailing=1)
         weights = torch.ones_like(components)
         if output.component_weights is not None:
-            given = torch.as_tensor(output.component_weights).to(device, torch.float64)
-            where = () if given.ndim == 1 else (group, step)[: given.ndim - 1]
-            weights = given[tuple(i.to(device) for i in where)].expand_as(components)
+            given = torch.as_tensor(output.component_weights)
+            where = () if given.ndim == 1 else (group,)
+            weights = pick(given, *where, trailing=1).expand_as(components)
+    gate = output.kl_gate
     return ItemSignal(
         advantages,
         components,
         weights,
-        ones if output.kl_gate is None else pick(output.kl_gate),
-        scored if output.sample_weight is None else scored * pick(output.sample_weight),
+        torch.ones_like(advantages) if gate is None else pick(gate, group, member),
+        weights_ns[row, column].to(device),
     )
+
+
+def _columns(count: int, rollout: Rollout) -> Tensor:
+    """(S,) which of an estimator's ``count`` steps each kept one is.
+
+    Dense estimators have all denoising steps, those of trees the edges, one per stochastic step.
+    """
+    steps = torch.tensor([kept.index for kept in rollout.kept])
+    if count == len(rollout.sigmas) - 1:
+        return steps
+    if count != len(steps):
+        raise ValueError(
+            f"a signal per step must be of all {len(rollout.sigmas) - 1} denoising steps or of the "
+            f"{len(steps)} stochastic ones, got {count}"
+        )
+    return torch.arange(count)
+
+
+def _clip_weights(output: AdvantageOutput, rollout: Rollout) -> Tensor:
+    """(N, S) float64 on the host, what each clip counts at each kept step; 0 if not scored."""
+    scored = rollout.valid.any(dim=1).cpu().double()[:, None].expand(-1, len(rollout.kept))
+    if output.sample_weight is None:
+        return scored
+    given = torch.as_tensor(output.sample_weight).cpu().double().flatten(0, 1)
+    if given.ndim == 1:
+        return scored * given[:, None]
+    return scored * given[:, _columns(given.shape[1], rollout)]
+
+
+def _speakers(weights_ns: Tensor, rollout: Rollout) -> Tensor:
+    """(num_items,) the clip whose signal each transition has: the first that counts."""
+    first = []
+    for column, step in enumerate(rollout.kept):
+        sharing = weights_ns[:, column].view(len(step.row), -1) > 0
+        # The largest of zeros and ones is found at its first place.
+        first.append(step.row + sharing.int().argmax(dim=1))
+    return torch.cat(first)
 
 
 @dataclass(frozen=True)
@@ -143,8 +186,8 @@ class Objective:
         signal = self.signal.at(index.to(self.signal.weight.device))
         output = self.policy.forward(items.obs)
         log_ratio = self.policy.score(output.step, items.action) - items.log_prob
-        value = self._policy_loss(items, signal, output, log_ratio, only)
-        numbers = {"log_ratio": log_ratio.detach()}
+        value, stopped = self._policy_loss(items, signal, output, log_ratio, only)
+        numbers = {"log_ratio": log_ratio.detach(), "clipped": stopped.double()}
         if kl and self.config.kl_weight > 0:
             divergence = self._divergence(items, output)
             numbers["kl"] = divergence.detach()
@@ -152,9 +195,6 @@ class Objective:
         column = items.column.to(value.device)
         loss = (self.step_weight[column] * signal.weight * value).sum() / total
         numbers["column"] = column
-        ratio = numbers["log_ratio"].exp()
-        outside = torch.where(signal.advantages > 0, ratio > 1 + self.clip, ratio < 1 - self.clip)
-        numbers["clipped"] = (outside & (signal.advantages != 0)).double()
         return loss, numbers
 
     def _policy_loss(
@@ -164,7 +204,8 @@ class Objective:
         output: FlowOutput,
         log_ratio: Tensor,
         only: int | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """(M,) losses, and (M,) which of them, or what share of one, clip or mask has stopped."""
         old = None
         if items.mean is not None:
             old = Step(items.mean.to(output.step.mean.dtype), output.step.step_std)
@@ -176,20 +217,22 @@ class Objective:
         advantages = signal.advantages
         if only is not None:
             if only < 0:
-                return torch.zeros_like(log_ratio)
+                return torch.zeros_like(log_ratio), torch.zeros_like(log_ratio)
             assert signal.components is not None
             advantages = signal.components[:, only].nan_to_num(nan=0.0)
         elif self.per_component:
             assert signal.components is not None and signal.component_weights is not None
-            return losses.component_loss(
-                log_ratio, signal.components, signal.component_weights, self.clip
-            )
+            known, weights = signal.components.nan_to_num(nan=0.0), signal.component_weights
+            counted = known * weights != 0
+            stopped = counted & losses.is_clipped(log_ratio[:, None], known, self.clip)
+            share = stopped.sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+            return losses.component_loss(log_ratio, known, weights, self.clip), share
         if self.config.kind == "dppo":
             assert old is not None
-            return losses.divergence_masked_loss(
-                log_ratio, advantages, output.step, old, self.config.dppo_threshold
-            )
-        return losses.clipped_loss(log_ratio, advantages, self.clip)
+            how = (log_ratio, advantages, output.step, old, self.config.dppo_threshold)
+            return losses.divergence_masked_loss(*how), losses.is_masked(*how)
+        clipped = losses.is_clipped(log_ratio, advantages, self.clip)
+        return losses.clipped_loss(log_ratio, advantages, self.clip), clipped
 
     def _divergence(self, items: Items, output: FlowOutput) -> Tensor:
         """(M,) of the policy from its reference; the gradient is the policy's alone."""

@@ -69,6 +69,8 @@ class RolloutConfig:
         for name, low in (("window_size", 1), ("window_stride", 1), ("branches", 2)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if len(set(self.branch_steps)) < len(self.branch_steps):
+            raise ValueError(f"branch_steps must be different steps, got {self.branch_steps}")
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,15 @@ def _complete(
             "prompt_id": ids[:, None],
             "guidance_scale": rollout.guidance_scale,
         }
-        latent = policy.predict(obs, deterministic=True)
+        latent = _euler(policy, obs)
     scores = task.score(latent if task.output == "torch" else latent.cpu().numpy(), ids)
     return torch.as_tensor(scores, device=rollout.rewards.device)
+
+
+def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Tensor:
+    """The next latents of a deterministic step, rounded as those of a stochastic one are."""
+    latent: Tensor = policy.predict(obs, deterministic=True)
+    return latent.to(DTYPES[policy.config.latent_dtype]).to(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ class _Walk:
                 step, action = self._draw(t, nodes, rows, during[::after], before // after)
                 kept.append(step)
             else:
-                action = self.policy.predict(nodes, deterministic=True)
+                action = _euler(self.policy, nodes)
                 action = action.repeat_interleave(before // after, dim=0)
             action = action.repeat_interleave(after, dim=0) if after > 1 else action
             torch_path = self.env.unwrapped.output == "torch"

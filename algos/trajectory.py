@@ -166,9 +166,12 @@ class Rollout:
         bounds: Tensor | None = None,
         step: int = 0,
     ) -> RewardBatch:
-        """The rewards as an estimator wants them, (P, G, K), with tree and completions if any."""
+        """The rewards as an estimator wants them, (P, G, K), with completions if any.
+
+        With the tree of the clips, too, if members of a group share any of their way.
+        """
         groups = (self.num_groups, self.group_size)
-        extras = dict(self._tree()) if len(set(self.plan.blocks[1:])) > 1 else {}
+        extras = dict(self._tree()) if self.plan.shared else {}
         if self.ode_rewards is not None:
             extras["ode_rewards"] = self.ode_rewards.unflatten(0, groups)
         return RewardBatch(

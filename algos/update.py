@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from reelrl.algos.checkpoint import pack_optimizer, unpack_optimizer
-from reelrl.algos.component_gradients import balanced, gradient_per_component, gram_matrix
+from reelrl.algos.component_gradients import (
+    balanced,
+    gradient_per_component,
+    gram_matrix,
+    overflowed,
+)
 from reelrl.algos.config import GRPOConfig
 from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.objective import Objective
@@ -44,11 +49,14 @@ class Updater:
         skipped: updates left out because loss or gradient was not finite.
         ema: average of the weights, or None.
         gradients: makes them in micro-batches.
+
+    Raises:
+        ValueError: for weights below float32.
     """
 
     def __init__(self, policy: FlowPolicy, config: GRPOConfig, ranks: Ranks = ALONE) -> None:
         self.config, self.ranks = config, ranks
-        self.parameters = list(policy.parameters.values())
+        self.parameters = policy.trainable()
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.learning_rate,
@@ -141,8 +149,12 @@ class Updater:
 
         count = 0 if objective.signal.components is None else objective.signal.components.shape[1]
         *parts, penalty = gradient_per_component(backward_of, self.parameters, count)
-        gram = gram_matrix(parts)
-        mixed = balanced(parts, feedback(gram), gram)
+        if self.scaler.is_enabled() and overflowed([*parts, penalty]):
+            # Too large a scale, and no lesson: left as it is, the step is skipped and it drops.
+            mixed = [torch.stack(part).sum(dim=0) for part in zip(*parts, strict=True)]
+        else:
+            gram = gram_matrix(parts)
+            mixed = balanced(parts, feedback(gram), gram)
         with torch.no_grad():
             seen = self.gradients(
                 lambda part: objective(part, total), index, lambda: None, lambda loss: None

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,10 @@ LISTS = {
     "models": "reelrl.zoo.reports.models",
 }
 """What ``reelrl list`` knows -> module; each has ``main(out: Path | None) -> None``."""
+
+
+Settings = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
+"""What follows each ``--set``: of a plain tuple the parser keeps the last option alone."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Train:
     """Iterations in all, in place of the preset's."""
     seed: int | None = None
     """Seed in place of the preset's."""
-    set: tuple[str, ...] = ()
+    set: Settings = ()
     """Further settings, such as learner.learning_rate=1e-4 policy.lora_rank=8."""
     out: Path | None = None
     """Folder of the run; default runs/<preset>-<estimator>-<seed>."""
@@ -89,7 +94,7 @@ class Train:
             env=self.env,
             iterations=self.iterations,
             seed=self.seed,
-            settings=self.set,
+            settings=tuple(chain(*self.set)),
             out=self.out,
         )
 
@@ -110,7 +115,7 @@ class TrainReward:
     """Loss in place of the preset's."""
     seed: int | None = None
     """Seed in place of the preset's."""
-    set: tuple[str, ...] = ()
+    set: Settings = ()
     """Further settings, such as epochs=20 data.train=4096."""
     ablation: Literal["heads", "losses", "all"] | None = None
     """Compare heads, losses or both instead; what is in the results is not run again."""
@@ -129,7 +134,7 @@ class TrainReward:
         train_reward(
             self.preset,
             given | {"dimension": self.dimension},
-            settings=self.set,
+            settings=tuple(chain(*self.set)),
             ablation=self.ablation,
             seeds=self.seeds,
             out=self.out,

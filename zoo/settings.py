@@ -30,6 +30,9 @@ class EvaluationConfig:
         clips: number of clips; prompts are taken at equal distances.
         every: iterations between two examinations.
         seed: of the initial noise.
+
+    Raises:
+        ValueError: for a number below 1.
     """
 
     rewards: tuple[str, ...] = ("gold",)
@@ -37,6 +40,11 @@ class EvaluationConfig:
     clips: int = 32
     every: int = 10
     seed: int = 10**6
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,9 @@ class TrainConfig:
         policy: the policy's settings.
         learner: the learner's settings.
         evaluation: what is watched.
+
+    Raises:
+        ValueError: for a negative number of iterations.
     """
 
     env: str = "reelrl/MovingShapes-v0"
@@ -61,12 +72,16 @@ class TrainConfig:
     learner: GRPOConfig = field(default_factory=GRPOConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
+    def __post_init__(self) -> None:
+        if self.iterations < 0:
+            raise ValueError(f"iterations must be at least 0, got {self.iterations}")
+
 
 def read_preset(name_or_path: str) -> dict[str, Any]:
     """Values of a shipped preset, or of a yaml file.
 
     Raises:
-        ValueError: if there is no such preset and no such file, or it is no mapping.
+        ValueError: if there is no such preset and no such file, or it is no mapping or no yaml.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -77,7 +92,7 @@ def read_preset(name_or_path: str) -> dict[str, Any]:
             f"unknown preset {name_or_path!r}{nearest(name_or_path, known)} Known: "
             f"{', '.join(known)}, or the path of a yaml file"
         )
-    values = yaml.safe_load(path.read_text()) or {}
+    values = _read(path.read_text(), str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, got a {type(values).__name__}")
     return values
@@ -87,7 +102,8 @@ def override(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, An
     """Values with ``"learner.learning_rate=1e-4"`` and the like put in.
 
     Raises:
-        ValueError: for a setting without ``=``, or a path through something that is no mapping.
+        ValueError: for a setting without ``=``, a value that is no yaml, or a path through
+            something that is no mapping.
     """
     changed: dict[str, Any] = dict(values)
     for setting in settings:
@@ -101,8 +117,16 @@ def override(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, An
             if not isinstance(inner, dict):
                 raise ValueError(f"{path!r}: {parent!r} holds {inner!r} and has no keys")
             place[parent] = place = dict(inner)
-        place[last] = yaml.safe_load(text)
+        place[last] = _read(text, setting)
     return changed
+
+
+def _read(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        # Its message is a drawing of several lines.
+        raise ValueError(f"{source} is no yaml: {' '.join(str(error).split())}") from error
 
 
 def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import yaml
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 import reelrl  # noqa: F401  (registers the ids)
@@ -18,8 +22,10 @@ from reelrl.algos.distributed import ALONE, Ranks, launched
 from reelrl.algos.evaluation import Evaluation, Examination
 from reelrl.algos.grpo import CHECKPOINTS, GRPO, Observer
 from reelrl.algos.policies import FlowPolicy
+from reelrl.algos.policies.weights import averaged
+from reelrl.envs.task import Task
 from reelrl.zoo.nano.pictures import save_gif, save_sheet
-from reelrl.zoo.settings import TrainConfig, build, override, read_preset
+from reelrl.zoo.settings import TrainConfig, build, nearest, override, read_preset
 
 CONFIG = "config.yaml"
 SHOWN = 4
@@ -40,6 +46,9 @@ def train(
 
     A folder with a run of the same settings is taken up where it stopped. Started by ``accelerate
     launch``, the processes train together, and a run may go on with another number of them.
+
+    With ``learner.ema_decay`` the average of the weights is what is examined, pictured and left in
+    ``weights``; the checkpoints have both.
 
     Args:
         preset: name of a preset, or a yaml file.
@@ -76,7 +85,8 @@ def train(
             learner.learn(remaining, progress=progress)
         _show(learner, examination, folder, "after")
         if ranks.is_main:
-            learner.policy.save_pretrained(folder / "weights")
+            with averaged(learner.updater.ema):
+                learner.policy.save_pretrained(folder / "weights")
             print(f"wrote {folder}")
     return folder
 
@@ -87,7 +97,8 @@ def make_env(config: TrainConfig, ranks: Ranks = ALONE) -> Any:
     Of several processes each gets the share that it makes clips of.
 
     Raises:
-        ValueError: if the prompts cannot be shared out evenly.
+        ValueError: for an unknown environment or argument, or if the prompts cannot be shared out
+            evenly.
     """
     own = ranks.part(config.learner.prompts_per_iteration, "learner.prompts_per_iteration")
     count = (own.stop - own.start) * config.learner.group_size
@@ -114,11 +125,15 @@ def open_run(
         ranks: see there.
 
     Raises:
-        ValueError: if the folder holds a run of other settings.
+        ValueError: if the folder holds a run of other settings, or of unknown ones.
     """
     # The number of iterations may change: a finished run can be made longer.
     plain = {k: v for k, v in _plain(asdict(config)).items() if k != "iterations"}
     begun = bool(list_checkpoints(folder / CHECKPOINTS))
+    if begun and not (folder / CONFIG).is_file():
+        raise ValueError(
+            f"{folder} holds a run, but not the {CONFIG} with its settings; choose another --out"
+        )
     if begun and yaml.safe_load((folder / CONFIG).read_text()) != plain:
         raise ValueError(
             f"{folder} holds a run with other settings (see its {CONFIG}); choose another --out"
@@ -154,7 +169,7 @@ def _examination(config: TrainConfig, model: Any, ranks: Ranks) -> Evaluation:
     given = wanted.prompts if isinstance(wanted.prompts, str) else list(wanted.prompts)
     own = {
         # Another schedule or size than in training would be another policy's examination.
-        **gym.spec(config.env).kwargs,
+        **_spec(config.env).kwargs,
         **config.env_args,
         "model": model,
         "prompts": given,
@@ -169,7 +184,33 @@ def _examination(config: TrainConfig, model: Any, ranks: Ranks) -> Evaluation:
     return Evaluation(env, places.tolist(), wanted.seed, wanted.every, ranks)
 
 
+def _spec(env_id: str) -> EnvSpec:
+    """What an id stands for; as ``gym.make`` does, ``module:id`` imports the module first.
+
+    Raises:
+        ValueError: if there is no such environment or module.
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
+        raise ValueError(f"unknown env {env_id!r}: {error}") from error
+
+
+def _check_arguments(spec: EnvSpec, arguments: Mapping[str, Any]) -> None:
+    """Refuse what no environment of ours takes; those of others know their own."""
+    if spec.vector_entry_point != gym.spec("reelrl/TextToVideo-v0").vector_entry_point:
+        return
+    known = ["render_mode", *inspect.signature(Task).parameters]
+    for key in arguments:
+        if key not in known:
+            raise ValueError(f"unknown key {'env_args.' + key!r}{nearest(key, known)}")
+
+
 def _make(env_id: str, count: int, arguments: dict[str, Any]) -> Any:
+    _check_arguments(_spec(env_id), arguments)
     fixed = {"output": "torch", "autoreset_mode": "Disabled"}
     return gym.make_vec(env_id, num_envs=count, **{**arguments, **fixed})
 

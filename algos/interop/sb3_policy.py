@@ -78,7 +78,7 @@ class DenoisingPolicy(ActorCriticPolicy):
         self.transformer = self.flow.module
         # SB3 types the class by its base, which takes no learning rate.
         self.optimizer = optimizer_class(
-            self.flow.parameters.values(),
+            self.flow.trainable(),
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **optimizer_kwargs,
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,11 @@ class FlowPolicyConfig:
         guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 is none. Both branches
             run in one forward and both carry gradients.
         reduction: of the log-probability over the D latent dimensions.
-        precision: of the forward pass, by autocast; weights, means and densities stay float32.
-        latent_dtype: what a sampled latent is rounded to before it is scored and stored.
-        lora_rank: 0 trains all weights of the transformer.
+        precision: of the forward pass, by autocast; weights stay as the model was loaded, means
+            and densities are float32 or better.
+        latent_dtype: what latents of a rollout are rounded to before they are scored and stored.
+        lora_rank: 0 trains all weights of the transformer, which must be float32 for that;
+            adapters always are.
         lora_alpha: adapters are scaled by alpha / rank; None is the rank.
         lora_targets: endings of the names of the layers that get adapters.
         lora_seed: of the adapters' initialisation.
@@ -65,10 +67,14 @@ class FlowPolicyConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
-        for name in ("precision", "latent_dtype"):
-            if getattr(self, name) not in DTYPES:
+        for name, known in (
+            ("reduction", get_args(steps.Reduction)),
+            ("precision", tuple(DTYPES)),
+            ("latent_dtype", tuple(DTYPES)),
+        ):
+            if getattr(self, name) not in known:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(DTYPES)}, got {getattr(self, name)!r}"
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank must be at least 0, got {self.lora_rank}")
@@ -190,6 +196,20 @@ class FlowPolicy:
         """Trainable parameters by name."""
         named = self.module.named_parameters()
         return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+    def trainable(self) -> list[nn.Parameter]:
+        """What an optimizer may work on, the values of :attr:`parameters`.
+
+        Raises:
+            ValueError: for weights below float32, where a small update is rounded away.
+        """
+        for name, parameter in self.parameters.items():
+            if torch.finfo(parameter.dtype).bits < 32:
+                raise ValueError(
+                    f"weights must be float32 to be trained, got {parameter.dtype} for {name!r}: "
+                    'load the model in float32 and set precision="bfloat16", or train a lora_rank'
+                )
+        return list(self.parameters.values())
 
     def forward(self, obs: Observation, deterministic: bool = False) -> FlowOutput:
         """Run the model once on N observations, which may be at different noise levels.

@@ -7,7 +7,7 @@ second copy of the model's structure.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -96,3 +96,8 @@ class EMA:
         cast = {name: self.average[name].to(p.dtype) for name, p in self.parameters.items()}
         with swapped(self.parameters, cast):
             yield
+
+
+def averaged(ema: EMA | None) -> AbstractContextManager[None]:
+    """Run with the average in place of the weights, if one is kept."""
+    return nullcontext() if ema is None else ema.applied()

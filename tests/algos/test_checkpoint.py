@@ -55,6 +55,13 @@ def test_the_last_k_and_the_best_are_kept(tmp_path):
     assert_is(load_checkpoint(best_checkpoint(tmp_path)), 3)
 
 
+def test_the_checkpoint_just_written_is_kept_even_if_later_ones_are_there(tmp_path):
+    """Of a run begun anew in the folder: it was left with none of its own."""
+    for iteration in (5, 6):
+        save_checkpoint(tmp_path, make(iteration))
+    assert_is(load_checkpoint(save_checkpoint(tmp_path, make(1))), 1)
+
+
 def test_saving_an_iteration_again_replaces_it(tmp_path):
     save_checkpoint(tmp_path, make(1))
     save_checkpoint(tmp_path, make(1))

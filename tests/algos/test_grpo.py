@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reelrl.algos import losses
 from reelrl.algos.advantages import make_estimator
 from reelrl.algos.checkpoint import CheckpointError, load_latest
 from reelrl.algos.config import LossConfig
@@ -18,6 +19,7 @@ from reelrl.algos.distributed import Ranks
 from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.grpo import GRPO, GRPOConfig
 from reelrl.algos.health import rollout_metrics
+from reelrl.algos.losses import nats_of
 from reelrl.algos.objective import Objective
 from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies import FlowPolicy
@@ -252,6 +254,58 @@ def test_a_run_of_plain_arguments_loads_by_its_folder_alone(nano_env, tmp_path):
     assert GRPO.load(tmp_path, ranks=Ranks(1, 2)).env.unwrapped.num_envs == 2
 
 
+def test_a_new_run_in_a_used_folder_is_refused_and_leaves_the_old_one_whole(
+    make_learner, make_env, tmp_path
+):
+    make_learner(folder=tmp_path, save_every=1).learn(3)
+    rows = read_metrics(tmp_path)
+    with pytest.raises(ValueError, match=r"holds a run, with step_00000003 .* GRPO\.load"):
+        make_learner(folder=tmp_path, seed=7).learn(1)
+    assert read_metrics(tmp_path) == rows
+    again = GRPO.load(tmp_path, env=make_env(8), log_folder=tmp_path)
+    again.learn(1)
+    again.learn(1)
+    assert [row["iteration"] for row in read_metrics(tmp_path)] == list(range(5))
+
+
+def test_a_run_saved_before_its_first_iteration_goes_on(make_learner, make_env, tmp_path):
+    make_learner(folder=tmp_path).save(tmp_path / "checkpoints")
+    assert len(GRPO.load(tmp_path, env=make_env(8), log_folder=tmp_path).learn(1)) == 1
+
+
+def test_the_best_checkpoint_is_that_of_the_weighted_rewards(make_learner):
+    def bests(scores, **changes):
+        learner = make_learner(**changes)
+        names = [f"reward/{name}" for name in learner.names]
+        return [learner._is_best(dict(zip(names, pair, strict=True))) for pair in scores]
+
+    assert bests([(0.2, 0.9), (0.9, 0.3)]) == [True, True]
+    assert bests([(0.2, 0.9), (0.9, 0.3)], reward_weights=(0.0, 1.0)) == [True, False]
+    # A component that nobody could score is not one of score 0.
+    nan = float("nan")
+    assert bests([(0.6, -0.5), (0.55, nan), (0.6, -0.4)]) == [True, False, True]
+    assert bests([(nan, 0.1)], reward_weights=(0.0, 1.0)) == [True]
+
+
+@pytest.mark.parametrize("wanted", [1, 5, 9, 100])
+def test_an_iteration_has_as_many_updates_as_asked_for_and_as_transitions(make_learner, wanted):
+    learner = make_learner(updates_per_iteration=wanted)
+    assert learner.learn(1)[0]["train/updates"] == min(wanted, 24)
+
+
+def test_an_observer_may_examine_the_policy_in_another_environment(make_env, tiny_model):
+    """The update replayed the rollout on the prompts and levels of the examination."""
+    other = Evaluation(make_env(2, prompts=["a", "bbbbbbbbbbbb"], num_steps=6), [0, 1])
+    learner = GRPO(
+        make_env(8),
+        FlowPolicy(tiny_model),
+        config=GRPOConfig(**SMALL),
+        observe=lambda learner, rollout, output: other.metrics(learner.policy),
+    )
+    metrics = learner.learn(1)[0]
+    assert metrics["health/first_pass_log_ratio"] < 1e-6 and "eval/contrast" in metrics
+
+
 def test_loading_says_what_is_missing(make_learner, make_env, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint"):
         GRPO.load(tmp_path)
@@ -386,6 +440,63 @@ def test_marble_takes_the_balanced_gradient(make_learner):
     torch.testing.assert_close(actual, expected, atol=1e-8, rtol=1e-3)
 
 
+def test_marble_leaves_an_overflow_for_the_scaler_to_see(make_learner):
+    """Made zeros by the balance, infinities counted as updates, and the scale never fell."""
+    learner = make_learner(
+        make_estimator("marble", every=1), policy={"precision": "float16"}, max_skipped=100
+    )
+    learner.updater.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    before = weights_of(learner)
+    with pytest.warns(LearnerWarning, match="update skipped"):
+        history = learner.learn(20)
+    skipped, updates = learner.updater.skipped, learner.updater.updates
+    assert skipped > 0 and updates > 0 and skipped + updates == 20
+    assert learner.updater.scaler.get_scale() == 2.0 ** (30 - skipped)
+    assert learner.estimator_state["solves"] == updates
+    assert history[-1]["train/grad_norm"] > 0
+    assert any(not torch.equal(before[k], tensor) for k, tensor in weights_of(learner).items())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum_sqrt_d", "sum"])
+def test_the_approximate_divergence_is_in_nats_for_every_reduction(make_learner, reduction):
+    """Of two passes the first has none; the penalty is against the same policy, but reduced."""
+    learner = make_learner(
+        policy={"reduction": reduction},
+        epochs=2,
+        loss=LossConfig(kl_weight=1e-9, clip_range=100.0),
+    )
+    metrics = learner.learn(1)[0]
+    exact = metrics["train/kl"] * nats_of(24, reduction)
+    assert exact > 0 and metrics["train/approx_kl"] == pytest.approx(exact, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "kind"),
+    [("grpo", "clip"), ("grpo", "guard"), ("grpo", "dppo"), ("dancegrpo", "clip")],
+)
+def test_the_clip_fraction_is_the_share_of_losses_without_a_gradient(
+    make_learner, monkeypatch, estimator, kind
+):
+    learner = make_learner(
+        estimator, epochs=4, loss=LossConfig(kind=kind, clip_range=0.02), env={"rewards": [Red()]}
+    )
+    names = {"grpo": "clipped_loss", "dancegrpo": "component_loss"}
+    name = "divergence_masked_loss" if kind == "dppo" else names[estimator]
+    inner, stopped = getattr(losses, name), []
+
+    def watched(log_ratio, advantages, *others):
+        leaf = log_ratio.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(inner(leaf, advantages, *others).sum(), leaf)
+        stopped.append((gradient == 0) & (advantages.flatten() != 0))
+        return inner(log_ratio, advantages, *others)
+
+    monkeypatch.setattr(losses, name, watched)
+    metrics = learner.learn(1)[0]
+    expected = torch.cat(stopped).double().mean()
+    assert 0 < expected < 1
+    assert metrics["train/clip_fraction"] == pytest.approx(float(expected))
+
+
 def test_ctrl_c_finishes_the_iteration_saves_and_returns(make_learner, tmp_path, monkeypatch):
     learner = make_learner("grpo", folder=tmp_path, save_every=100)
     estimate, before = learner.estimate, signal.getsignal(signal.SIGINT)
@@ -455,7 +566,7 @@ def test_half_precision_trains(make_learner, precision):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_bad_settings_and_combinations_are_refused(make_learner):
+def test_bad_settings_and_combinations_are_refused(make_learner, tiny_types):
     for changes, message in (
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0"),
@@ -466,6 +577,10 @@ def test_bad_settings_and_combinations_are_refused(make_learner):
         LossConfig(kind="ppo")
     with pytest.raises(TypeError, match="learning_rat"):
         GRPOConfig(learning_rat=1.0)
+    half = tiny_types["model"]()
+    half.transformer.bfloat16()
+    with pytest.raises(ValueError, match=r"must be float32 .*bfloat16 for 'to_q\.weight'"):
+        make_learner(model=half)
     with pytest.raises(ValueError, match="needs a tree"):
         make_learner("branch_grpo")
     with pytest.raises(ValueError, match=r"needs \['pairwise'\]"):

@@ -51,6 +51,7 @@ def test_blocks_of_a_tree_shrink_at_its_branchings():
         ({"window": "random", "window_size": 12}, "12 steps does not fit into the 9"),
         ({"first_step": 9}, "no step from 9 to 9 of 10 is stochastic"),
         ({"branch_steps": (0, 9)}, r"branch_steps \[9\] are not among"),
+        ({"branch_steps": (1, 1)}, r"branch_steps must be different steps, got \(1, 1\)"),
         ({"branch_steps": (0,)}, "make 2 leaves, but the group size is 4"),
     ],
 )

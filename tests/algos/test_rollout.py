@@ -125,10 +125,25 @@ def test_shared_prefix_is_computed_once_per_group(make_env, tiny_model, policy):
     assert not torch.equal(action[:, 0], action[:, 1])
 
 
-def test_stored_dtype_loses_nothing(make_env, tiny_model):
-    policy = FlowPolicy(tiny_model, latent_dtype="bfloat16")
-    rollout = collect(make_env(4), policy, [0], 4)
-    assert rollout.kept[1].latent.dtype == rollout.kept[0].action.dtype == torch.bfloat16
+@pytest.mark.parametrize("latent_dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"first_step": 1},
+        {"window": "sliding", "window_size": 1},
+        {"first_step": 2, "initial_noise": "shared"},
+        {"branch_steps": (1, 2), "first_step": 1},
+    ],
+    ids=str,
+)
+def test_t2_stored_dtype_loses_nothing_wherever_the_window_is(
+    make_env, tiny_model, latent_dtype, config
+):
+    policy = FlowPolicy(tiny_model, latent_dtype=latent_dtype)
+    rollout = collect(make_env(4), policy, [0], 4, RolloutConfig(**config), iteration=1)
+    last = rollout.kept[-1]
+    assert last.latent.dtype == last.action.dtype == getattr(torch, latent_dtype)
     log_prob, items = replay(policy, rollout)
     torch.testing.assert_close(log_prob, items.log_prob, atol=1e-6, rtol=0)
 

@@ -1,7 +1,9 @@
 import pytest
 from PIL import Image
 
+from reelrl.zoo import train as training
 from reelrl.zoo.cli import main
+from reelrl.zoo.solireward import command
 
 
 def test_sample_writes_gif_and_strip_and_prints_the_axes(tmp_path, capsys):
@@ -40,3 +42,24 @@ def test_list_models_names_both(capsys):
     main(["list", "models"])
     printed = capsys.readouterr().out
     assert "nano-early" in printed and "8x5x8x8" in printed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--set", "a=1", "b=2", "c=3"],
+        ["--set", "a=1", "--set", "b=2", "c=3"],
+        ["--set", "a=1", "b=2", "--seed", "4", "--set", "c=3"],
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "module"), [("train", training), ("train-reward", command)], ids=str
+)
+def test_settings_add_up_however_they_are_given(options, name, module, monkeypatch):
+    """Of two ``--set`` the parser kept the last, and the run went on without the first."""
+    seen = []
+    monkeypatch.setattr(
+        module, name.replace("-", "_"), lambda *given, settings, **others: seen.append(settings)
+    )
+    main([name, *options])
+    assert seen == [("a=1", "b=2", "c=3")]

@@ -13,13 +13,15 @@ import gymnasium as gym
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
-from reelrl.algos.checkpoint import list_checkpoints
+from reelrl.algos.checkpoint import list_checkpoints, load_latest
 from reelrl.algos.distributed import ALONE
+from reelrl.algos.grpo import CHECKPOINTS
 from reelrl.algos.runlog import read_metrics
 from reelrl.zoo.cli import main
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, override, read_preset
-from reelrl.zoo.train import _examination, _make, train
+from reelrl.zoo.train import _examination, _make, _spec, open_run, train
 
 TINY = (
     "learner.prompts_per_iteration=2",
@@ -52,6 +54,16 @@ def test_a_run_leaves_a_folder_and_goes_on_from_it(tmp_path, capsys):
     assert "before iteration 0: gold" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds a run with other settings"):
         train(settings=TINY, seed=1, out=folder, progress=False)
+
+
+def test_the_weights_left_are_those_that_were_examined(tmp_path):
+    settings = (*TINY, "learner.ema_decay=0.999", "learner.learning_rate=1e-3")
+    folder = train(settings=settings, iterations=2, out=tmp_path, progress=False)
+    left = load_file(folder / "weights" / "transformer" / "diffusion_pytorch_model.safetensors")
+    checkpoint = load_latest(folder / CHECKPOINTS)
+    raw, average = checkpoint.tensors["weights"], checkpoint.tensors["ema"]
+    assert all(torch.equal(left[name], tensor) for name, tensor in average.items())
+    assert not all(torch.equal(left[name], tensor) for name, tensor in raw.items())
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
@@ -96,6 +108,11 @@ def test_t34_the_examination_has_the_schedule_and_sizes_of_training():
         ("learner.group_size=4.5", "learner.group_size must be int, got 4.5"),
         ("learner.loss.kind=ppo", "learner.loss.kind must be 'clip', 'guard', 'dppo', got 'ppo'"),
         ("learner=3", "learner must hold keys and values, got 3"),
+        ("learner.betas=[0.9]", "betas must be two numbers, got (0.9,)"),
+        ("iterations=-3", "iterations must be at least 0, got -3"),
+        ("evaluation.every=0", "evaluation.every must be at least 1, got 0"),
+        ("evaluation.clips=0", "evaluation.clips must be at least 1, got 0"),
+        ("evaluation.rewards=[gold", "evaluation.rewards=[gold is no yaml: while parsing"),
         ("seed", "a setting is key=value, got 'seed'"),
         ("env.seed=1", "'env' holds 'reelrl/MovingShapesEarly-v0' and has no keys"),
     ],
@@ -133,6 +150,36 @@ def test_the_command_ends_a_typo_with_one_line(capsys, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         main(["train", "--set", "learner.group_siz=3"])
     assert "did you mean 'group_size'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "env_args.nume_steps=3"], "'env_args.nume_steps'; did you mean 'num_steps'"),
+        (["--env", "reelrl/MovingShapsEarly-v0"], "Did you mean: `MovingShapesEarly`"),
+        (["--env", "reelr:reelrl/MovingShapes-v0"], "unknown env 'reelr:reelrl/MovingShapes-v0'"),
+        (["--env", "reelrl/Moving/Shapes"], "Malformed environment ID"),
+    ],
+)
+def test_t37_a_bad_environment_ends_the_command_with_one_line(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *arguments])
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and message in printed and len(printed.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_may_name_the_module_that_registers_it():
+    assert _spec("reelrl:reelrl/MovingShapes-v0") is _spec("reelrl/MovingShapes-v0")
+
+
+def test_a_run_without_its_settings_is_not_taken_up(tmp_path):
+    (tmp_path / CHECKPOINTS / "step_00000001").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"holds a run, but not the config\.yaml"):
+        open_run(TrainConfig(), tmp_path, None, None)
 
 
 def launch(arguments):

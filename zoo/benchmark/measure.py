@@ -146,7 +146,7 @@ class FixedExamination:
         prompts = [""] * count if split == OPEN else evaluation_captions(SPLITS[split], count)
         prompts, seeds = prompts[:first], seeds[:first]
         policy.module.eval()
-        sampler = {
+        sampler: dict[str, Any] = {
             "num_steps": self.num_steps,
             "shift": self.shift,
             "guidance_scale": 1.0 if split == OPEN else policy.config.guidance_scale,

@@ -260,6 +260,8 @@ def test_bad_settings_are_refused(tiny_model, make_env):
         FlowPolicy(tiny_model, kernel="wan_sde", eta=0.7)
     with pytest.raises(ValueError, match=r"precision must be one of .* got 'fp16'"):
         FlowPolicy(tiny_model, precision="fp16")
+    with pytest.raises(ValueError, match=r"reduction must be one of mean, sum, .* got 'summ'"):
+        FlowPolicy(tiny_model, reduction="summ")
     with pytest.raises(ValueError, match="lora_rank must be at least 0, got -1"):
         FlowPolicy(tiny_model, lora_rank=-1)
     with pytest.raises(TypeError, match="guidence"):
@@ -282,3 +284,15 @@ def test_adapters_on_a_bfloat16_model_are_float32_and_make_its_dtype():
     assert {weight.dtype for weight in policy.parameters.values()} == {torch.float32}
     others = {p.dtype for p in policy.module.parameters() if not p.requires_grad}
     assert torch.bfloat16 in others
+
+
+def test_weights_below_float32_may_draw_and_may_not_be_trained():
+    """AdamW at 5e-5 left every weight of a bfloat16 model where it was, and said nothing."""
+    model = VideoModel.from_pretrained("nano-early", dtype=torch.bfloat16)
+    policy = FlowPolicy(model)
+    with pytest.raises(ValueError, match=r"must be float32 to be trained, got torch\.bfloat16"):
+        policy.trainable()
+    adapted = FlowPolicy(model, lora_rank=2)
+    assert adapted.trainable() == list(adapted.parameters.values())
+    whole = FlowPolicy(VideoModel.from_pretrained("nano-early"), precision="bfloat16")
+    assert len(whole.trainable()) == len(list(whole.module.parameters()))
