@@ -7,6 +7,7 @@ import re
 import shlex
 import textwrap
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -116,7 +117,7 @@ def check_reelrl(arguments):
             kind.run = run
     (command,) = seen
     if isinstance(command, cli.Train):
-        build(TrainConfig, override(read_preset(command.preset), command.set))
+        build(TrainConfig, override(read_preset(command.preset), tuple(chain(*command.set))))
     if isinstance(command, cli.Bench) and command.suite not in list_suites():
         read_suite(command.suite)
 
