@@ -33,10 +33,10 @@ from reelrl.algos.checkpoint import (
 from reelrl.algos.config import GRPOConfig, config_from_dict
 from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.evaluation import Examination
+from reelrl.algos.fit import check_fit, rollout_for
 from reelrl.algos.health import advantage_metrics, rollout_metrics, update_metrics
 from reelrl.algos.losses import nats_of
 from reelrl.algos.objective import Objective
-from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.rollout import collect
 from reelrl.algos.runlog import RunLog
@@ -109,7 +109,10 @@ class GRPO:
         self.names = list(env.unwrapped.reward_names)
         self.estimator_state = self.estimator.init_state(self.names)
         self.adaptation = Adaptation(env.unwrapped.task.rewards.components)
-        self.rollout_config = self._complete_rollout_config()
+        check_fit(self.estimator, self.config)
+        self.rollout_config = rollout_for(
+            self.estimator, self.config, retrains=bool(self.adaptation.learning)
+        )
         if self.config.loss.kl_weight > 0:
             policy.keep_reference()
         self.updater = Updater(policy, self.config, self.ranks)
@@ -386,32 +389,6 @@ class GRPO:
         self.adaptation.restore(tensors.get("rewards", {}))
         self.iteration, self._resumed = checkpoint.iteration, True
         self.best = -math.inf if facts["best"] is None else facts["best"]
-
-    def _complete_rollout_config(self) -> RolloutConfig:
-        """The rollout settings with what loss, estimator and rewards need switched on."""
-        config = self.config
-        if self.estimator.loss_mode == "per_component" and config.loss.kind == "dppo":
-            raise ValueError(
-                f"{self.estimator.name!r} has one clipped loss per component, not dppo"
-            )
-        if wanted := getattr(self.estimator, "needs_feedback", ""):
-            raise ValueError(
-                f"{self.estimator.name!r} learns from feedback({wanted}=...), which this learner "
-                "never gives: it would be another estimator under this name"
-            )
-        rollout = config.rollout
-        if "ode_rewards" in self.estimator.requires:
-            rollout = replace(rollout, dense=True)
-        if "tree_parent" in self.estimator.requires and not rollout.branch_steps:
-            raise ValueError(f"{self.estimator.name!r} needs a tree: set rollout.branch_steps")
-        supplied = {"bounds", "ode_rewards", "tree_parent", "edge_logp"}
-        missing = sorted(self.estimator.requires - supplied)
-        if missing:
-            raise ValueError(f"{self.estimator.name!r} needs {missing}, which no rollout has")
-        if self.adaptation.learning:
-            clips = config.prompts_per_iteration * config.group_size
-            rollout = replace(rollout, keep_videos=clips)
-        return replace(rollout, keep_means=rollout.keep_means or config.loss.needs_means)
 
     def _feedback(self, gram: Tensor) -> Tensor:
         """Tell the estimator how the components' gradients lie to each other."""

@@ -34,7 +34,7 @@ from reelrl.algos.advantages.types import (
     RewardBatch,
     State,
 )
-from reelrl.algos.advantages.work import Signal, Work, weighted_sum
+from reelrl.algos.advantages.work import Signal, Work, total_score, weighted_sum
 
 __all__ = [
     "EXTRAS",
@@ -63,5 +63,6 @@ __all__ = [
     "register_transform",
     "score_comparisons",
     "sum_first",
+    "total_score",
     "weighted_sum",
 ]

@@ -68,6 +68,8 @@ class EstimatorConfig:
             )
         if getattr(self, "tokens", 1) < 1:
             raise ValueError(f"tokens must be at least 1, got {getattr(self, 'tokens', 1)}")
+        if getattr(self, "nan", "skip") not in ("skip", "zero"):
+            raise ValueError(f"nan must be 'skip' or 'zero', got {getattr(self, 'nan', None)!r}")
         if self.credit not in ("instant", "return_to_go", "trajectory"):
             raise ValueError(
                 f"credit must be 'instant', 'return_to_go' or 'trajectory', got {self.credit!r}"
@@ -245,7 +247,10 @@ def sum_first(
         nan: a score that is missing pulls nowhere ("skip", see
             :func:`~reelrl.algos.advantages.work.total_score`) or counts as 0 ("zero").
     """
-    total = weighted_sum(work.scores, weights) if nan == "zero" else total_score(work, weights)
+    if nan == "zero":
+        total = weighted_sum(work.scores, weights)
+    else:
+        total = total_score(work.scores, weights, work.gather)
     return _normalise_sum(work, Signal(total, work.scores, weights, total), group, batch, tokens)
 
 

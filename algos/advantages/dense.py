@@ -19,7 +19,6 @@ from reelrl.algos.advantages.work import (
     Work,
     expect_shape,
     step_mask,
-    total_of,
     total_score,
     valid_mask,
 )
@@ -149,7 +148,7 @@ class MAPOMICA(Estimator):
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Both parts of the weighted sum of the components."""
         config = self.config
-        reward = total_score(work, work.weights)
+        reward = total_score(work.scores, work.weights, work.gather)
         to_go = return_to_go(reward.values.unsqueeze(-1), config.gamma).squeeze(-1)
         turn = normalise(
             Masked.of(to_go, reward.mask), config.group, tol=work.tol, gather=work.gather
@@ -175,11 +174,8 @@ class Completion:
     @property
     def gains(self) -> Masked:
         """R_{i+1} - R_i; missing where the two ends are not scored by the same components."""
-        ends = (
-            None
-            if self.scored is None
-            else alike(self.scored[..., 1:, :], self.scored[..., :-1, :])
-        )
+        known = self.scored
+        ends = None if known is None else alike(known[..., 1:, :], known[..., :-1, :])
         return Masked.of(self.total.diff(dim=-1), ends)
 
 
@@ -208,7 +204,7 @@ def ode_rewards(work: Work) -> Completion:
     valid = work.scores.present.flatten(2).any(-1)[:, :, None, None]
     if work.scores.mask is not None:
         scores = scores.drop(valid.expand_as(scores.values))
-    total = total_of(scores, weights, work.gather)
+    total = total_score(scores, weights, work.gather)
     heavy = weights.reshape(-1, *[1] * (scores.values.ndim - 2), weights.shape[-1]) != 0
     return Completion(total.values, None if scores.mask is None else scores.mask & heavy)
 

@@ -15,7 +15,6 @@ from reelrl.algos.advantages.base import (
     normalise_first,
     sum_first,
 )
-from reelrl.algos.advantages.grpo import check_nan
 from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
@@ -75,10 +74,6 @@ class GDPO(Vector):
         use_weights: bool = True
         components: tuple[int, int | None] = (1, None)
 
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_nan(self.nan)
-
     source: ClassVar[str] = "arXiv 2601.05242"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {},
@@ -131,7 +126,7 @@ class GDPO(Vector):
         weights = work.weights if config.use_weights else torch.ones_like(work.weights)
         if count == 1 and not config.single_batch_norm:
             # The fork then takes GRPO's path: the weight meets the epsilon, so it matters.
-            return sum_first(work, weights, config.group, nan=config.nan), state
+            return sum_first(work, weights, config.group), state
         return normalise_first(work, weights, config.group, config.batch, config.tokens), state
 
 

@@ -33,20 +33,6 @@ class ScalarConfig(EstimatorConfig):
     tokens: int = 1
     nan: Literal["skip", "zero"] = "skip"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_nan(self.nan)
-
-
-def check_nan(nan: str) -> None:
-    """Refuse a reading of missing scores that is not known.
-
-    Raises:
-        ValueError: for anything but "skip" and "zero".
-    """
-    if nan not in ("skip", "zero"):
-        raise ValueError(f"nan must be 'skip' or 'zero', got {nan!r}")
-
 
 class Scalar(Estimator):
     """s = sum_k w_k r_k, normalised as the config says."""

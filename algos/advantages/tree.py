@@ -70,7 +70,7 @@ class BranchGRPO(Estimator):
         """Fuse leaf rewards upwards, then normalise by depth."""
         if work.dense:
             raise ValueError("branch_grpo takes the rewards of the leaves, (P, G, K)")
-        leaves = total_score(work, work.weights)
+        leaves = total_score(work.scores, work.weights, work.gather)
         parent = work.indices("tree_parent", work.shape[0], None)
         path = ancestors(parent, work.shape[1])
         same = path.unsqueeze(2) == path.unsqueeze(1)  # (P, G, G, D): do two leaves share a node

@@ -179,10 +179,13 @@ class AdvantageEstimator(Protocol):
     """
 
     name: ClassVar[str]
-    requires: frozenset[str]
     needs_component_gradients: ClassVar[bool]
     loss_mode: ClassVar[str]
     config: Any
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Read only; an attribute does as well."""
 
     def init_state(self, names: Sequence[str]) -> State:
         """The state before the first batch."""

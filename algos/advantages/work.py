@@ -179,18 +179,18 @@ def step_mask(batch: RewardBatch, like: Tensor, steps: int | None = None) -> Ten
     return mask.to(torch.bool)
 
 
-def total_score(work: Work, weights: Tensor) -> Masked:
-    """sum_k w_k r_k of the rewards, where a missing one counts as what its group got on average.
+def total_score(scores: Masked, weights: Tensor, gather: Gather | None = None) -> Masked:
+    """sum_k w_k r_k of rewards, where a missing one counts as what its group got on average.
 
     So it pulls its clip neither up nor down once the group's mean is subtracted; a sum over what
     is present would score it 0, the worst of some scales and the best of others. A component that
     a whole group lacks counts as the batch's mean. Missing where no component is scored.
+
+    Args:
+        scores: (P, G, K) or (P, G, T, K); every step has group means of its own.
+        weights: as of :func:`weighted_sum`.
+        gather: makes the batch's mean that of all ranks.
     """
-    return total_of(work.scores, weights, work.gather)
-
-
-def total_of(scores: Masked, weights: Tensor, gather: Gather | None = None) -> Masked:
-    """:func:`total_score` of any (P, G, K) or (P, G, T, K); steps have means of their own."""
     if scores.mask is None and gather is None:
         return weighted_sum(scores, weights)
     dtype = scores.values.dtype

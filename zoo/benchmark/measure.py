@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from reelrl.algos.advantages import AdvantageOutput
 from reelrl.algos.health import to_floats
 from reelrl.algos.policies.flow import FlowPolicy
-from reelrl.algos.policies.weights import EMA
+from reelrl.algos.policies.weights import EMA, averaged
 from reelrl.algos.trajectory import Rollout
 from reelrl.envs.scoring import RewardList
 from reelrl.envs.steps import gaussian_kl
@@ -155,7 +154,7 @@ class FixedExamination:
         def draw() -> Tensor:
             return torch.cat(list(generate(policy.model, prompts, list(seeds), **sampler)))
 
-        with torch.no_grad(), nullcontext() if ema is None else ema.applied():
+        with torch.no_grad(), averaged(ema):
             facts = (policy.model.name, policy.config.precision, prompts, seeds, sampler)
             return drawn(policy.module, facts, draw), prompts
 

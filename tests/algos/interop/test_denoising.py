@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -28,13 +26,6 @@ OTHER = [
     ({"prompts": ["dim", "dark", "bright", "brightest"]}, "'dark' as number 0, got .* 'dim'"),
 ]
 SETTINGS = {"kernel": "dance_sde", "eta": 0.2, "guidance_scale": 2.5}
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="stable_baselines3")
-        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -26,13 +25,6 @@ from reelrl.envs.interop.sb3 import SB3VecEnv
 from reelrl.envs.wrappers import VectorGuidanceAction, VectorPromptGroups
 
 T = 4  # steps of an episode
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="stable_baselines3")
-        yield
 
 
 @pytest.fixture
