@@ -306,6 +306,16 @@ def test_committed_results_regenerate_without_a_diff():
         assert page == (folder / RESULTS).read_text(encoding="utf-8"), folder.name
 
 
+def test_the_table_of_the_readme_is_the_table_of_the_results():
+    found = (ROOT / "zoo/results/standard/RESULTS.md").read_text().splitlines()
+    shown = (ROOT / "README.md").read_text().splitlines()
+    head = next(place for place, line in enumerate(found) if line.startswith("| scenario | grpo |"))
+    table = found[head : found.index("", head)]
+    assert len(table) == 2 + 11
+    start = shown.index(table[0])
+    assert shown[start : start + len(table)] == table
+
+
 def test_the_open_verdict_says_on_which_side_of_zero():
     from reelrl.zoo.statistics import Interval
 
