@@ -187,7 +187,8 @@ def facts_of(command: str) -> dict[str, Any]:
         "command": command,
         "commit": _git("rev-parse", "--short", "HEAD"),
         "machine": f"{os.cpu_count()} cores ({_processor()}, "
-        f"{torch.backends.cpu.get_cpu_capability()}), {platform.system()}",
+        f"{torch.backends.cpu.get_cpu_capability()}), {platform.system()}, "
+        f"torch {torch.__version__}",
         "versions": {
             "reelrl": reelrl.__version__,
             "torch": torch.__version__,
