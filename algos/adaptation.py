@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelrl.algos.trajectory import Rollout
+from reelrl.algos.collect.rollout import Rollout
 from reelrl.rewards import Reward
 from reelrl.rewards.adaptive import VERSION, AdaptiveReward, adaptive_parts
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reelrl.algos.losses import StepWeight
-from reelrl.algos.plan import RolloutConfig
+from reelrl.algos.collect.plan import RolloutConfig
+from reelrl.algos.learners.losses import StepWeight
 
 LossKind = Literal["clip", "guard", "dppo"]
 KLKind = Literal["gaussian", "velocity_mse", "latent_mse"]
@@ -19,10 +19,10 @@ class LossConfig:
     Attributes:
         kind: ``"clip"`` (PPO), ``"guard"`` (GRPO-Guard's ratio in PPO's bound) or ``"dppo"``
             (Flow-DPPO's mask).
-        clip_range: in units of :func:`~reelrl.algos.losses.clip_range_of`; with ``"guard"``, of the
-            change of the mean itself instead of that in step widths.
+        clip_range: in units of :func:`~reelrl.algos.learners.losses.clip_range_of`; with
+            ``"guard"``, of the change of the mean itself instead of that in step widths.
         dppo_threshold: divergence at which ``"dppo"`` masks.
-        step_weight: of :func:`~reelrl.algos.losses.step_weights`.
+        step_weight: of :func:`~reelrl.algos.learners.losses.step_weights`.
         kl_weight: of the penalty towards the reference policy; 0 is none and costs nothing.
         kl_kind: the exact Gaussian divergence, or a mean squared difference under its own name.
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from reelrl.algos.distributed import ALONE, Ranks
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA, averaged
+from reelrl.algos.run.distributed import ALONE, Ranks
 
 
 class Examination(Protocol):

@@ -19,7 +19,7 @@ from torch import Tensor
 from reelrl.rewards import Reward, RewardOutput
 from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.base import RewardAbort, writes_into
-from reelrl.rewards.build import RewardSpec, build_reward
+from reelrl.rewards.spec import RewardSpec, build_reward
 
 OnRewardError = Literal["mask", "raise"]
 T = TypeVar("T")

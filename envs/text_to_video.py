@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 
 from reelrl.envs import mdp
-from reelrl.envs.face import RENDER_FPS, RENDER_MODES, TaskFace
+from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, TaskFace
 from reelrl.envs.scoring import scalarise
 from reelrl.envs.task import row_of
 

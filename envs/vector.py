@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reelrl.envs import mdp
-from reelrl.envs.face import RENDER_FPS, RENDER_MODES, TaskFace, per_sub_env
+from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, TaskFace, per_sub_env
 from reelrl.envs.scoring import scalarise
 from reelrl.envs.task import row_of
 

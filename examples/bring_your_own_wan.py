@@ -14,8 +14,8 @@ import gymnasium as gym
 import torch
 import tyro
 
+from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.grpo import GRPO, GRPOConfig
-from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.envs.models import VideoModel
 from reelrl.rewards import Reward

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.base import Reward, RewardOutput, register_reward
-from reelrl.rewards.build import RewardSpec, build_reward
 from reelrl.rewards.cache import fingerprint_of
+from reelrl.rewards.spec import RewardSpec, build_reward
 
 Bounds = tuple[float, float]
 
@@ -75,7 +75,7 @@ class Ensemble(Reward):
     it :class:`~reelrl.rewards.cache.CachedReward`, needs one of every member.
 
     Args:
-        of: the members, as :func:`~reelrl.rewards.build.build_reward` takes them; no two of one
+        of: the members, as :func:`~reelrl.rewards.spec.build_reward` takes them; no two of one
             name (``label`` renames).
         how: "mean", "wco" or "uwo".
         penalty: lambda of "uwo"; Coste et al. take 0.1 for PPO and 0.5 for the best of n.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reelrl.rewards.base import Reward, register_reward
-from reelrl.rewards.blocks import per_clip, spread_blocks
+from reelrl.rewards.chunked import per_clip, spread_blocks
 
 CELLS = 16
 """Frames, rows and columns that :func:`layout` reduces a clip to."""

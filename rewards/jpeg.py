@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reelrl.rewards.base import Reward, register_reward
-from reelrl.rewards.blocks import per_clip, spread_blocks
+from reelrl.rewards.chunked import per_clip, spread_blocks
 
 QUALITY = 95
 MAX_FRAMES = 16

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reelrl.rewards.base import register_reward
-from reelrl.rewards.blocks import mean_over, per_clip, pixel_blocks
+from reelrl.rewards.chunked import mean_over, per_clip, pixel_blocks
 from reelrl.rewards.pixel import PixelReward
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reelrl.rewards.blocks import PIXELS_ELSEWHERE, frame_blocks, per_clip
+from reelrl.rewards.chunked import PIXELS_ELSEWHERE, frame_blocks, per_clip
 from reelrl.rewards.pixel import grey
 
 SHORT_SIDE = 64

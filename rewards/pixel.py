@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reelrl.rewards.base import Reward, register_reward
-from reelrl.rewards.blocks import Moments, frame_blocks, mean_over, per_clip
+from reelrl.rewards.chunked import Moments, frame_blocks, mean_over, per_clip
 
 
 def grey(videos: Tensor) -> Tensor:

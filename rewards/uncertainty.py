@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from reelrl.rewards.base import Reward, register_reward
-from reelrl.rewards.build import RewardSpec, build_reward
 from reelrl.rewards.cache import adopt, fingerprint_of
+from reelrl.rewards.spec import RewardSpec, build_reward
 
 
 def second_look(videos: Tensor, std: float, seed: int) -> Tensor:
@@ -61,7 +61,7 @@ class CtrlU(Reward):
     A clip of which either look has no score has none.
 
     Args:
-        of: the component, as :func:`~reelrl.rewards.build.build_reward` takes it.
+        of: the component, as :func:`~reelrl.rewards.spec.build_reward` takes it.
         scale: s, the difference that costs 1 - 1/e of the credit, in units of the component.
         std: of the noise, pixels being in [0, 1].
         seed: of the noise.

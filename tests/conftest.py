@@ -32,7 +32,7 @@ def wan_folder(tmp_path_factory):
     )
     from transformers import UMT5Config, UMT5EncoderModel
 
-    from reelrl.zoo.nano.architecture import build_tokenizer
+    from reelrl.zoo.shipped.nano.architecture import build_tokenizer
 
     torch.manual_seed(0)
     vae = AutoencoderKLWan(

@@ -13,19 +13,19 @@ from typing import Annotated, Literal
 import tyro
 
 REPORTS = {
-    "attacks": "reelrl.zoo.reports.attacks",
-    "distinct-groups": "reelrl.zoo.reports.distinct_groups",
-    "estimator-pages": "reelrl.zoo.reports.estimator_pages",
-    "nano": "reelrl.zoo.reports.nano",
-    "rewards": "reelrl.zoo.reports.reward_page",
-    "taros-saturation": "reelrl.zoo.reports.taros_saturation",
+    "attacks": "reelrl.zoo.documents.attacks",
+    "distinct-groups": "reelrl.zoo.documents.distinct_groups",
+    "estimator-pages": "reelrl.zoo.documents.estimator_pages",
+    "nano": "reelrl.zoo.documents.nano_page",
+    "rewards": "reelrl.zoo.documents.reward_page",
+    "taros-saturation": "reelrl.zoo.documents.taros_saturation",
 }
 """Report name -> module; each has ``main(out: Path | None) -> None`` that prints it."""
 
 LISTS = {
-    "estimators": "reelrl.zoo.reports.estimators",
-    "rewards": "reelrl.zoo.reports.rewards",
-    "models": "reelrl.zoo.reports.models",
+    "estimators": "reelrl.zoo.documents.estimator_list",
+    "rewards": "reelrl.zoo.documents.reward_list",
+    "models": "reelrl.zoo.documents.model_list",
 }
 """What ``reelrl list`` knows -> module; each has ``main(out: Path | None) -> None``."""
 
@@ -128,7 +128,7 @@ class TrainReward:
 
     def run(self) -> None:
         """Train, and print the held-out numbers or where the page is."""
-        from reelrl.zoo.solireward.command import train_reward
+        from reelrl.zoo.shipped.soli.command import train_reward
 
         given = {key: getattr(self, key) for key in ("backbone", "head", "loss", "seed")}
         train_reward(
@@ -158,9 +158,9 @@ class Bench:
 
     def run(self) -> None:
         """Run what is missing, and print where the report is."""
+        from reelrl.zoo.benchmark.design import read_suite
+        from reelrl.zoo.benchmark.report.write import report
         from reelrl.zoo.benchmark.runner import bench
-        from reelrl.zoo.benchmark.suite import read_suite
-        from reelrl.zoo.report import report
 
         suite = read_suite(self.suite)
         out = self.out or Path("runs") / "bench" / suite.name
@@ -201,7 +201,7 @@ class Report:
             )
         if self.out is not None:
             raise ValueError("a benchmark's pages go beside its numbers; leave out --out")
-        from reelrl.zoo.report import report
+        from reelrl.zoo.benchmark.report.write import report
 
         for path in report(Path(self.name)):
             print(f"wrote {path}")

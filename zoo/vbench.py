@@ -119,7 +119,7 @@ def main(
         num_steps: denoising steps.
     """
     from reelrl.envs.models import VideoModel
-    from reelrl.zoo.nano.evaluate import generate
+    from reelrl.zoo.shipped.nano.measurement import generate
 
     lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines()]
     repeated = [line for line in lines if line for _ in range(CLIPS_PER_PROMPT)]

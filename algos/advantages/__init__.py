@@ -11,9 +11,10 @@ output, state = estimator(RewardBatch(rewards_pgk, ("quality", "motion")), state
 ```
 """
 
-from reelrl.algos.advantages.base import Estimator, EstimatorConfig, normalise_first, sum_first
+from reelrl.algos.advantages.batch import Signal, Work, total_score, weighted_sum
 from reelrl.algos.advantages.norm import Moments, NormSpec, normalise
 from reelrl.algos.advantages.oneline import advantages
+from reelrl.algos.advantages.pipeline import Estimator, EstimatorConfig, normalise_first, sum_first
 from reelrl.algos.advantages.post import list_posts, make_post, register_post
 from reelrl.algos.advantages.registry import (
     estimator_class,
@@ -34,7 +35,6 @@ from reelrl.algos.advantages.types import (
     RewardBatch,
     State,
 )
-from reelrl.algos.advantages.work import Signal, Work, total_score, weighted_sum
 
 __all__ = [
     "EXTRAS",

@@ -12,10 +12,10 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Array, Masked, group_sum, safe_divide
+from reelrl.algos.advantages.batch import Signal, Work
 from reelrl.algos.advantages.hoyer import hoyer
+from reelrl.algos.advantages.masked import Array, Masked, group_sum, safe_divide
 from reelrl.algos.advantages.norm import GroupStats, Moments, NormSpec, normalise
-from reelrl.algos.advantages.work import Signal, Work
 
 Thunk = Callable[[], Tensor]
 

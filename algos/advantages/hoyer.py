@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Masked, group_count, group_sum_of, safe_divide
+from reelrl.algos.advantages.masked import Masked, group_count, group_sum_of, safe_divide
 
 
 def hoyer(x: Masked) -> Tensor:

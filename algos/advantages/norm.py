@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import (
+from reelrl.algos.advantages.masked import (
     Masked,
     blocks,
     group_count,
     group_sum,
     group_sum_of,
 )
-from reelrl.algos.advantages.steps import nearest
+from reelrl.algos.advantages.names import nearest
 from reelrl.algos.advantages.types import Gather
 
 Baseline = Literal["mean", "loo", "batch", "none"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Array, to_tensor
+from reelrl.algos.advantages.masked import Array, to_tensor
 from reelrl.algos.advantages.registry import estimator_class, make_estimator
 from reelrl.algos.advantages.types import AdvantageEstimator, RewardBatch
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Masked, group_sum, safe_divide
-from reelrl.algos.advantages.steps import StepRegistry
-from reelrl.algos.advantages.work import Signal, Work
+from reelrl.algos.advantages.batch import Signal, Work
+from reelrl.algos.advantages.masked import Masked, group_sum, safe_divide
+from reelrl.algos.advantages.names import StepRegistry
 
 
 class Post(ABC):

@@ -1,4 +1,4 @@
-"""Names for estimators: every module of this package is found by itself, yours by the decorator."""
+"""Names for estimators: each module in ``methods`` is found by itself, yours by the decorator."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
-from reelrl.algos.advantages.base import Estimator
+from reelrl.algos.advantages.names import nearest
 from reelrl.algos.advantages.norm import NormSpec, make_norm
-from reelrl.algos.advantages.steps import nearest
+from reelrl.algos.advantages.pipeline import Estimator
 
 _REGISTRY: dict[str, type[Estimator]] = {}
 C = TypeVar("C", bound=type[Estimator])
@@ -106,7 +106,7 @@ def _build_config(cls: type[Estimator], settings: dict[str, Any]) -> Any:
 
 @cache
 def _discover() -> None:
-    """Import every module of this package once, so that each can register what it defines."""
-    package = importlib.import_module(__package__ or "reelrl.algos.advantages")
+    """Import every module below ``methods`` once, so that each can register what it defines."""
+    package = importlib.import_module("reelrl.algos.advantages.methods")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")

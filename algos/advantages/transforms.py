@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Masked, constant, safe_divide
-from reelrl.algos.advantages.steps import StepRegistry
-from reelrl.algos.advantages.work import Work
+from reelrl.algos.advantages.batch import Work
+from reelrl.algos.advantages.masked import Masked, constant, safe_divide
+from reelrl.algos.advantages.names import StepRegistry
 
 
 class Transform(ABC):

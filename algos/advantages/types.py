@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.arrays import Array, check_magnitude, to_tensor
+from reelrl.algos.advantages.masked import Array, check_magnitude, to_tensor
 
 State = dict[str, Tensor]
 """Everything an estimator remembers: plain tensors by name, with a ``version`` entry."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelrl.algos.losses import clip_range_of
+from reelrl.algos.learners.losses import clip_range_of
 from reelrl.algos.policies.flow import FlowPolicy
-from reelrl.envs.face import TaskFace
+from reelrl.envs.base_env import TaskFace
 from reelrl.envs.models import VideoModel
 from reelrl.envs.steps import Reduction
 from reelrl.envs.task import encode_prompts
@@ -118,7 +118,7 @@ class DenoisingTask:
         return FlowPolicy(self.model, **settings).bind(self)
 
     def clip_range(self, epsilon: float = 0.025, reduction: Reduction = "mean") -> float:
-        """Clip range of PPO's ratio; see :func:`~reelrl.algos.losses.clip_range_of`.
+        """Clip range of PPO's ratio; see :func:`~reelrl.algos.learners.losses.clip_range_of`.
 
         PPO's usual 0.2 is of the ratio of whole actions and never reached by that of means.
         """

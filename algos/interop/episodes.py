@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, RewardBatch, make_estimator
-from reelrl.algos.advantages.arrays import to_tensor
+from reelrl.algos.advantages.masked import to_tensor
 from reelrl.algos.advantages.oneline import group_slots
 from reelrl.envs.scoring import RewardFacts
 

@@ -30,9 +30,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 from torch import Tensor
 
-from reelrl.algos import losses
 from reelrl.algos.advantages import AdvantageEstimator
-from reelrl.algos.health import advantage_metrics
 from reelrl.algos.interop.denoising import DenoisingTask
 from reelrl.algos.interop.sb3_buffer import (
     Estimating,
@@ -41,7 +39,9 @@ from reelrl.algos.interop.sb3_buffer import (
     buffer_class,
 )
 from reelrl.algos.interop.sb3_policy import DenoisingPolicy, shared_task
-from reelrl.algos.update import LearnerWarning
+from reelrl.algos.learners import losses
+from reelrl.algos.learners.update import LearnerWarning
+from reelrl.algos.metrics import advantage_metrics
 from reelrl.envs.interop.sb3 import SB3VecEnv
 
 __all__ = [
@@ -78,8 +78,8 @@ class GroupPPO(OnPolicyAlgorithm):
         batch_size: transitions per optimizer step; None is all of them.
         n_epochs: passes over a rollout.
         clip_range: for a denoising policy in the units of
-            :func:`~reelrl.algos.losses.clip_range_of`, else of the ratio as it is; a number or a
-            function of the progress left.
+            :func:`~reelrl.algos.learners.losses.clip_range_of`, else of the ratio as it is; a
+            number or a function of the progress left.
         max_grad_norm: gradients longer than this are shortened.
         stats_window_size: episodes that ``rollout/ep_rew_mean`` averages over.
         tensorboard_log: folder of TensorBoard files.

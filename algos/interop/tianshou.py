@@ -14,10 +14,10 @@ from tianshou.algorithm.optim import OptimizerFactory
 from tianshou.data import Batch, ReplayBuffer, SequenceSummaryStats, to_torch_as
 from torch import Tensor
 
-from reelrl.algos import losses
 from reelrl.algos.advantages import AdvantageEstimator
 from reelrl.algos.interop.denoising import DenoisingTask, check_bounds, density
 from reelrl.algos.interop.episodes import EpisodeEstimator, Estimate
+from reelrl.algos.learners import losses
 from reelrl.envs.scoring import RewardFacts
 
 __all__ = ["DenoisingPolicy", "DenoisingTask", "EstimatorPG"]
@@ -108,7 +108,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):
         facts: what the reward vector's numbers mean, from the environment's adapter.
         estimator: a name for :func:`~reelrl.algos.advantages.make_estimator`, or an instance.
         clip_range: for a denoising policy in the units of
-            :func:`~reelrl.algos.losses.clip_range_of`, else of the ratio as it is.
+            :func:`~reelrl.algos.learners.losses.clip_range_of`, else of the ratio as it is.
         max_grad_norm: gradients longer than this are shortened; None leaves them.
 
     Attributes:

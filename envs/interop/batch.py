@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from reelrl.envs.face import TaskFace
+from reelrl.envs.base_env import TaskFace
 from reelrl.envs.scoring import RewardFacts, RewardWarning, read_weights, scalarise
 from reelrl.envs.task import row_of
 from reelrl.envs.wrappers.groups import VectorPromptGroups

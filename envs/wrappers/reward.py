@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-from reelrl.envs.face import TaskFace
+from reelrl.envs.base_env import TaskFace
 from reelrl.rewards import Reward, make_reward
 
 

@@ -4,8 +4,8 @@
 2601.03468) finds that policies drift to pictures with artifacts whatever they are rewarded for, and
 adds a small classifier of them to the reward as a regulariser. Neither that model nor its data are
 published. This is a classifier in its place and not that one: it knows the artifacts it was trained
-on, by ``python -m reelrl.zoo.artifact`` on those that can be drawn, and nothing says that it knows
-others.
+on, by ``python -m reelrl.zoo.shipped.artifact_probe`` on those that can be drawn, and nothing says
+that it knows others.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ArtifactFree(FrameReward):
     regulariser): by itself it asks neither for the caption nor for motion.
 
     No head is published or shipped, since none can be without the encoder's weights:
-    ``python -m reelrl.zoo.artifact MODEL`` trains one in the model's folder.
+    ``python -m reelrl.zoo.shipped.artifact_probe MODEL`` trains one in the model's folder.
 
     Args:
         model: folder of a ``CLIPModel`` or ``Dinov2Model``.
@@ -91,7 +91,8 @@ class ArtifactFree(FrameReward):
         file = folder / HEAD_FILE if self._head is None else Path(self._head)
         if not file.is_file():
             raise FileNotFoundError(
-                f"no probe {file}: train one by python -m reelrl.zoo.artifact {folder}"
+                f"no probe {file}: train one by "
+                f"python -m reelrl.zoo.shipped.artifact_probe {folder}"
             )
         self.encoder = PictureEncoder(folder, self.dtype)
         state = read_state(file)

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from reelrl.rewards.base import register_reward
-from reelrl.rewards.flow import VBENCH_FPS, Dynamics, fastest_speed
 from reelrl.rewards.image.frames import ModelReward
 from reelrl.rewards.image.loading import read_state, the_file
+from reelrl.rewards.movement import VBENCH_FPS, Dynamics, fastest_speed
 
 SMALLEST, MULTIPLE = 128, 8
 """Short side below which RAFT's correlation pyramid is empty; what sides must divide by."""

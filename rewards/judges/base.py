@@ -24,7 +24,7 @@ from reelrl.rewards.cache import DiskCache, clip_key
 from reelrl.rewards.group import group_rows
 from reelrl.rewards.judges.rubric import RUBRICS, SYSTEM, Rubric, pairwise_text, pointwise_text
 from reelrl.rewards.judges.telemetry import Call, Telemetry, reasons
-from reelrl.rewards.vlm.frames import frames_by_count
+from reelrl.rewards.vlm.patches import frames_by_count
 
 Form = Literal["yes", "score"]
 Compare = Literal["none", "reference", "group"]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reelrl.rewards.answers import last_score
 from reelrl.rewards.judges.rubric import HIGH, LOW, SYSTEM
 from reelrl.rewards.judges.yes_no import yes_of_top
-from reelrl.rewards.text import last_score
 
 CODEC = "png8"
 """Frames are rounded to bytes and packed without loss; JPEG and mp4 would smooth away the very

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from reelrl.rewards.answers import last_score
 from reelrl.rewards.base import register_reward
 from reelrl.rewards.judges.base import Answer, Ask, Judge
 from reelrl.rewards.judges.rubric import HIGH, LOW, SYSTEM
 from reelrl.rewards.judges.telemetry import Call
 from reelrl.rewards.judges.yes_no import NO, YES, yes_of_logits
-from reelrl.rewards.text import last_score
 from reelrl.rewards.vlm.model import Query, QwenVL, folder_digest, model_folder
 from reelrl.rewards.vlm.shared import open_backbone, read_dtype
 

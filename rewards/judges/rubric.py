@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reelrl.rewards.text import inert
+from reelrl.rewards.answers import inert
 
 LOW, HIGH = 1, 5
 """Range of a written score."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from reelrl.rewards.base import Reward, register_reward
-from reelrl.rewards.blocks import clip_mean
+from reelrl.rewards.chunked import clip_mean
 from reelrl.rewards.motion import frame_difference
 from reelrl.rewards.moving_shapes.gold import GoldAxes, gold_axes_of_prompts
 from reelrl.rewards.moving_shapes.world import COLOURS, caption_to_factors

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from reelrl.rewards.answers import fill
 from reelrl.rewards.soli.folder import Question
-from reelrl.rewards.text import fill
-from reelrl.rewards.vlm.frames import frames_by_count
 from reelrl.rewards.vlm.model import Query, QwenVL
+from reelrl.rewards.vlm.patches import frames_by_count
 
 
 def queries_of(videos: Tensor, prompts: Sequence[str], question: Question) -> list[Query]:

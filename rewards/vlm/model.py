@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelrl.rewards.vlm.frames import PatchConfig, to_patches
+from reelrl.rewards.vlm.patches import PatchConfig, to_patches
 
 CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",

@@ -16,10 +16,10 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from reelrl.rewards.answers import fill
 from reelrl.rewards.base import Reward
-from reelrl.rewards.text import fill
-from reelrl.rewards.vlm.frames import frames_by_count, frames_by_rate
 from reelrl.rewards.vlm.model import Query, QwenVL, chunks, folder_digest, model_folder
+from reelrl.rewards.vlm.patches import frames_by_count, frames_by_rate
 
 TEMPLATE_FILE = "prompt_template.txt"
 

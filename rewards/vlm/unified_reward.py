@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reelrl.rewards.answers import named_score
 from reelrl.rewards.base import register_reward
-from reelrl.rewards.text import named_score
 from reelrl.rewards.vlm.model import Query
 from reelrl.rewards.vlm.shared import VLMReward, VLMScorer
 

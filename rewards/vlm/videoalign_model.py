@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
-from reelrl.rewards.vlm.frames import PatchConfig
 from reelrl.rewards.vlm.model import QwenVL, load_weights, model_folder, open_tokenizer
+from reelrl.rewards.vlm.patches import PatchConfig
 
 if TYPE_CHECKING:
     from reelrl.rewards.vlm.videoalign import VideoAlignScorer

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reelrl.rewards.answers import after_thinking
 from reelrl.rewards.base import register_reward
-from reelrl.rewards.text import after_thinking
 from reelrl.rewards.vlm.model import Query, QwenVL
 from reelrl.rewards.vlm.shared import VLMReward, VLMScorer
 

@@ -12,11 +12,11 @@ import torch
 
 from reelrl.algos.adaptation import Adaptation
 from reelrl.algos.advantages import make_estimator
-from reelrl.algos.checkpoint import best_checkpoint, load_latest
-from reelrl.algos.distributed import Ranks
+from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.grpo import GRPO, GRPOConfig
-from reelrl.algos.plan import RolloutConfig
 from reelrl.algos.policies import FlowPolicy
+from reelrl.algos.run.checkpoint import best_checkpoint, load_latest
+from reelrl.algos.run.distributed import Ranks
 from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.transforms import Scale, Transformed
 
@@ -205,7 +205,7 @@ def test_the_best_checkpoint_is_not_judged_by_numbers_of_different_versions(tmp_
 
 
 def test_clips_are_shown_only_if_asked_for(tmp_path, monkeypatch):
-    from reelrl.algos.runlog import RunLog
+    from reelrl.algos.run.runlog import RunLog
 
     shown = []
     monkeypatch.setattr(RunLog, "video", lambda self, step, tag, clips: shown.append(len(clips)))

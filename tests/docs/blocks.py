@@ -15,7 +15,7 @@ import yaml
 from reelrl.envs.scoring import RewardList
 from reelrl.zoo import cli
 from reelrl.zoo.benchmark.check import check
-from reelrl.zoo.benchmark.suite import list_suites, read_suite
+from reelrl.zoo.benchmark.design import list_suites, read_suite
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
 
 FENCE = re.compile(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from reelrl.algos.advantages import list_estimators, registry
 from reelrl.rewards import base
+
+# The code of the site is in no package: it does not ship.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "build"))
 
 
 def own(entries):

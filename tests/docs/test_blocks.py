@@ -12,10 +12,12 @@ import sys
 import warnings
 from pathlib import Path
 
+import components
+import environments
+import presets
 import pytest
 
 from reelrl.rewards import Reward, register_reward
-from reelrl.zoo.site import components, environments, presets
 
 spec = importlib.util.spec_from_file_location("doc_blocks", Path(__file__).with_name("blocks.py"))
 blocks = sys.modules["doc_blocks"] = importlib.util.module_from_spec(spec)

@@ -13,10 +13,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from environments import ids
 
 from reelrl.algos.advantages import list_estimators
-from reelrl.zoo.benchmark.suite import list_suites
-from reelrl.zoo.site.environments import ids
+from reelrl.zoo.benchmark.design import list_suites
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

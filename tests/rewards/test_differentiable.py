@@ -6,9 +6,9 @@ from torch.nn import functional
 
 from reelrl.rewards import list_rewards, make_reward, reward_class
 from reelrl.rewards.asynchronous import AsyncReward
-from reelrl.rewards.build import build_reward
 from reelrl.rewards.cache import CachedReward
 from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.rewards.spec import build_reward
 
 NAMES = [
     name

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from reelrl.rewards import Reward, make_reward
 from reelrl.rewards.adaptive import adaptive_parts
 from reelrl.rewards.asynchronous import AsyncReward
-from reelrl.rewards.build import build_reward
 from reelrl.rewards.cache import CachedReward
 from reelrl.rewards.ensemble import Ensemble, combine, combined_bounds
 from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.rewards.spec import build_reward
 
 
 class Given(Reward):

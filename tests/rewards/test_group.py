@@ -7,7 +7,6 @@ from torch.nn import functional
 from reelrl.envs.scoring import RewardList
 from reelrl.envs.wrappers import VectorAddReward
 from reelrl.rewards import make_reward
-from reelrl.rewards.build import build_reward
 from reelrl.rewards.group import (
     GroupReward,
     cosines,
@@ -17,6 +16,7 @@ from reelrl.rewards.group import (
     vendi_score,
 )
 from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.rewards.spec import build_reward
 
 NAMES = ("pairwise_distance", "vendi")
 

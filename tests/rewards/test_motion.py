@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from reelrl.rewards import blocks, make_reward
+from reelrl.rewards import chunked, make_reward
 from reelrl.rewards.motion import (
     frame_difference,
     interpolation_error,
@@ -78,5 +78,5 @@ def test_values_do_not_depend_on_the_size_of_pieces(monkeypatch, statistic):
     clips = torch.rand(3, 11, 4, 6, 3, generator=seeded())
     whole = statistic(clips)
     for pixels in (1, 100, 700):
-        monkeypatch.setattr(blocks, "PIXELS", {"cpu": pixels})
+        monkeypatch.setattr(chunked, "PIXELS", {"cpu": pixels})
         torch.testing.assert_close(statistic(clips), whole)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reelrl.rewards import blocks, make_reward
+from reelrl.rewards import chunked, make_reward
 from reelrl.rewards.moving_shapes import proxies
 from reelrl.rewards.moving_shapes.world import sample_clips
 from reelrl.rewards.pixel import (
@@ -162,7 +162,7 @@ def test_a_flat_frame_has_no_high_frequencies():
 def test_values_do_not_depend_on_the_size_of_pieces(monkeypatch, noise, statistic):
     whole = statistic(noise)
     for pixels in (1, 600, 1500):
-        monkeypatch.setattr(blocks, "PIXELS", {"cpu": pixels})
+        monkeypatch.setattr(chunked, "PIXELS", {"cpu": pixels})
         torch.testing.assert_close(statistic(noise), whole, rtol=1e-5, atol=1e-6)
 
 

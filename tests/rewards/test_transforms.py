@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelrl.rewards import Reward, make_reward
-from reelrl.rewards.build import build_reward
 from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.rewards.spec import build_reward
 from reelrl.rewards.transforms import (
     TRANSFORMS,
     Miscalibrate,

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelrl.rewards import Reward, make_reward
-from reelrl.rewards.build import build_reward
 from reelrl.rewards.cache import CachedReward
 from reelrl.rewards.moving_shapes.attacks import ATTACKS
 from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.rewards.spec import build_reward
 from reelrl.rewards.uncertainty import CtrlU, second_look
 
 

@@ -3,7 +3,7 @@ from PIL import Image
 
 from reelrl.zoo import train as training
 from reelrl.zoo.cli import main
-from reelrl.zoo.solireward import command
+from reelrl.zoo.shipped.soli import command
 
 
 def test_sample_writes_gif_and_strip_and_prints_the_axes(tmp_path, capsys):

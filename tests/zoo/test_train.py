@@ -15,10 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from reelrl.algos.checkpoint import list_checkpoints, load_latest
-from reelrl.algos.distributed import ALONE
-from reelrl.algos.grpo import CHECKPOINTS
-from reelrl.algos.runlog import read_metrics
+from reelrl.algos.run.checkpoint import list_checkpoints, load_latest
+from reelrl.algos.run.distributed import ALONE
+from reelrl.algos.run.runlog import read_metrics
+from reelrl.algos.trainer import CHECKPOINTS
 from reelrl.zoo.cli import main
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, override, read_preset
 from reelrl.zoo.train import _examination, _make, _spec, open_run, train

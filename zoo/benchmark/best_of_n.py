@@ -17,10 +17,10 @@ from torch import Tensor
 from reelrl.envs.models import VideoModel
 from reelrl.envs.scoring import RewardList
 from reelrl.rewards.moving_shapes.gold import gold_axes_of_prompts
-from reelrl.zoo.benchmark.measure import SPLITS, proxy_of
-from reelrl.zoo.benchmark.results import Row
-from reelrl.zoo.benchmark.suite import Suite
-from reelrl.zoo.nano.evaluate import evaluation_captions, generate
+from reelrl.zoo.benchmark.design import Suite
+from reelrl.zoo.benchmark.examination import SPLITS, proxy_of
+from reelrl.zoo.benchmark.store import Row
+from reelrl.zoo.shipped.nano.measurement import evaluation_captions, generate
 from reelrl.zoo.train import make_env
 
 PROMPTS = 8

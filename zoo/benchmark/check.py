@@ -11,8 +11,8 @@ import gymnasium as gym
 
 from reelrl.algos.advantages import make_estimator
 from reelrl.envs.task import Task
-from reelrl.rewards.build import build_reward
-from reelrl.zoo.benchmark.suite import Run, Suite
+from reelrl.rewards.spec import build_reward
+from reelrl.zoo.benchmark.design import Run, Suite
 from reelrl.zoo.settings import nearest
 
 

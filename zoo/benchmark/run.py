@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from reelrl.algos.grpo import GRPO
-from reelrl.algos.runlog import RunLog, read_metrics
+from reelrl.algos.run.runlog import RunLog, read_metrics
+from reelrl.algos.trainer import GRPO
 from reelrl.envs.scoring import RewardList
-from reelrl.zoo.benchmark.measure import FixedExamination, RolloutMeasures
-from reelrl.zoo.benchmark.suite import Examined, Run
-from reelrl.zoo.nano.pictures import save_gif
+from reelrl.zoo.benchmark.design import Examined, Run
+from reelrl.zoo.benchmark.examination import FixedExamination, RolloutMeasures
+from reelrl.zoo.pictures import save_gif
 from reelrl.zoo.train import make_env, open_run
 
 DONE = "done.json"

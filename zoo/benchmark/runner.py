@@ -24,10 +24,10 @@ from tqdm import tqdm
 import reelrl
 from reelrl.zoo.benchmark.best_of_n import best_of_n
 from reelrl.zoo.benchmark.check import check
-from reelrl.zoo.benchmark.results import Results, Row, write_rows
+from reelrl.zoo.benchmark.design import Run, Suite
+from reelrl.zoo.benchmark.report.reading import BEST_OF_N, read_rows
 from reelrl.zoo.benchmark.run import execute, finished, progress_of
-from reelrl.zoo.benchmark.suite import Run, Suite
-from reelrl.zoo.reporting.suite import BEST_OF_N, read_rows
+from reelrl.zoo.benchmark.store import Results, Row, write_rows
 
 POLL = 1.0
 """Seconds between two looks at the progress of the runs."""

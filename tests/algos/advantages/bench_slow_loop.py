@@ -1,7 +1,7 @@
 """How much faster the estimators are than the double loops the tests hold them against.
 
 Run ``python tests/algos/advantages/bench_slow_loop.py``. The loops skip missing scores and guard
-against float noise as the estimators do, which the bare loops of ``reelrl.zoo.bench_estimators``
+against float noise as the estimators do, which the bare loops of ``reelrl.zoo.speed.estimators``
 do not.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 import test_slow_loop as loops
 
 from reelrl.algos.advantages import make_estimator
-from reelrl.zoo.bench_estimators import COMPONENTS, GROUPS, LOOP_GROUPS, NAMES, batch, times
+from reelrl.zoo.speed.estimators import COMPONENTS, GROUPS, LOOP_GROUPS, NAMES, batch, times
 
 
 def main() -> None:

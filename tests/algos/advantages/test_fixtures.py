@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from reelrl.algos.advantages import RewardBatch, make_estimator, make_transform
-from reelrl.algos.advantages.arrays import Masked
-from reelrl.algos.advantages.gardo import nearest_distance
+from reelrl.algos.advantages.batch import open_batch
 from reelrl.algos.advantages.hoyer import hoyer
+from reelrl.algos.advantages.masked import Masked
+from reelrl.algos.advantages.methods.gardo import nearest_distance
 from reelrl.algos.advantages.transforms import pairwise_points, win_rate
-from reelrl.algos.advantages.work import open_batch
 
 ATOL = 2e-6
 _FILE = Path(__file__).parents[2] / "fixtures" / "estimators.json"

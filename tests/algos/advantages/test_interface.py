@@ -26,11 +26,11 @@ from reelrl.algos.advantages import (
     make_transform,
     register_estimator,
 )
-from reelrl.algos.advantages.dynamic_weight import hypervolume
-from reelrl.algos.advantages.marble import balance
-from reelrl.algos.advantages.pairwise import anchor_scores, bracket
+from reelrl.algos.advantages.batch import open_batch
+from reelrl.algos.advantages.methods.dynamic_weight import hypervolume
+from reelrl.algos.advantages.methods.marble import balance
+from reelrl.algos.advantages.methods.pairwise import anchor_scores, bracket
 from reelrl.algos.advantages.thresholds import Calibration
-from reelrl.algos.advantages.work import open_batch
 
 ASKED = [
     "grpo",

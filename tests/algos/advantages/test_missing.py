@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelrl.algos.advantages import RewardBatch, make_estimator, score_comparisons
-from reelrl.algos.advantages.dense import turning_points
+from reelrl.algos.advantages.methods.dense import turning_points
 
 SUMS_REWARDS = ["grpo", "dr_grpo", "rloo", "global_std", "reinforce_pp", "reinforce_pp_baseline",
                 "fixed_weights", "dynamic_weight"]  # fmt: skip

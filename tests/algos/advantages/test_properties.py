@@ -21,13 +21,13 @@ from reelrl.algos.advantages import (
     make_transform,
     score_comparisons,
 )
-from reelrl.algos.advantages.arrays import Masked
-from reelrl.algos.advantages.gardo import batch_win_rate
+from reelrl.algos.advantages.batch import open_batch
 from reelrl.algos.advantages.hoyer import hoyer
-from reelrl.algos.advantages.pairwise import anchor_scores, single_elimination_scores
+from reelrl.algos.advantages.masked import Masked
+from reelrl.algos.advantages.methods.gardo import batch_win_rate
+from reelrl.algos.advantages.methods.pairwise import anchor_scores, single_elimination_scores
 from reelrl.algos.advantages.simplex import min_norm_weights
 from reelrl.algos.advantages.transforms import pairwise_points, win_rate
-from reelrl.algos.advantages.work import open_batch
 
 settings.register_profile("estimators", max_examples=25, deadline=None)
 settings.load_profile("estimators")

@@ -19,7 +19,7 @@ from reelrl.algos.advantages import (
     make_estimator,
     make_transform,
 )
-from reelrl.algos.advantages.work import open_batch
+from reelrl.algos.advantages.batch import open_batch
 
 
 def test_a_mapping_says_only_what_differs() -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from reelrl.rewards import make_reward
-from reelrl.rewards.build import build_reward
 from reelrl.rewards.cache import CachedReward
 from reelrl.rewards.image.adversarial import discriminator_loss, initial_head, realness
 from reelrl.rewards.moving_shapes.attacks import ATTACKS
 from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.rewards.spec import build_reward
 
 
 @pytest.fixture

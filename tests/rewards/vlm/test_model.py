@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from reelrl.rewards.text import inert
+from reelrl.rewards.answers import inert
 from reelrl.rewards.vlm.model import Query, QwenVL, chunks, folder_digest, load_weights
 
 TYPES = ["qwen2_vl", "qwen2_5_vl"]

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from reelrl.rewards import list_rewards, make_reward
-from reelrl.rewards.vlm.frames import PatchConfig, to_patches
+from reelrl.rewards.vlm.patches import PatchConfig, to_patches
 from reelrl.rewards.vlm.videoalign import (
     AXES,
     OWN_TEMPLATE,

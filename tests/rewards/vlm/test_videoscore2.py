@@ -132,7 +132,7 @@ def test_scores_are_read_before_the_digit_of_each_row(scripted, random_clips):
     for row, (text, clip, caption) in enumerate(
         zip((ANSWER, short), clips, ("a", "a longer caption"), strict=True)
     ):
-        from reelrl.rewards.text import fill
+        from reelrl.rewards.answers import fill
         from reelrl.rewards.vlm.model import Query
 
         query = Query(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from reelrl.zoo.benchmark.suite import read_suite
+from reelrl.zoo.benchmark.design import read_suite
 
 TINY = {
     "title": "tiny",

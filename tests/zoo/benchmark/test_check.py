@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reelrl.zoo.benchmark.check import check
+from reelrl.zoo.benchmark.design import read_suite
 from reelrl.zoo.benchmark.runner import bench
-from reelrl.zoo.benchmark.suite import read_suite
 
 BASE = {
     "env": "reelrl/MovingShapesEarly-v0",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from reelrl.zoo.benchmark.suite import SUITES, list_suites, read_suite
+from reelrl.zoo.benchmark.design import SUITES, list_suites, read_suite
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "benchmark.md").read_text()
 

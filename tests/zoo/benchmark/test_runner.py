@@ -10,10 +10,10 @@ import pytest
 
 from reelrl.algos.grpo import GRPO
 from reelrl.zoo.benchmark import runner
-from reelrl.zoo.benchmark.results import Results
+from reelrl.zoo.benchmark.report.reading import read_rows
 from reelrl.zoo.benchmark.run import _alone_in, execute, finished
 from reelrl.zoo.benchmark.runner import bench
-from reelrl.zoo.reporting.suite import read_rows
+from reelrl.zoo.benchmark.store import Results
 
 
 def rows_of(folder, scenario="goodhart"):

@@ -1,0 +1,85 @@
+"""GD2PO: leave samples out on which the components disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from reelrl.algos.advantages.batch import Signal, Work
+from reelrl.algos.advantages.masked import Masked, safe_divide
+from reelrl.algos.advantages.methods.gdpo import VectorConfig
+from reelrl.algos.advantages.norm import NormSpec, normalise
+from reelrl.algos.advantages.pipeline import Estimator, normalise_first
+from reelrl.algos.advantages.post import drop, keep_ratio
+from reelrl.algos.advantages.registry import register_estimator
+from reelrl.algos.advantages.types import State
+
+
+@register_estimator("gd2po")
+class GD2PO(Estimator):
+    """z_k per group; drop conflicting samples; times the keep ratio; whiten what is kept.
+
+    A sample conflicts if some z_k > margin and some z_l < -margin. The kept set has no zero mean
+    per group, and with many components "hard" drops nearly everything.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(VectorConfig):
+        """Settings of GD2PO.
+
+        Attributes:
+            mode: "hard" drops every conflicting sample; "snr" only where |sum z| / sum |z| < tau.
+            tau: that threshold; 0.8 in the released scripts, 0.2 in the config's default.
+            margin: the dead zone of the conflict test.
+        """
+
+        group: NormSpec = field(default=NormSpec(eps=1e-6))
+        batch: NormSpec | None = field(
+            default=NormSpec("batch", "batch", eps=1e-8, eps_mode="insqrt")
+        )
+        mode: Literal["hard", "snr"] = "snr"
+        tau: float = 0.8
+        margin: float = 0.0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.mode not in ("hard", "snr") or self.margin < 0:
+                raise ValueError(
+                    "mode must be 'hard' or 'snr' and margin >= 0, "
+                    f"got {self.mode!r} and {self.margin}"
+                )
+
+    source: ClassVar[str] = "arXiv 2606.16771"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "scripts": {"mode": "snr", "tau": 0.8},
+        "config": {"mode": "snr", "tau": 0.2},
+        "hard": {"mode": "hard"},
+    }
+
+    def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
+        """Filter between the two normalisations."""
+        config = self.config
+        signal = normalise_first(work, work.weights, config.group)
+        conflict = self.conflicts(signal.terms.values)
+        keep = ~conflict & signal.advantages.present
+        ratio = keep_ratio(keep.to(work.scores.values.dtype), signal.advantages.present)
+        kept = Masked.of(signal.advantages.values * ratio, keep)
+        if config.batch is not None:
+            tokens = work.tokens(config.tokens)
+            kept = normalise(
+                kept, config.batch, tol=work.tol, tokens=tokens, gather=work.gather
+            ).out
+        # A dropped sample was scored all the same: it has advantage 0, and is not missing.
+        whole = Masked(kept.values, signal.advantages.mask)
+        return drop(replace(signal, advantages=whole), keep), state
+
+    def conflicts(self, z: Tensor) -> Tensor:
+        """(..., K) component advantages -> (...) True where the sample is to be dropped."""
+        margin = self.config.margin
+        mixed = (z > margin).any(-1) & (z < -margin).any(-1)
+        if self.config.mode == "hard":
+            return mixed
+        return mixed & (safe_divide(z.sum(-1).abs(), z.abs().sum(-1)) < self.config.tau)

@@ -1,0 +1,1 @@
+"""Collecting: which steps draw noise, how clips are made, and the rollout that is left."""

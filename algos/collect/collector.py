@@ -1,0 +1,276 @@
+"""Collecting: P prompts times G clips, with all that learning from them needs.
+
+Noise is drawn from (seed, iteration, clip, step) alone, so a clip depends neither on the batch it
+is made in nor on what was drawn before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from reelrl.algos.collect.plan import Plan, RolloutConfig, make_plan
+from reelrl.algos.collect.rollout import KeptStep, Rollout
+from reelrl.algos.policies.flow import DTYPES, FlowPolicy
+from reelrl.algos.run.distributed import ALONE, Ranks
+from reelrl.envs.sampling import NOISE_SEEDS, step_noise
+from reelrl.envs.scoring import Scores
+from reelrl.envs.steps import Step
+
+
+@torch.no_grad()
+def collect(
+    env: Any,
+    policy: FlowPolicy,
+    prompt_ids: Sequence[int],
+    group_size: int,
+    config: RolloutConfig | None = None,
+    *,
+    seed: int = 0,
+    iteration: int = 0,
+    ranks: Ranks = ALONE,
+) -> Rollout:
+    """Make G clips of each of P prompts and score them.
+
+    Args:
+        env: the native batch with ``autoreset_mode="Disabled"``; P * G (of several processes, the
+            share of one) must be a multiple of its ``num_envs``, and the clips are made in that
+            many at a time.
+        policy: bound to the environment here.
+        prompt_ids: P rows of ``env.unwrapped.prompts``; one twice is two groups.
+        group_size: G.
+        config: windows, shared noise, trees, dense rewards.
+        seed: of the run.
+        iteration: together with the seed decides all that is random.
+        ranks: processes that share the groups out among them; P must be a multiple of their number.
+
+    Raises:
+        ValueError: if the environment is not of that kind or the numbers do not fit.
+    """
+    config = config or RolloutConfig()
+    task = env.unwrapped
+    policy.bind(env)
+    plan = make_plan(config, policy.table.stochastic.tolist(), group_size, seed, iteration)
+    _check(env, len(prompt_ids), group_size, plan, ranks)
+    ids = np.repeat(np.asarray(prompt_ids, dtype=np.int64), group_size)
+    initial, during = _seeds(len(ids), group_size, plan, seed, iteration)
+    walks = []
+    own = ranks.part(len(ids))
+    # Background rewards judge one batch of clips while the next is made.
+    with task.task.rewards.deferred() as scores:
+        for start in range(own.start, own.stop, task.num_envs):
+            rows = slice(start, start + task.num_envs)
+            kept_videos = max(0, min(task.num_envs, config.keep_videos - start))
+            walk = _Walk(env, policy, plan, config.keep_means, kept_videos)
+            walks.append(walk.run(ids[rows], initial[rows], during[rows], start))
+    for made, batch in zip(walks, scores, strict=True):
+        _fill_in(made, batch)
+    rollout = _join(walks, plan, policy, task.sigmas, ids, group_size, initial, ranks)
+    if not config.dense:
+        return rollout
+    return replace(rollout, ode_rewards=completion_rewards(env, policy, rollout))
+
+
+def completion_rewards(env: Any, policy: FlowPolicy, rollout: Rollout) -> Tensor:
+    """(N, T + 1, K) rewards of finishing each clip deterministically from each level.
+
+    Between stochastic steps a completion is the same clip, so one per stochastic step is made; from
+    after the last one on it is the finished clip itself.
+    """
+    task = env.unwrapped
+    own = rollout.rewards[rollout.ranks.part(len(rollout.rewards))]
+    out = own[:, None].repeat(1, len(rollout.sigmas), 1)
+    after = 0
+    for step in rollout.kept:
+        share = len(own) // len(step.latent)
+        scores = [
+            _complete(task, policy, rollout, step, rows)
+            for rows in torch.arange(len(step.latent)).split(task.num_envs)
+        ]
+        values = torch.cat(scores).repeat_interleave(share, dim=0)
+        out[:, after : step.index + 1] = values[:, None]
+        after = step.index + 1
+    return rollout.ranks.gather(out)
+
+
+def _complete(
+    task: Any, policy: FlowPolicy, rollout: Rollout, step: KeptStep, rows: Tensor
+) -> Tensor:
+    latent = step.latent[rows.to(step.latent.device)].float()
+    own = step.row[rollout.ranks.part(len(step.row))]
+    ids = rollout.prompt_ids[own[rows]]
+    for t in range(step.index, len(rollout.sigmas) - 1):
+        obs = {
+            "latent": latent,
+            "sigma": rollout.sigmas[t].float().expand(len(latent), 1),
+            "prompt_id": ids[:, None],
+            "guidance_scale": rollout.guidance_scale,
+        }
+        latent = _euler(policy, obs)
+    scores = task.score(latent if task.output == "torch" else latent.cpu().numpy(), ids)
+    return torch.as_tensor(scores, device=rollout.rewards.device)
+
+
+def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Tensor:
+    """The next latents of a deterministic step, rounded as those of a stochastic one are."""
+    latent: Tensor = policy.predict(obs, deterministic=True)
+    return latent.to(DTYPES[policy.config.latent_dtype]).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """One batch of the environment from noise to clip."""
+
+    env: Any
+    policy: FlowPolicy
+    plan: Plan
+    keep_means: bool
+    keep_videos: int
+
+    def run(
+        self, ids: np.ndarray, initial: np.ndarray, during: np.ndarray, start: int
+    ) -> dict[str, Any]:
+        obs, _ = self.env.reset(options={"prompt_id": ids, "noise_seed": initial})
+        kept: list[KeptStep] = []
+        for t, (before, after) in enumerate(
+            zip(self.plan.blocks[:-1], self.plan.blocks[1:], strict=True)
+        ):
+            nodes = {key: torch.as_tensor(value)[::before] for key, value in obs.items()}
+            if t in self.plan.steps:
+                rows = torch.arange(start, start + len(ids), after)
+                step, action = self._draw(t, nodes, rows, during[::after], before // after)
+                kept.append(step)
+            else:
+                action = _euler(self.policy, nodes)
+                action = action.repeat_interleave(before // after, dim=0)
+            action = action.repeat_interleave(after, dim=0) if after > 1 else action
+            torch_path = self.env.unwrapped.output == "torch"
+            obs, reward, _, _, infos = self.env.step(action if torch_path else action.cpu().numpy())
+        vector = infos.get("vector_reward", reward)
+        return {
+            "kept": kept,
+            "latents": torch.as_tensor(obs["latent"]),
+            "rewards": torch.as_tensor(vector),
+            "valid": torch.as_tensor(infos["reward_valid"]),
+            "videos": torch.as_tensor(infos["video"])[: self.keep_videos].cpu(),
+        }
+
+    def _draw(
+        self, t: int, nodes: dict[str, Tensor], rows: Tensor, seeds: np.ndarray, children: int
+    ) -> tuple[KeptStep, Tensor]:
+        """What is stored of the children of every node, and the children."""
+        step = self.policy.forward(nodes).step
+        latent = nodes["latent"].to(step.mean.device)
+        if children > 1:
+            latent = latent.repeat_interleave(children, dim=0)
+            step = Step(
+                step.mean.repeat_interleave(children, dim=0),
+                step.step_std.repeat_interleave(children, dim=0),
+            )
+        noise = step_noise(latent.shape[1:], seeds.tolist(), [t] * len(seeds))
+        action = self.policy.sample(step, noise)
+        dtype = DTYPES[self.policy.config.latent_dtype]
+        stored = KeptStep(
+            t,
+            rows,
+            # Pure noise was not rounded by the policy; what came after it was, and loses nothing.
+            latent if t == 0 else latent.to(dtype),
+            action.to(dtype),
+            self.policy.score(step, action),
+            step.mean if self.keep_means else None,
+        )
+        return stored, action
+
+
+def _fill_in(walk: dict[str, Any], scores: Scores) -> None:
+    """Put the scores that came late into the walk they belong to."""
+    late = list(scores.waiting)
+    if not late:
+        return
+    for key, found in zip(("rewards", "valid"), scores.result(), strict=True):
+        walk[key][:, late] = found[:, late].to(walk[key].device)
+
+
+def _check(env: Any, prompts: int, group_size: int, plan: Plan, ranks: Ranks) -> None:
+    task = env.unwrapped
+    mode = getattr(task, "autoreset_mode", None)
+    if mode is not AutoresetMode.DISABLED:
+        raise ValueError(
+            "collecting needs the batched environment with autoreset_mode='Disabled', got "
+            f"{type(task).__name__} with {mode}"
+        )
+    if task.task.flat:
+        raise ValueError("collecting needs structured observations, got a flat environment")
+    share = ranks.part(prompts, "number of prompts")
+    count = (share.stop - share.start) * group_size
+    among = f" among {ranks.count} processes" if ranks.count > 1 else ""
+    if group_size < 1 or prompts < 1 or count % task.num_envs:
+        raise ValueError(
+            f"{prompts} prompts times {group_size} clips{among} must be a positive multiple "
+            f"of num_envs = {task.num_envs}"
+        )
+    if plan.shared and task.num_envs % group_size:
+        raise ValueError(
+            f"clips that share their way need whole groups in a batch: num_envs = {task.num_envs} "
+            f"is no multiple of the group size {group_size}"
+        )
+
+
+def _seeds(
+    count: int, group_size: int, plan: Plan, seed: int, iteration: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seeds (N,) of the initial latents and of the noise on the way."""
+    words = np.random.SeedSequence([seed, iteration]).generate_state(2 * count, np.uint64)
+    pairs = (words >> np.uint64(1)).astype(np.int64).reshape(count, 2)
+    first = np.arange(count) // group_size * group_size
+    initial = pairs[first, 0] if plan.shared else pairs[:, 0]
+    return initial % NOISE_SEEDS, pairs[:, 1]
+
+
+def _join(
+    walks: list[dict[str, Any]],
+    plan: Plan,
+    policy: FlowPolicy,
+    sigmas: Tensor,
+    ids: np.ndarray,
+    group_size: int,
+    initial: np.ndarray,
+    ranks: Ranks,
+) -> Rollout:
+    def joined(parts: Sequence[Tensor | None]) -> Any:
+        known = [part for part in parts if part is not None]
+        # One part is handed on as it is: latents of neighbouring steps share their memory.
+        return None if not known else known[0] if len(known) == 1 else torch.cat(known)
+
+    columns = zip(*(walk["kept"] for walk in walks), strict=True)
+    kept = tuple(
+        KeptStep(
+            parts[0].index,
+            ranks.gather(joined([part.row for part in parts])),
+            joined([part.latent for part in parts]),
+            joined([part.action for part in parts]),
+            ranks.gather(joined([part.log_prob for part in parts])),
+            joined([part.mean for part in parts]),
+        )
+        for parts in columns
+    )
+    return Rollout(
+        plan,
+        kept,
+        sigmas,
+        torch.from_numpy(ids),
+        group_size,
+        policy.config.guidance_scale,
+        ranks.gather(joined([walk["rewards"] for walk in walks])),
+        ranks.gather(joined([walk["valid"] for walk in walks])),
+        initial,
+        joined([walk["latents"] for walk in walks]),
+        videos=joined([walk["videos"] for walk in walks]),
+        ranks=ranks,
+    )

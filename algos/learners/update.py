@@ -1,0 +1,266 @@
+"""Optimizer steps: gradients in parts, and what to do when one of them cannot be right.
+
+A loss or gradient that is not finite skips the update and is counted; running out of memory halves
+the micro-batch once.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reelrl.algos.config import GRPOConfig
+from reelrl.algos.learners.component_gradients import (
+    balanced,
+    gradient_per_component,
+    gram_matrix,
+    overflowed,
+)
+from reelrl.algos.learners.objective import Objective
+from reelrl.algos.policies.flow import FlowPolicy
+from reelrl.algos.policies.weights import EMA
+from reelrl.algos.run.checkpoint import pack_optimizer, unpack_optimizer
+from reelrl.algos.run.distributed import ALONE, Ranks
+
+Numbers = list[dict[str, Tensor]]
+Feedback = Callable[[Tensor], Tensor]
+"""Takes the Gram matrix (K, K) of the components' gradients, gives their weights (K,)."""
+
+
+class LearnerWarning(UserWarning):
+    """Something in training went wrong and was dealt with."""
+
+
+class Updater:
+    """Optimizer, gradient scaler and average of the weights of one policy.
+
+    Args:
+        policy: its trainable weights are updated.
+        config: of the learner.
+        ranks: processes whose gradients are summed; each makes those of its own transitions.
+
+    Attributes:
+        updates: optimizer steps done.
+        skipped: updates left out because loss or gradient was not finite.
+        ema: average of the weights, or None.
+        gradients: makes them in micro-batches.
+
+    Raises:
+        ValueError: for weights below float32.
+    """
+
+    def __init__(self, policy: FlowPolicy, config: GRPOConfig, ranks: Ranks = ALONE) -> None:
+        self.config, self.ranks = config, ranks
+        self.parameters = policy.trainable()
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        half = policy.config.precision == "float16"
+        self.scaler = torch.amp.GradScaler(policy.model.device.type, enabled=half)
+        self.ema = EMA(policy.parameters, config.ema_decay) if config.ema_decay else None
+        self.gradients = GradientMaker(config.micro_batch)
+        self.updates = self.skipped = self._in_a_row = 0
+
+    def __call__(
+        self, objective: Objective, index: Tensor, total: Tensor, feedback: Feedback | None = None
+    ) -> tuple[float, Numbers]:
+        """One optimizer step.
+
+        Args:
+            objective: the loss.
+            index: (M,) transitions of this step that are this process's, on the host.
+            total: what the loss is divided by.
+            feedback: balance the gradients of the components by its answer.
+
+        Returns:
+            Length of the gradient before it was shortened (0 if skipped), and numbers per part, of
+            all processes.
+
+        Raises:
+            RuntimeError: if more than ``max_skipped`` updates in a row were skipped.
+        """
+        if feedback is None:
+            loss, numbers = self.gradients(
+                lambda part: objective(part, total), index, self._clear, self._backward
+            )
+            self.ranks.sum_gradients(self.parameters)
+        else:
+            loss, numbers = self._balance(objective, index, total, feedback)
+        loss = self.ranks.sum(loss.to(self.parameters[0].device))
+        return self._step(loss), _joined(self.ranks, numbers)
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """All that a checkpoint needs: tensors by file, and plain values."""
+        optimizer, groups = pack_optimizer(self.optimizer)
+        facts = {
+            "optimizer_groups": groups,
+            "scaler": self.scaler.state_dict(),
+            "ema_updates": self.ema.updates if self.ema else 0,
+            "updates": self.updates,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self._in_a_row,
+            "micro_batch": [self.gradients.micro_batch, self.gradients.halvings],
+        }
+        return {"optimizer": optimizer, "ema": self.ema.average if self.ema else {}}, facts
+
+    def restore(
+        self, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
+    ) -> None:
+        """Go on from what :meth:`state` gave."""
+        unpack_optimizer(self.optimizer, tensors["optimizer"], facts["optimizer_groups"])
+        self.scaler.load_state_dict(facts["scaler"])
+        if self.ema:
+            for name, average in self.ema.average.items():
+                average.copy_(tensors["ema"][name])
+            self.ema.updates = facts["ema_updates"]
+        self.updates, self.skipped = facts["updates"], facts["skipped"]
+        self._in_a_row = facts["skipped_in_a_row"]
+        self.gradients.micro_batch, self.gradients.halvings = facts["micro_batch"]
+
+    def _clear(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def _balance(
+        self, objective: Objective, index: Tensor, total: Tensor, feedback: Feedback
+    ) -> tuple[Tensor, Numbers]:
+        """Leave the balance of the components' gradients on the parameters."""
+
+        def backward_of(k: int) -> None:
+            if k < 0 and self.config.loss.kl_weight == 0:
+                return
+            self.gradients(
+                lambda part: objective(part, total, only=k, kl=k < 0),
+                index,
+                self._clear,
+                self._backward,
+            )
+            self.ranks.sum_gradients(self.parameters)
+
+        count = 0 if objective.signal.components is None else objective.signal.components.shape[1]
+        *parts, penalty = gradient_per_component(backward_of, self.parameters, count)
+        if self.scaler.is_enabled() and overflowed([*parts, penalty]):
+            # Too large a scale, and no lesson: left as it is, the step is skipped and it drops.
+            mixed = [torch.stack(part).sum(dim=0) for part in zip(*parts, strict=True)]
+        else:
+            gram = gram_matrix(parts)
+            mixed = balanced(parts, feedback(gram), gram)
+        with torch.no_grad():
+            seen = self.gradients(
+                lambda part: objective(part, total), index, lambda: None, lambda loss: None
+            )
+        for parameter, part, extra in zip(self.parameters, mixed, penalty, strict=True):
+            parameter.grad = part + extra
+        return seen
+
+    def _step(self, loss: Tensor) -> float:
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        length, value = torch.stack([norm.double(), loss.double()]).tolist()
+        if not (math.isfinite(length) and math.isfinite(value)):
+            self._skip(value, length)
+            return 0.0
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.updates += 1
+        self._in_a_row = 0
+        if self.ema:
+            self.ema.update()
+        return length
+
+    def _skip(self, loss: float, length: float) -> None:
+        self.scaler.update()
+        self._clear()
+        self.skipped += 1
+        self._in_a_row += 1
+        warnings.warn(
+            f"update skipped: loss {loss}, gradient norm {length}", LearnerWarning, stacklevel=4
+        )
+        if self._in_a_row > self.config.max_skipped:
+            raise RuntimeError(
+                f"{self._in_a_row} updates in a row had a loss or gradient that is not finite; "
+                "the last checkpoint is intact"
+            )
+
+
+class GradientMaker:
+    """Backward passes over micro-batches, with one smaller try when memory runs out.
+
+    Attributes:
+        micro_batch: transitions per forward pass, of any steps; halved once if need be.
+        halvings: how often that happened.
+    """
+
+    def __init__(self, micro_batch: int) -> None:
+        self.micro_batch = micro_batch
+        self.halvings = 0
+
+    def __call__(
+        self,
+        part: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]],
+        index: Tensor,
+        clear: Callable[[], None],
+        backward: Callable[[Tensor], None],
+    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Sum of the losses of all parts of ``index``, their gradients left on the parameters.
+
+        Args:
+            part: loss and numbers of some transitions.
+            index: (M,) transitions on the host.
+            clear: drops gradients; called first.
+            backward: of one part's loss.
+
+        Raises:
+            torch.OutOfMemoryError: if half a micro-batch does not fit either.
+        """
+        while True:
+            try:
+                return self._pass(part, index, clear, backward)
+            except torch.OutOfMemoryError:
+                if self.halvings or self.micro_batch == 1:
+                    raise
+            # Outside of the handler, whose traceback keeps the tensors of the failed try alive.
+            self.halvings += 1
+            self.micro_batch //= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"out of memory: micro-batch halved to {self.micro_batch}",
+                LearnerWarning,
+                stacklevel=2,
+            )
+
+    def _pass(
+        self,
+        part: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]],
+        index: Tensor,
+        clear: Callable[[], None],
+        backward: Callable[[Tensor], None],
+    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        clear()
+        total, numbers = torch.zeros((), dtype=torch.float64), []
+        # Of several processes some may have no transition with a signal.
+        for chunk in index.split(self.micro_batch) if len(index) else ():
+            loss, seen = part(chunk.sort().values)
+            backward(loss)
+            total = total.to(loss.device) + loss.detach()
+            numbers.append(seen)
+        return total, numbers
+
+
+def _joined(ranks: Ranks, numbers: Numbers) -> Numbers:
+    """The numbers of all processes; those of one stay where they are."""
+    if ranks.count == 1:
+        return numbers
+    host = [{name: value.cpu() for name, value in part.items()} for part in numbers]
+    return [part for parts in ranks.exchange(host) for part in parts]

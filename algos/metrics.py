@@ -1,0 +1,98 @@
+"""Numbers that tell a sick run from a healthy one, from a rollout and from an update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reelrl.algos.advantages import AdvantageOutput
+from reelrl.algos.collect.rollout import Rollout
+
+ZERO_STD = 1e-6
+
+
+def rollout_metrics(rollout: Rollout, names: Sequence[str]) -> dict[str, float]:
+    """Means, spreads and failures of every component.
+
+    ``health/zero_std_groups/<name>`` is the share of groups whose members all score the same,
+    ``health/residual_noise`` the roughness of the finished latents, which rises with noise that no
+    later step removes.
+    """
+    groups = rollout.rewards.unflatten(0, (rollout.num_groups, rollout.group_size)).double()
+    mean = groups.nanmean(dim=1, keepdim=True)
+    within = (groups - mean).square().nanmean(dim=1).sqrt()
+    numbers: dict[str, Tensor] = {}
+    for k, name in enumerate(names):
+        numbers[f"reward/{name}"] = rollout.rewards[:, k].double().nanmean()
+        numbers[f"reward/within_std/{name}"] = within[:, k].nanmean()
+        numbers[f"health/zero_std_groups/{name}"] = (within[:, k] < ZERO_STD).double().mean()
+        numbers[f"health/failed/{name}"] = (~rollout.valid[:, k]).double().mean()
+    numbers["rollout/log_prob"] = torch.stack([s.log_prob.mean() for s in rollout.kept]).mean()
+    numbers["health/residual_noise"] = roughness(rollout.latents)
+    return to_floats(numbers)
+
+
+def advantage_metrics(output: AdvantageOutput, names: Sequence[str]) -> dict[str, float]:
+    """The estimator's own diagnostics, and the size of what it gives."""
+    advantages = torch.as_tensor(output.advantages).double()
+    numbers = {
+        "advantage/abs_mean": advantages.abs().mean(),
+        "advantage/std": advantages.std(correction=0),
+        "advantage/nonzero": (advantages != 0).double().mean(),
+    }
+    for key, value in output.diagnostics.items():
+        tensor = torch.as_tensor(value).double()
+        if tensor.shape == (len(names),):
+            numbers.update({f"advantage/{key}/{n}": v for n, v in zip(names, tensor, strict=True)})
+        elif tensor.ndim == 0:
+            numbers[f"advantage/{key}"] = tensor
+    return to_floats(numbers)
+
+
+def update_metrics(
+    parts: Sequence[dict[str, Tensor]], steps: Sequence[int], nats: float
+) -> dict[str, float]:
+    """Ratios and divergences over the transitions of all updates.
+
+    ``train/approx_kl`` is the divergence per step from the policy that drew the clips, in nats
+    whatever the reduction; ``train/kl`` the penalty as it is in the loss, and
+    ``train/clip_fraction`` the share of transitions whose gradient clip range or mask has stopped.
+
+    Args:
+        parts: numbers per transition.
+        steps: the S trained steps.
+        nats: a log-ratio times this is one over all dimensions,
+            :func:`~reelrl.algos.learners.losses.nats_of`.
+    """
+    if not parts:
+        return {}
+    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    ratio = joined["log_ratio"].exp()
+    numbers = {
+        "train/approx_kl": 0.5 * (nats * joined["log_ratio"]).square().mean(),
+        "train/clip_fraction": joined["clipped"].mean(),
+    }
+    if "kl" in joined:
+        numbers["train/kl"] = joined["kl"].mean()
+    for s, step in enumerate(steps):
+        at_step = joined["column"] == s
+        numbers[f"health/ratio_mean/step_{step}"] = (
+            torch.where(at_step, ratio, 0.0).sum() / at_step.sum()
+        )
+    return to_floats(numbers)
+
+
+def roughness(latent: Tensor) -> Tensor:
+    """Mean squared difference of horizontal neighbours."""
+    return latent.double().diff(dim=-1).square().mean()
+
+
+def to_floats(numbers: dict[str, Tensor]) -> dict[str, float]:
+    """All numbers at once, waiting for the device a single time."""
+    if not numbers:
+        return {}
+    device = next(iter(numbers.values())).device
+    stacked = torch.stack([v.detach().double().reshape(()).to(device) for v in numbers.values()])
+    return dict(zip(numbers, stacked.tolist(), strict=True))

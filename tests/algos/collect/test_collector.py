@@ -1,0 +1,269 @@
+"""What a rollout stores, and that it depends on seed and iteration and on nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from reelrl.algos.advantages import make_estimator
+from reelrl.algos.advantages.methods.tree import ancestors
+from reelrl.algos.collect.collector import collect
+from reelrl.algos.collect.plan import RolloutConfig
+from reelrl.algos.policies import FlowPolicy
+from reelrl.envs.sampling import euler_ode, initial_noise
+from reelrl.rewards import Reward
+from reelrl.rewards.asynchronous import AsyncReward
+
+
+@pytest.fixture
+def policy(tiny_model):
+    return FlowPolicy(tiny_model)
+
+
+def replay(policy, rollout, index=None):
+    items = rollout.items(torch.arange(rollout.num_items) if index is None else index)
+    with torch.no_grad():
+        return policy.log_prob(items.obs, items.action), items
+
+
+def test_t2_replaying_all_steps_in_one_forward_gives_ratio_one(make_env, policy):
+    rollout = collect(make_env(8), policy, [0, 2], 4)
+    log_prob, items = replay(policy, rollout)
+    assert rollout.num_items == 3 * 8
+    torch.testing.assert_close(log_prob, items.log_prob, atol=1e-6, rtol=0)
+
+
+def test_items_come_sorted_and_complete_whatever_the_order_asked(make_env, policy):
+    rollout = collect(make_env(4), policy, [1, 2], 4)
+    index = torch.tensor([17, 3, 22, 9, 0])
+    log_prob, items = replay(policy, rollout, index)
+    row, column = rollout.rows()
+    assert torch.equal(items.row, row[index.sort().values])
+    assert torch.equal(items.column, column[index.sort().values])
+    assert torch.equal(items.obs["prompt_id"][:, 0], rollout.prompt_ids[items.row])
+    torch.testing.assert_close(log_prob, items.log_prob, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("output", ["torch", "numpy"])
+def test_clips_do_not_depend_on_the_batch_they_are_made_in(make_env, policy, output):
+    whole = collect(make_env(8, output=output), policy, [0, 2], 4, seed=3, iteration=5)
+    halves = collect(make_env(2), policy, [0, 2], 4, seed=3, iteration=5)
+    torch.testing.assert_close(whole.rewards, halves.rewards, atol=1e-6, rtol=0)
+    for a, b in zip(whole.kept, halves.kept, strict=True):
+        torch.testing.assert_close(a.action, b.action, atol=1e-5, rtol=0)
+    other = collect(make_env(8), policy, [0, 2], 4, seed=3, iteration=6)
+    assert not torch.allclose(other.kept[0].latent, whole.kept[0].latent)
+
+
+def test_t15_the_global_generator_plays_no_part(make_env, policy):
+    state = torch.get_rng_state()
+    first = collect(make_env(4), policy, [0], 4)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    assert torch.equal(collect(make_env(4), policy, [0], 4).rewards, first.rewards)
+
+
+def test_t14_initial_noise_is_shared_or_independent_as_asked(make_env, policy):
+    for mode, distinct in (("shared", 1), ("independent", 4)):
+        rollout = collect(make_env(8), policy, [0, 0], 4, RolloutConfig(initial_noise=mode))
+        groups = rollout.noise_seeds.reshape(2, 4)
+        assert [len(set(group.tolist())) for group in groups] == [distinct, distinct]
+        assert set(groups[0]).isdisjoint(groups[1])
+        expected = initial_noise((2, 3, 2, 2), rollout.noise_seeds.tolist())
+        assert torch.equal(rollout.kept[0].latent, expected)
+        # Same start, but the noise on the way differs.
+        assert len(set(rollout.rewards[:4, 0].tolist())) == 4
+
+
+def test_t16_t17_members_of_a_group_train_the_same_stored_steps(make_env, policy):
+    config = RolloutConfig(window="random", window_size=2)
+    for iteration in range(4):
+        rollout = collect(make_env(4, num_steps=6), policy, [0], 4, config, iteration=iteration)
+        assert tuple(step.index for step in rollout.kept) == rollout.plan.steps
+        row, column = rollout.rows()
+        steps_of = [sorted(column[row == clip].tolist()) for clip in range(4)]
+        assert steps_of == [[0, 1]] * 4
+        items = rollout.items(torch.arange(rollout.num_items))
+        levels = torch.tensor([step.index for step in rollout.kept])[items.column]
+        assert torch.equal(items.obs["sigma"][:, 0], rollout.sigmas[levels].float())
+
+
+def test_t6_last_step_is_deterministic_and_not_trained(make_env, policy):
+    rollout = collect(make_env(4, num_steps=5), policy, [0], 4)
+    assert rollout.plan.steps == (0, 1, 2, 3)
+
+
+def test_t21_one_prompt_twice_is_two_groups(make_env, policy):
+    rollout = collect(make_env(8), policy, [3, 3], 4)
+    assert rollout.num_groups == 2
+    batch = rollout.reward_batch(["a", "b"])
+    assert batch.rewards.shape == (2, 4, 2) and batch.prompt_ids.tolist() == [3, 3]
+
+
+def test_t23_a_failed_reward_is_nan_and_masked(make_env, policy, tiny_types):
+    env = make_env(8, rewards=[tiny_types["flaky"]((1,)), tiny_types["contrast"]()])
+    with pytest.warns(UserWarning, match="flaky"):
+        rollout = collect(env, policy, [0, 1], 4)
+    assert rollout.rewards[4:, 0].isnan().all() and not rollout.valid[4:, 0].any()
+    assert rollout.rewards[:4].isfinite().all() and rollout.rewards[4:, 1].isfinite().all()
+    output, _ = make_estimator("gdpo")(rollout.reward_batch(env.unwrapped.reward_names))
+    assert output.advantages.isfinite().all()
+
+
+def test_shared_prefix_is_computed_once_per_group(make_env, tiny_model, policy):
+    config = RolloutConfig(initial_noise="shared", first_step=2)
+    tiny_model.batches.clear()
+    rollout = collect(make_env(8, num_steps=4), policy, [0, 1], 4, config)
+    assert tiny_model.batches == [2, 2, 2, 8]
+    latent = rollout.kept[0].latent.unflatten(0, (2, 4))
+    assert torch.equal(latent, latent[:, :1].expand_as(latent))
+    action = rollout.kept[0].action.unflatten(0, (2, 4))
+    assert not torch.equal(action[:, 0], action[:, 1])
+
+
+@pytest.mark.parametrize("latent_dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"first_step": 1},
+        {"window": "sliding", "window_size": 1},
+        {"first_step": 2, "initial_noise": "shared"},
+        {"branch_steps": (1, 2), "first_step": 1},
+    ],
+    ids=str,
+)
+def test_t2_stored_dtype_loses_nothing_wherever_the_window_is(
+    make_env, tiny_model, latent_dtype, config
+):
+    policy = FlowPolicy(tiny_model, latent_dtype=latent_dtype)
+    rollout = collect(make_env(4), policy, [0], 4, RolloutConfig(**config), iteration=1)
+    last = rollout.kept[-1]
+    assert last.latent.dtype == last.action.dtype == getattr(torch, latent_dtype)
+    log_prob, items = replay(policy, rollout)
+    torch.testing.assert_close(log_prob, items.log_prob, atol=1e-6, rtol=0)
+
+
+def test_means_are_those_of_the_sampling_policy(make_env, policy):
+    rollout = collect(make_env(4), policy, [0], 4, RolloutConfig(keep_means=True))
+    items = rollout.items(torch.arange(rollout.num_items))
+    with torch.no_grad():
+        torch.testing.assert_close(items.mean, policy.forward(items.obs).step.mean)
+
+
+def test_dense_rewards_are_those_of_the_euler_completions(make_env, tiny_model, policy):
+    env = make_env(4, num_steps=4)
+    rollout = collect(env, policy, [0, 1], 2, RolloutConfig(dense=True, first_step=1))
+    assert rollout.ode_rewards.shape == (4, 5, 2)
+    assert torch.equal(rollout.ode_rewards[:, -1], rollout.rewards)
+    noise = initial_noise((2, 3, 2, 2), rollout.noise_seeds.tolist())
+    embedding = env.unwrapped.embeddings[rollout.prompt_ids]
+    clean = euler_ode(tiny_model, embedding, noise, num_steps=4)
+    expected = env.unwrapped.score(clean, rollout.prompt_ids)
+    for level in (0, 1):  # The step from noise is deterministic.
+        torch.testing.assert_close(rollout.ode_rewards[:, level], expected, atol=1e-5, rtol=0)
+    assert torch.equal(rollout.ode_rewards[:, 3], rollout.rewards)
+    assert not torch.allclose(rollout.ode_rewards[:, 2], rollout.rewards)
+    output, _ = make_estimator("dense_grpo")(rollout.reward_batch(["a", "b"]))
+    assert output.advantages.shape == (2, 2, 4)
+
+
+def test_tree_shares_nodes_and_counts_every_edge_once(make_env, tiny_model, policy):
+    config = RolloutConfig(branch_steps=(0, 2))
+    tiny_model.batches.clear()
+    rollout = collect(make_env(8, num_steps=5), policy, [0, 1], 4, config)
+    assert tiny_model.batches == [2, 4, 4, 8, 8]
+    assert [len(step.row) for step in rollout.kept] == [4, 4, 8, 8]
+    log_prob, items = replay(policy, rollout)
+    torch.testing.assert_close(log_prob, items.log_prob, atol=1e-6, rtol=0)
+    batch = rollout.reward_batch(["a", "b"])
+    path = ancestors(batch.extras["tree_parent"], 4)
+    assert path.shape == (2, 4, 4)
+    for depth, step in enumerate(rollout.kept):
+        nodes = path[:, :, depth]
+        shared = (nodes[:, :, None] == nodes[:, None]).sum(-1)
+        assert (shared == 8 // len(step.row)).all()
+        edge = batch.extras["edge_logp"].gather(1, nodes).flatten()
+        owner = torch.arange(8) // (8 // len(step.row))
+        torch.testing.assert_close(edge, step.log_prob[owner].float())
+    output, _ = make_estimator("branch_grpo")(batch)
+    assert output.advantages.shape == (2, 4, 4)
+
+
+def test_environments_and_numbers_that_do_not_fit_are_refused(make_env, policy):
+    with pytest.raises(ValueError, match="autoreset_mode='Disabled'"):
+        collect(make_env(4, autoreset_mode="NextStep"), policy, [0], 4)
+    with pytest.raises(ValueError, match=r"3 prompts times 2 clips .* num_envs = 4"):
+        collect(make_env(4), policy, [0, 1, 2], 2)
+    with pytest.raises(ValueError, match="num_envs = 2 is no multiple of the group size 4"):
+        collect(make_env(2), policy, [0], 4, RolloutConfig(initial_noise="shared"))
+    with pytest.raises(ValueError, match="flat"):
+        collect(make_env(4, flat=True), policy, [0], 4)
+
+
+def test_videos_are_kept_on_request(make_env, policy):
+    config = RolloutConfig(keep_videos=3)
+    rollout = collect(make_env(2), policy, [0], 4, config)
+    assert rollout.videos.shape == (3, 5, 8, 8, 3) and rollout.videos.dtype == torch.uint8
+    assert np.ndim(rollout.noise_seeds) == 1
+
+
+class SlowJudge(Reward):
+    """Mean pixel, after a while that differs from batch to batch."""
+
+    name = "slow_judge"
+    bounds = (0.0, 1.0)
+
+    def __init__(self, seconds):
+        self.seconds = list(seconds)
+
+    def score(self, videos, prompts, infos):
+        time.sleep(self.seconds.pop(0))
+        return videos.flatten(1).mean(dim=1)
+
+
+@pytest.mark.parametrize("output", ["torch", "numpy"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_background_judge_changes_no_score(make_env, policy, output, dense):
+    """Batches that end in any order, beside one that is waited for at once."""
+    config = RolloutConfig(dense=dense)
+    wait = [0.05, 0.0, 0.1, 0.0, *[0.0] * 40]
+    plain = [SlowJudge([0.0] * 44), "proxy_mq"]
+    background = [AsyncReward(SlowJudge(wait)), "proxy_mq"]
+    rollouts = [
+        collect(make_env(2, rewards=rewards, output=output), policy, [0, 2], 4, config, seed=3)
+        for rewards in (plain, background)
+    ]
+    assert torch.equal(rollouts[0].rewards, rollouts[1].rewards)
+    assert rollouts[1].valid.all() and rollouts[1].rewards.isfinite().all()
+    if dense:
+        assert torch.equal(rollouts[0].ode_rewards, rollouts[1].ode_rewards)
+
+
+def test_the_next_batch_is_made_while_the_judge_thinks(make_env, policy):
+    """The judge of the first batch is let go only by the start of the second."""
+    second = threading.Event()
+
+    class Gated(SlowJudge):
+        def score(self, videos, prompts, infos):
+            self.waited = second.wait(20)
+            return super().score(videos, prompts, infos)
+
+    judge = Gated([0.0] * 9)
+    env = make_env(4, rewards=[AsyncReward(judge)])
+    resets = []
+    reset = env.unwrapped.reset
+
+    def noted(**kwargs):
+        resets.append(1)
+        if len(resets) == 2:
+            second.set()
+        return reset(**kwargs)
+
+    env.unwrapped.reset = noted
+    rollout = collect(env, policy, [0, 2], 4)
+    assert judge.waited and rollout.valid.all()

@@ -1,0 +1,44 @@
+"""Every estimator has a page built from the template, true to the registry, with code that runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from reelrl.algos.advantages import list_estimators
+from reelrl.zoo.documents.estimator_pages import SECTIONS, main, refresh
+
+PAGES = Path(__file__).resolve().parents[3] / "docs" / "estimators"
+
+
+@pytest.mark.parametrize("name", list_estimators())
+def test_page_follows_the_template_and_the_registry(name: str) -> None:
+    page = (PAGES / f"{name}.md").read_text()
+    assert page.startswith(f"# `{name}`: ")
+    assert tuple(re.findall(r"^## (.*)$", page, re.MULTILINE)) == SECTIONS
+    assert refresh(page, name) == page, "run: reelrl report estimator-pages --out docs/estimators"
+
+
+@pytest.mark.parametrize("name", list_estimators())
+def test_example_of_the_page_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (PAGES / f"{name}.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 1 and f'"{name}"' in blocks[0]
+    exec(compile(blocks[0], f"{name}.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_stale_page_is_refreshed(tmp_path: Path) -> None:
+    for name in list_estimators():
+        text = (PAGES / f"{name}.md").read_text()
+        (tmp_path / f"{name}.md").write_text(text.replace("Needs besides", "Stale"))
+    main(tmp_path)
+    for name in list_estimators():
+        assert (tmp_path / f"{name}.md").read_text() == (PAGES / f"{name}.md").read_text()
+
+
+def test_a_page_without_markers_is_an_error() -> None:
+    with pytest.raises(ValueError, match="must have one"):
+        refresh("# page", "grpo")

@@ -1,0 +1,243 @@
+"""A results folder as it was read: what was asked for, what is there, and what is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reelrl.zoo.benchmark.report.statistics import Floats
+
+SUITE = "suite.json"
+BEST_OF_N = "best_of_n"
+SPLITS = ("unseen", "seen")
+"""Prompts the policy was not, and was, trained on; the first that was measured is judged."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One (scenario, method, seed): columns, one row per iteration, nan where not measured."""
+
+    method: str
+    seed: int
+    columns: Mapping[str, Floats]
+
+    def column(self, name: str) -> Floats:
+        """A metric over iterations; all nan if it was never logged."""
+        missing = np.full(len(self.columns["iteration"]), np.nan)
+        return self.columns.get(name, missing)
+
+    def evaluations(self) -> NDArray[np.intp]:
+        """Rows at which the policy was evaluated on any split."""
+        gold = [self.column(f"eval_{split}/gold") for split in SPLITS]
+        return np.flatnonzero(np.isfinite(gold).any(0))
+
+    def evaluated(self, name: str) -> Floats:
+        """A metric at the evaluated iterations."""
+        return self.column(name)[self.evaluations()]
+
+    def kl(self) -> Floats:
+        """KL to the base model at the evaluated iterations; the base model's own is 0."""
+        values = self.evaluated("kl").copy()
+        if len(values) and self.evaluated("iteration")[0] == 0 and np.isnan(values[0]):
+            values[0] = 0.0
+        return values
+
+    def diversity(self, name: str) -> Floats:
+        """A diversity at the evaluated iterations, of the first split that has it."""
+        columns = [self.evaluated(f"eval_{split}/{name}") for split in ("open", *SPLITS)]
+        return next((c for c in columns if np.isfinite(c).any()), columns[0])
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One reward configuration and its runs.
+
+    Attributes:
+        name: also the stem of its CSV.
+        meta: its entry in ``suite.json``.
+        runs: finished ones by (method, seed).
+        unfinished: (method, seed) of runs that stop before the last evaluation.
+        absent: (method, seed) asked for and not there.
+    """
+
+    name: str
+    meta: Mapping[str, Any]
+    runs: Mapping[tuple[str, int], Run]
+    unfinished: tuple[tuple[str, int], ...]
+    absent: tuple[tuple[str, int], ...]
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return str(self.meta.get("title") or self.name)
+
+    @property
+    def rewards(self) -> list[str]:
+        """Names of the trained components, as evaluated; those of the metrics if not declared."""
+        found = {
+            name.removeprefix("influence/").removeprefix("reward/")
+            for run in self.runs.values()
+            for name in run.columns
+            if name.startswith(("influence/", "reward/"))
+        }
+        declared = [str(r) for r in self.meta.get("rewards", [])]
+        return [r for r in declared if r in found] or sorted(found)
+
+    def methods(self) -> list[str]:
+        """Methods with a finished run."""
+        return list(dict.fromkeys(method for method, _ in self.runs))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """All of a results folder.
+
+    Attributes:
+        folder: where it was read.
+        meta: ``suite.json``.
+        scenarios: in the order of ``suite.json``, unlisted ones behind.
+        methods: in the order of ``suite.json``, unlisted ones behind.
+        seeds: sorted.
+        best_of_n: rows of the baseline without training, as text.
+    """
+
+    folder: Path
+    meta: Mapping[str, Any]
+    scenarios: tuple[Scenario, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    best_of_n: tuple[Mapping[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the preset."""
+        return str(self.meta.get("suite") or self.folder.name)
+
+    @property
+    def margin(self) -> float:
+        """Differences of GOLD up to this are no difference; registered before the runs."""
+        return float(self.meta.get("margin", 0.05))
+
+    @property
+    def baseline(self) -> str:
+        """The method the others are compared with."""
+        return str(self.meta.get("baseline") or "grpo")
+
+    @property
+    def control(self) -> str:
+        """The method that cannot learn."""
+        return str(self.meta.get("control") or "random_sign")
+
+    def scenario(self, name: str) -> Scenario | None:
+        """A scenario by name."""
+        return next((s for s in self.scenarios if s.name == name), None)
+
+    def missing(self) -> dict[tuple[str, str, int], str]:
+        """(scenario, method, seed) that was asked for and is not in the numbers -> why."""
+        found: dict[tuple[str, str, int], str] = {}
+        for scenario in self.scenarios:
+            found |= {(scenario.name, *key): "unfinished" for key in scenario.unfinished}
+            found |= {(scenario.name, *key): "not run" for key in scenario.absent}
+        for failure in self.meta.get("failed") or []:
+            key = str(failure["scenario"]), str(failure["method"]), int(failure["seed"])
+            found[key] = f"failed: {failure.get('error', 'no message')}"
+        return found
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV as text; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _number(text: str | None) -> float:
+    return float(text) if text else np.nan
+
+
+def read_runs(path: Path) -> dict[tuple[str, int], Run]:
+    """Runs of a tidy CSV with columns method, seed, iteration and metrics.
+
+    Raises:
+        ValueError: if one of the three key columns is missing.
+    """
+    rows = read_rows(path)
+    if rows and not {"method", "seed", "iteration"} <= rows[0].keys():
+        raise ValueError(
+            f"{path} needs the columns method, seed and iteration, got {list(rows[0])[:5]} ..."
+        )
+    groups: dict[tuple[str, int], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], int(row["seed"])), []).append(row)
+    runs = {}
+    for (method, seed), group in sorted(groups.items()):
+        group.sort(key=lambda row: float(row["iteration"]))
+        names = [name for name in group[0] if name not in ("method", "seed")]
+        columns = {name: np.array([_number(row.get(name)) for row in group]) for name in names}
+        runs[method, seed] = Run(method, seed, columns)
+    return runs
+
+
+def _finished(run: Run, iterations: float) -> bool:
+    """Whether the last evaluation is at the end; numbering may start at 0 or 1."""
+    rows = run.evaluations()
+    return bool(len(rows)) and run.columns["iteration"][rows[-1]] >= iterations - 1
+
+
+def _scenario(
+    folder: Path, name: str, meta: Mapping[str, Any], suite: Mapping[str, Any]
+) -> Scenario:
+    found = read_runs(folder / f"{name}.csv")
+    if "runs" in suite:  # rows of a run that is not there are of other settings
+        kept = {tuple(path.split("/")) for path in suite["runs"]}
+        found = {(m, s): r for (m, s), r in found.items() if (name, m, f"seed_{s}") in kept}
+    order = list(dict.fromkeys([*suite.get("methods", {}), *sorted({m for m, _ in found})]))
+    longest = max((run.columns["iteration"][-1] for run in found.values()), default=0)
+    iterations = float(meta.get("iterations") or suite.get("iterations") or longest)
+    done = {key: run for key, run in found.items() if _finished(run, iterations)}
+    asked = [(m, int(s)) for m in meta.get("methods", []) for s in suite.get("seeds", [])]
+    keys = sorted(done, key=lambda key: (order.index(key[0]), key[1]))
+    return Scenario(
+        name,
+        meta,
+        {key: done[key] for key in keys},
+        tuple(sorted(set(found) - set(done))),
+        tuple(key for key in asked if key not in found),
+    )
+
+
+def read_suite(folder: Path) -> Suite:
+    """Read a results folder; whatever is missing is listed, not an error.
+
+    Raises:
+        ValueError: if there is no ``suite.json`` or no run in it.
+    """
+    path = folder / SUITE
+    if not path.exists():
+        raise ValueError(f"{folder} is no results folder: it has no {SUITE}")
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    listed = meta.get("scenarios", {})
+    stems = sorted(p.stem for p in folder.glob("*.csv") if p.stem != BEST_OF_N)
+    names = list(dict.fromkeys([*listed, *stems]))
+    scenarios = tuple(_scenario(folder, name, listed.get(name, {}), meta) for name in names)
+    runs = [run for s in scenarios for run in s.runs.values()]
+    if not runs:
+        raise ValueError(f"{folder} holds no finished run")
+    present = {run.method for run in runs}
+    methods = dict.fromkeys([*(m for m in meta.get("methods", {}) if m in present)])
+    return Suite(
+        folder,
+        meta,
+        scenarios,
+        tuple(dict.fromkeys([*methods, *sorted(present)])),
+        tuple(sorted({run.seed for run in runs})),
+        tuple(read_rows(folder / f"{BEST_OF_N}.csv")),
+    )

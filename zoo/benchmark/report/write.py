@@ -1,0 +1,41 @@
+"""``reelrl report FOLDER``: the pages of a benchmark from its numbers; nothing is run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reelrl.zoo.benchmark.report.html import report_page
+from reelrl.zoo.benchmark.report.markdown import results_page
+from reelrl.zoo.benchmark.report.numbers import measure
+from reelrl.zoo.benchmark.report.reading import read_suite
+from reelrl.zoo.benchmark.report.story import story
+from reelrl.zoo.shipped.soli.ablation import TABLE
+from reelrl.zoo.shipped.soli.ablation_page import write_page
+
+RESULTS, PAGE, STORY = "RESULTS.md", "report.html", "story.png"
+
+
+def report(folder: Path) -> list[Path]:
+    """Write ``RESULTS.md``, ``report.html`` and ``story.png`` into a results folder.
+
+    The first regenerates to the byte from equal numbers; the second is for reading, and needs
+    neither network nor server.
+
+    Args:
+        folder: holds ``suite.json`` and one CSV per scenario; or the table of an ablation of reward
+            models, which gets ``RESULTS.md`` alone.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: if it is no results folder or holds no finished run.
+    """
+    if (folder / TABLE).is_file():
+        return [write_page(folder)]
+    results = measure(read_suite(folder))
+    paths = [folder / name for name in (RESULTS, PAGE, STORY)]
+    paths[0].write_text(results_page(results), encoding="utf-8")
+    paths[1].write_text(report_page(results), encoding="utf-8")
+    story(results, paths[2])
+    return paths

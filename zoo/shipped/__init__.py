@@ -1,0 +1,1 @@
+"""How the weights that ship with the library were made, from nothing, and measured."""

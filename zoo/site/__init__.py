@@ -1,1 +1,0 @@
-"""The documentation site: pages generated from registries, presets and docstrings at build time."""

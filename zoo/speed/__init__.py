@@ -1,0 +1,1 @@
+"""Scripts that measure speed and print tables: ``python -m reelrl.zoo.speed.NAME``."""
