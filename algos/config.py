@@ -1,77 +1,27 @@
-"""Settings of the learner and of its loss."""
+"""Settings of a trainer: all that is the same for every learner, and the learner's own inside."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from reelrl.algos.collect.plan import RolloutConfig
-from reelrl.algos.learners.losses import StepWeight
-
-LossKind = Literal["clip", "guard", "dppo"]
-KLKind = Literal["gaussian", "velocity_mse", "latent_mse"]
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """What is minimised.
-
-    Attributes:
-        kind: ``"clip"`` (PPO), ``"guard"`` (GRPO-Guard's ratio in PPO's bound) or ``"dppo"``
-            (Flow-DPPO's mask).
-        clip_range: in units of :func:`~reelrl.algos.learners.losses.clip_range_of`; with
-            ``"guard"``, of the change of the mean itself instead of that in step widths.
-        dppo_threshold: divergence at which ``"dppo"`` masks.
-        step_weight: of :func:`~reelrl.algos.learners.losses.step_weights`.
-        kl_weight: of the penalty towards the reference policy; 0 is none and costs nothing.
-        kl_kind: the exact Gaussian divergence, or a mean squared difference under its own name.
-
-    Raises:
-        ValueError: for a value out of range.
-    """
-
-    kind: LossKind = "clip"
-    clip_range: float = 0.025
-    dppo_threshold: float = 1e-5
-    step_weight: StepWeight = "uniform"
-    kl_weight: float = 0.0
-    kl_kind: KLKind = "gaussian"
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("kind", ("clip", "guard", "dppo")),
-            ("step_weight", ("uniform", "inverse_dt", "step_std")),
-            ("kl_kind", ("gaussian", "velocity_mse", "latent_mse")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        if not self.clip_range > 0 or not self.kl_weight >= 0:
-            raise ValueError(
-                f"clip_range must be positive and kl_weight at least 0, got {self.clip_range} and "
-                f"{self.kl_weight}"
-            )
-
-    @property
-    def needs_means(self) -> bool:
-        """True if the rollout must keep the means of its steps."""
-        return self.kind != "clip"
-
-
-@dataclass(frozen=True)
-class GRPOConfig:
-    """Settings of the learner.
+class TrainerConfig:
+    """Settings of a trainer.
 
     Attributes:
         prompts_per_iteration: P, in the order of a fresh shuffle of all prompts per pass.
         group_size: G clips per prompt.
         rollout: how clips are drawn.
-        loss: what is minimised.
-        updates_per_iteration: optimizer steps an iteration's transitions are split into; fewer if
-            fewer transitions have a signal.
-        epochs: passes over the same transitions.
-        micro_batch: transitions per forward pass; clips and steps are mixed freely.
+        loss: settings of the learner, an instance of its ``Config``; None is its defaults.
+        updates_per_iteration: optimizer steps that an iteration's items (transitions, for a policy
+            gradient) are split into; fewer if fewer items have a signal.
+        epochs: passes over the same items.
+        micro_batch: items per forward pass; clips and steps are mixed freely.
         learning_rate: of AdamW.
         betas: of AdamW.
         weight_decay: of AdamW.
@@ -91,7 +41,7 @@ class GRPOConfig:
     prompts_per_iteration: int = 8
     group_size: int = 16
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: Any = None
     updates_per_iteration: int = 1
     epochs: int = 1
     micro_batch: int = 64
@@ -121,10 +71,21 @@ class GRPOConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
-def config_from_dict(values: dict[str, Any]) -> GRPOConfig:
-    """A configuration from plain values, as :func:`dataclasses.asdict` and JSON leave them."""
-    parts = {"rollout": RolloutConfig(**values["rollout"]), "loss": LossConfig(**values["loss"])}
+C = TypeVar("C", bound=TrainerConfig)
+
+
+def config_from_dict(kind: type[C], values: Mapping[str, Any], loss: type) -> C:
+    """A configuration from plain values, as :func:`dataclasses.asdict` and JSON leave them.
+
+    Args:
+        kind: class of the configuration.
+        values: of all its fields.
+        loss: ``Config`` of the learner.
+    """
     weights = values["reward_weights"]
-    return GRPOConfig(
-        **{**values, **parts, "reward_weights": None if weights is None else tuple(weights)}
-    )
+    parts = {
+        "rollout": RolloutConfig(**values["rollout"]),
+        "loss": None if values["loss"] is None else loss(**values["loss"]),
+        "reward_weights": None if weights is None else tuple(weights),
+    }
+    return kind(**{**values, **parts})

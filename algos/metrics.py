@@ -1,4 +1,4 @@
-"""Numbers that tell a sick run from a healthy one, from a rollout and from an update."""
+"""Numbers that tell a sick run from a healthy one, from a rollout and its advantages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def rollout_metrics(rollout: Rollout, names: Sequence[str]) -> dict[str, float]:
         numbers[f"reward/within_std/{name}"] = within[:, k].nanmean()
         numbers[f"health/zero_std_groups/{name}"] = (within[:, k] < ZERO_STD).double().mean()
         numbers[f"health/failed/{name}"] = (~rollout.valid[:, k]).double().mean()
-    numbers["rollout/log_prob"] = torch.stack([s.log_prob.mean() for s in rollout.kept]).mean()
+    if rollout.transitions is not None:
+        means = [step.log_prob.mean() for step in rollout.transitions.steps]
+        numbers["rollout/log_prob"] = torch.stack(means).mean()
     numbers["health/residual_noise"] = roughness(rollout.latents)
     return to_floats(numbers)
 
@@ -48,39 +50,6 @@ def advantage_metrics(output: AdvantageOutput, names: Sequence[str]) -> dict[str
             numbers.update({f"advantage/{key}/{n}": v for n, v in zip(names, tensor, strict=True)})
         elif tensor.ndim == 0:
             numbers[f"advantage/{key}"] = tensor
-    return to_floats(numbers)
-
-
-def update_metrics(
-    parts: Sequence[dict[str, Tensor]], steps: Sequence[int], nats: float
-) -> dict[str, float]:
-    """Ratios and divergences over the transitions of all updates.
-
-    ``train/approx_kl`` is the divergence per step from the policy that drew the clips, in nats
-    whatever the reduction; ``train/kl`` the penalty as it is in the loss, and
-    ``train/clip_fraction`` the share of transitions whose gradient clip range or mask has stopped.
-
-    Args:
-        parts: numbers per transition.
-        steps: the S trained steps.
-        nats: a log-ratio times this is one over all dimensions,
-            :func:`~reelrl.algos.learners.losses.nats_of`.
-    """
-    if not parts:
-        return {}
-    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    ratio = joined["log_ratio"].exp()
-    numbers = {
-        "train/approx_kl": 0.5 * (nats * joined["log_ratio"]).square().mean(),
-        "train/clip_fraction": joined["clipped"].mean(),
-    }
-    if "kl" in joined:
-        numbers["train/kl"] = joined["kl"].mean()
-    for s, step in enumerate(steps):
-        at_step = joined["column"] == s
-        numbers[f"health/ratio_mean/step_{step}"] = (
-            torch.where(at_step, ratio, 0.0).sum() / at_step.sum()
-        )
     return to_floats(numbers)
 
 

@@ -1,50 +1,60 @@
-"""Whether an estimator, the loss and a rollout fit together, and what the rollout must have."""
+"""What a rollout supplies to an estimator, and the refusal of one that needs more."""
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 from reelrl.algos.advantages import AdvantageEstimator
 from reelrl.algos.collect.plan import RolloutConfig
-from reelrl.algos.config import GRPOConfig
-
-SUPPLIED = frozenset({"bounds", "ode_rewards", "tree_parent", "edge_logp"})
-"""What a rollout can give an estimator beside rewards."""
 
 
-def check_fit(estimator: AdvantageEstimator, config: GRPOConfig) -> None:
-    """Refuse an estimator that this learner cannot serve.
+def supplied(rollout: RolloutConfig | None) -> frozenset[str]:
+    """Names of what an estimator is given beside rewards.
+
+    Args:
+        rollout: settings of the trainer's rollouts; None is a batch of episodes that other
+            libraries collected, of which nothing but the rewards is known.
+    """
+    if rollout is None or rollout.window == "none":
+        return frozenset({"bounds"})
+    tree = {"tree_parent", "edge_logp"} if rollout.branch_steps else set()
+    return frozenset({"bounds", "ode_rewards", *tree})
+
+
+def missing_from(estimator: AdvantageEstimator, given: Set[str]) -> list[str]:
+    """What the estimator needs and is not given, sorted."""
+    return sorted(estimator.requires - given)
+
+
+def check_supply(estimator: AdvantageEstimator, rollout: RolloutConfig) -> None:
+    """Refuse an estimator that the trainer cannot serve.
 
     Raises:
         ValueError: naming what is in the way.
     """
     name = estimator.name
-    if estimator.loss_mode == "per_component" and config.loss.kind == "dppo":
-        raise ValueError(f"{name!r} has one clipped loss per component, not dppo")
     if wanted := getattr(estimator, "needs_feedback", ""):
         raise ValueError(
             f"{name!r} learns from feedback({wanted}=...), which this learner never gives: it "
             "would be another estimator under this name"
         )
-    if "tree_parent" in estimator.requires and not config.rollout.branch_steps:
+    if "tree_parent" in estimator.requires and not rollout.branch_steps:
         raise ValueError(f"{name!r} needs a tree: set rollout.branch_steps")
-    if missing := sorted(estimator.requires - SUPPLIED):
+    if missing := missing_from(estimator, supplied(rollout)):
         raise ValueError(f"{name!r} needs {missing}, which no rollout has")
 
 
 def rollout_for(
-    estimator: AdvantageEstimator, config: GRPOConfig, *, retrains: bool
+    estimator: AdvantageEstimator, rollout: RolloutConfig, *, keep_all: int | None
 ) -> RolloutConfig:
-    """The rollout settings with what loss, estimator and rewards need switched on.
+    """The rollout settings with all switched on that estimator and rewards need.
 
     Args:
         estimator: may need completions from every step.
-        config: of the learner.
-        retrains: a reward is retrained on all clips, so they are kept.
+        rollout: the settings as given.
+        keep_all: number of clips of an iteration, if a reward is retrained on all of them.
     """
-    rollout = config.rollout
     if "ode_rewards" in estimator.requires:
         rollout = replace(rollout, dense=True)
-    if retrains:
-        rollout = replace(rollout, keep_videos=config.prompts_per_iteration * config.group_size)
-    return replace(rollout, keep_means=rollout.keep_means or config.loss.needs_means)
+    return rollout if keep_all is None else replace(rollout, keep_videos=keep_all)

@@ -1,8 +1,7 @@
-"""Group-relative policy optimisation of a video generator, readable from top to bottom.
+"""Post-training of a video generator, readable from top to bottom.
 
-One iteration: collect P groups of G clips, turn their reward vectors into advantages, and follow
-the gradient of the clipped ratio through the stored transitions (Flow-GRPO, Liu et al. 2025). How
-rewards become advantages is the estimator's business and swapped by name.
+One iteration: collect P groups of G clips, let the estimator turn their reward vectors into
+advantages, and let the learner move the weights by them. Estimator and learner are swapped by name.
 
 All that is random in iteration i follows from (seed, i); there is no generator whose state a
 checkpoint could forget.
@@ -12,11 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -26,12 +24,11 @@ from reelrl.algos.adaptation import Adaptation
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.collect.collector import collect
 from reelrl.algos.collect.rollout import Rollout
-from reelrl.algos.config import GRPOConfig, config_from_dict
+from reelrl.algos.config import TrainerConfig, config_from_dict
 from reelrl.algos.evaluation import Examination
-from reelrl.algos.learners.losses import nats_of
-from reelrl.algos.learners.objective import Objective
-from reelrl.algos.learners.update import LearnerWarning, Updater
-from reelrl.algos.metrics import advantage_metrics, rollout_metrics, update_metrics
+from reelrl.algos.learners.base import LEARNERS, Learner, Numbers, make_learner
+from reelrl.algos.learners.update import Updater
+from reelrl.algos.metrics import advantage_metrics, rollout_metrics
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.run.checkpoint import (
     Checkpoint,
@@ -39,59 +36,69 @@ from reelrl.algos.run.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-from reelrl.algos.run.console import describe_env, interruptible, make_env, progress_bar
+from reelrl.algos.run.console import interruptible, progress_bar
 from reelrl.algos.run.distributed import ALONE, Ranks
 from reelrl.algos.run.runlog import RunLog
-from reelrl.algos.supply import check_fit, rollout_for
+from reelrl.algos.supply import check_supply, rollout_for
+from reelrl.envs.protocol import denoising_batch
+from reelrl.envs.rebuild import describe_env, rebuild_env
+from reelrl.envs.scoring import RewardFacts
 from reelrl.envs.wrappers.action import takes_latents
 
-__all__ = ["GRPO", "GRPOConfig"]
-
 CHECKPOINTS = "checkpoints"
-NOISE_FLOOR_FACTOR = 3.0
+POLICY_GRADIENT = "policy_gradient"
+"""The learner of checkpoints from before there were others."""
 SHOWN = 4
 """Clips of a rollout in its picture."""
 
-Observer = Callable[["GRPO", Rollout, AdvantageOutput], Mapping[str, float]]
+Observer = Callable[["Trainer", Rollout, AdvantageOutput], Mapping[str, float]]
 """Measures an iteration."""
 
 
-class GRPO:
-    """The learner.
+class Trainer:
+    """The loop around a learner: collect, estimate, learn, adapt, log, save.
 
     ```python
-    learner = GRPO(env, FlowPolicy(env.unwrapped.model), "taros", GRPOConfig(), folder="runs/a")
-    learner.learn(100)
+    trainer = Trainer(env, FlowPolicy(env.unwrapped.model), "taros", folder="runs/a")
+    trainer.learn(100)
     ```
 
     Args:
         env: the native batch with ``autoreset_mode="Disabled"``.
         policy: over the same model.
         estimator: a name for :func:`~reelrl.algos.advantages.make_estimator`, or an instance.
+        learner: a name for :func:`~reelrl.algos.learners.make_learner`, built with ``config.loss``,
+            or an instance.
         config: settings.
         folder: gets checkpoints, ``metrics.jsonl`` and TensorBoard files; None writes nothing.
         evaluation: examined before an iteration every so often, under ``eval/`` in the metrics.
         observe: looks at every rollout and its advantages, before the update; what it returns goes
             into the metrics.
-        ranks: processes that train together, each with a learner of the same arguments and an
+        ranks: processes that train together, each with a trainer of the same arguments and an
             environment of its own; from :func:`~reelrl.algos.run.distributed.launched`.
 
     Attributes:
         iteration: iterations done.
+        learner: moves the weights.
         updater: optimizer steps, and the average of the weights.
 
     Raises:
-        ValueError: if estimator, loss and environment do not fit together, actions of the
+        ValueError: if estimator, learner and environment do not fit together, actions of the
             environment are no latents, the prompts cannot be shared out evenly, or the weights to
             train are below float32.
+        TypeError: if the environment is not the batch of this library, or the settings are those
+            of another learner.
     """
+
+    Config: ClassVar[type[TrainerConfig]] = TrainerConfig
 
     def __init__(
         self,
         env: Any,
         policy: FlowPolicy,
         estimator: str | AdvantageEstimator = "grpo",
-        config: GRPOConfig | None = None,
+        learner: str | Learner = POLICY_GRADIENT,
+        config: TrainerConfig | None = None,
         *,
         folder: str | Path | None = None,
         evaluation: Examination | None = None,
@@ -101,20 +108,29 @@ class GRPO:
         takes_latents(env)
         self.env, self.policy = env, policy.bind(env)
         self.evaluation, self.observe = evaluation, observe
-        self.config, self.ranks = config or GRPOConfig(), ranks
+        self.config, self.ranks = config or self.Config(), ranks
+        self.learner = (
+            make_learner(learner, self.config.loss) if isinstance(learner, str) else learner
+        )
         self.ranks.part(self.config.prompts_per_iteration, "prompts_per_iteration")
         self.estimator_name = estimator if isinstance(estimator, str) else None
         self.estimator: Any = make_estimator(estimator) if isinstance(estimator, str) else estimator
         self.folder = None if folder is None else Path(folder)
-        self.names = list(env.unwrapped.reward_names)
+        base = denoising_batch(env)
+        self.names = list(base.reward_names)
         self.estimator_state = self.estimator.init_state(self.names)
-        self.adaptation = Adaptation(env.unwrapped.task.rewards.components)
-        check_fit(self.estimator, self.config)
-        self.rollout_config = rollout_for(
-            self.estimator, self.config, retrains=bool(self.adaptation.learning)
+        self.adaptation = Adaptation(base.reward_components)
+        self.learner.check(self.estimator, self.config.rollout)
+        check_supply(self.estimator, self.config.rollout)
+        clips = self.config.prompts_per_iteration * self.config.group_size
+        self.rollout_config = self.learner.rollout(
+            rollout_for(
+                self.estimator,
+                self.config.rollout,
+                keep_all=clips if self.adaptation.learning else None,
+            )
         )
-        if self.config.loss.kl_weight > 0:
-            policy.keep_reference()
+        self.learner.begin(policy)
         self.updater = Updater(policy, self.config, self.ranks)
         self.iteration = 0
         self.best = -math.inf
@@ -198,79 +214,64 @@ class GRPO:
         return metrics
 
     def collect(self) -> Rollout:
-        """Clips of this iteration's prompts, by the weights as they are."""
-        return collect(
-            self.env,
-            self.policy,
-            self.prompt_ids(self.iteration),
-            self.config.group_size,
-            self.rollout_config,
-            seed=self.config.seed,
-            iteration=self.iteration,
-            ranks=self.ranks,
-        )
+        """Clips of this iteration's prompts, by the weights that the learner draws with."""
+        with self.learner.sampling(self.policy):
+            return collect(
+                self.env,
+                self.policy,
+                self.prompt_ids(self.iteration),
+                self.config.group_size,
+                self.rollout_config,
+                seed=self.config.seed,
+                iteration=self.iteration,
+                ranks=self.ranks,
+            )
 
     def estimate(self, rollout: Rollout) -> AdvantageOutput:
         """Advantages of a rollout; moves the estimator's state on."""
-        weights = self.config.reward_weights
-        # Penalties change sign before anything is estimated: some estimators know no weights.
-        batch = replace(
-            rollout,
-            rewards=rollout.rewards * self.signs.to(rollout.rewards),
-            ode_rewards=None
-            if rollout.ode_rewards is None
-            else rollout.ode_rewards * self.signs.to(rollout.ode_rewards),
-        ).reward_batch(
-            self.names,
-            weights=None if weights is None else torch.tensor(weights, dtype=torch.float64),
-            bounds=self._bounds(),
-            step=self.iteration,
-        )
+        batch = rollout.reward_batch(self.facts, weights=self._weights(), step=self.iteration)
         output, self.estimator_state = self.estimator(batch, self.estimator_state)
         return output
 
     @property
-    def signs(self) -> Tensor:
-        """(K,) float64, -1 for penalties."""
-        return torch.tensor(self.env.unwrapped.task.rewards.facts().signs, dtype=torch.float64)
+    def facts(self) -> RewardFacts:
+        """What the K numbers of a reward vector mean."""
+        return denoising_batch(self.env).reward_facts
 
-    def _bounds(self) -> Tensor | None:
-        """(K, 2) declared bounds of the signed components, if all of them are finite."""
-        bounds = self.env.unwrapped.task.rewards.facts().signed_bounds()
-        return None if bounds is None else torch.from_numpy(bounds)
+    def _weights(self) -> Tensor | None:
+        """(K,) float64 static weights, if there are any."""
+        static = self.config.reward_weights
+        return None if static is None else torch.tensor(static, dtype=torch.float64)
 
     def update(self, rollout: Rollout, output: AdvantageOutput) -> dict[str, float]:
         """Optimizer steps on a rollout, up to ``updates_per_iteration`` in each epoch."""
         config = self.config
         # An observer may have examined the policy in another environment.
         self.policy.bind(self.env)
-        objective = Objective.of(
-            self.policy, rollout, output, config.loss, self.estimator.loss_mode == "per_component"
+        objective = self.learner.objective(
+            self.policy, rollout, output, self.estimator, seed=(config.seed, self.iteration)
         )
         active = objective.active()
-        # Transitions without a signal count in the average and cost no forward pass.
-        total = objective.signal.weight.sum() / config.updates_per_iteration
-        seen: list[dict[str, Tensor]] = []
+        # Items without a signal count in the average and cost no forward pass.
+        total = objective.weight() / config.updates_per_iteration
+        seen: list[Numbers] = []
+        first: list[Numbers] = []
         norms = []
-        first_pass = math.nan
         due = self.estimator.needs_component_gradients and self.estimator.solve_due(self.iteration)
         for epoch in range(config.epochs):
             order = active[self._shuffle(len(active), epoch)]
             for chunk in _parts(order, config.updates_per_iteration):
                 feedback = self._feedback if due and not seen else None
-                norm, parts = self.updater(objective, rollout.own(chunk), total, feedback)
+                norm, parts = self.updater(objective, objective.own(chunk), total, feedback)
+                self.learner.after_update(self.policy)
                 norms.append(norm)
-                if not seen:
-                    first_pass = float(torch.cat([part["log_ratio"] for part in parts]).abs().max())
-                    self._check_first_pass(first_pass, objective.clip)
+                first = first or parts
                 seen += parts
-        nats = nats_of(rollout.kept[0].latent[0].numel(), self.policy.config.reduction)
-        metrics = update_metrics(seen, [kept.index for kept in rollout.kept], nats)
-        return metrics | {
-            "health/first_pass_log_ratio": first_pass,
+        self.learner.after_iteration(self.policy)
+        return objective.metrics(seen, first) | {
             "health/skipped_updates": float(self.updater.skipped),
             "health/micro_batch": float(self.updater.gradients.micro_batch),
-            "train/active": len(active) / rollout.num_items,
+            "train/active": len(active) / objective.num_items,
             "train/grad_norm": float(np.mean(norms)) if norms else 0.0,
             "train/updates": float(self.updater.updates),
         }
@@ -281,8 +282,8 @@ class GRPO:
         What the estimator has learned of the scale of those whose version changes it forgets: a
         threshold or a mean over scores of two versions is one of neither.
         """
-        task = self.env.unwrapped
-        metrics, columns = self.adaptation(rollout, task.prompts, self.config.seed, self.iteration)
+        prompts = denoising_batch(self.env).prompts
+        metrics, columns = self.adaptation(rollout, prompts, self.config.seed, self.iteration)
         changed = [self.names[column] for column in sorted(columns)]
         if changed:
             self.estimator_state = self.estimator.reset(self.estimator_state, self.names, changed)
@@ -290,7 +291,7 @@ class GRPO:
 
     def prompt_ids(self, iteration: int) -> list[int]:
         """Prompts of an iteration: every pass over all of them is one shuffle."""
-        count, wanted = len(self.env.unwrapped.prompts), self.config.prompts_per_iteration
+        count, wanted = len(denoising_batch(self.env).prompts), self.config.prompts_per_iteration
         places = range(iteration * wanted, (iteration + 1) * wanted)
         passes = {p: self._permutation(p, count) for p in {place // count for place in places}}
         return [int(passes[place // count][place % count]) for place in places]
@@ -302,15 +303,18 @@ class GRPO:
         with any other.
         """
         tensors, facts = self.updater.state()
+        learned, settled = self.learner.state()
         state = self.estimator.state_dict(self.estimator_state)
         tensors |= {
             "weights": self.policy.state_dict(),
             "reference": self.policy.reference_weights,
             "estimator": {name: torch.from_numpy(np.array(v)) for name, v in state.items()},
             "rewards": self.adaptation.state(),
+            "learner": learned,
         }
         facts |= {
-            "config": asdict(self.config),
+            "learner": {"name": self.learner.name, **settled},
+            "config": {**asdict(self.config), "loss": asdict(self.learner.config)},
             "policy": self.policy.settings(),
             "estimator": self.estimator_name,
             "env": describe_env(self.env),
@@ -335,7 +339,7 @@ class GRPO:
         evaluation: Examination | None = None,
         observe: Observer | None = None,
         ranks: Ranks = ALONE,
-    ) -> GRPO:
+    ) -> Self:
         """Go on where a checkpoint left off; bit for bit the same run on the CPU.
 
         Args:
@@ -356,25 +360,31 @@ class GRPO:
         root = root / CHECKPOINTS if (root / CHECKPOINTS).is_dir() else root
         checkpoint = load_latest(root)
         facts = checkpoint.facts
-        config = config_from_dict(facts["config"])
+        learner = facts.get("learner", {"name": POLICY_GRADIENT})["name"]
+        config = config_from_dict(cls.Config, facts["config"], LEARNERS.find(learner).Config)
         if env is None:
             clips = config.prompts_per_iteration * config.group_size
-            env = make_env(facts["env"], clips // ranks.count)
+            env = rebuild_env(facts["env"], clips // ranks.count)
         if estimator is None and facts["estimator"] is None:
             raise ValueError("the run's estimator was given as an instance: pass estimator=")
-        policy = policy or FlowPolicy(env.unwrapped.model, **facts["policy"])
-        learner = cls(
+        trainer = cls._with(
+            learner,
             env,
-            policy,
+            policy or FlowPolicy(env.unwrapped.model, **facts["policy"]),
             estimator or facts["estimator"],
-            config,
+            config=config,
             folder=log_folder,
             evaluation=evaluation,
             observe=observe,
             ranks=ranks,
         )
-        learner._restore(checkpoint)
-        return learner
+        trainer._restore(checkpoint)
+        return trainer
+
+    @classmethod
+    def _with(cls, learner: str, *args: Any, **kwargs: Any) -> Self:
+        """A trainer with the learner of that name."""
+        return cls(*args, learner=learner, **kwargs)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         facts, tensors = checkpoint.facts, checkpoint.tensors
@@ -387,28 +397,16 @@ class GRPO:
         arrays = {name: tensor.numpy() for name, tensor in tensors["estimator"].items()}
         self.estimator_state = self.estimator.load_state_dict(arrays, self.names)
         self.adaptation.restore(tensors.get("rewards", {}))
+        self.learner.restore(tensors.get("learner", {}), facts.get("learner", {}))
         self.iteration, self._resumed = checkpoint.iteration, True
         self.best = -math.inf if facts["best"] is None else facts["best"]
 
     def _feedback(self, gram: Tensor) -> Tensor:
         """Tell the estimator how the components' gradients lie to each other."""
-        static = self.config.reward_weights
         self.estimator_state = self.estimator.feedback(
-            self.estimator_state,
-            gram=gram,
-            weights=None if static is None else torch.tensor(static, dtype=torch.float64),
+            self.estimator_state, gram=gram, weights=self._weights()
         )
         return self.estimator_state["alphas"]
-
-    def _check_first_pass(self, log_ratio: float, clip: float) -> None:
-        """Before any update the ratio is one; what it differs by is the noise of replaying."""
-        if log_ratio * NOISE_FLOOR_FACTOR > clip:
-            warnings.warn(
-                f"before any update log-ratios reach {log_ratio:.2g}, too close to the clip range "
-                f"{clip:.2g}: replaying does not reproduce sampling",
-                LearnerWarning,
-                stacklevel=3,
-            )
 
     def _save_if_due(self, metrics: dict[str, float], interrupted: bool, last: bool) -> None:
         due = self.iteration % self.config.save_every == 0
@@ -424,7 +422,7 @@ class GRPO:
         scored is comparable to no other.
         """
         static = self.config.reward_weights
-        weights = self.signs.numpy() * (1.0 if static is None else np.array(static))
+        weights = np.array(self.facts.signs) * (1.0 if static is None else np.array(static))
         fixed = [k for k, w in enumerate(weights) if w and k not in self.adaptation.columns]
         means = np.array([metrics[f"reward/{self.names[k]}"] for k in fixed])
         score = float(np.sum(means * weights[fixed])) if fixed else -math.inf

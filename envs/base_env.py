@@ -16,7 +16,7 @@ from torch import Tensor
 from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.rendering import contact_sheet
-from reelrl.envs.scoring import RewardSpec
+from reelrl.envs.scoring import RewardFacts, RewardSpec
 from reelrl.envs.task import Task, to_uint8
 from reelrl.rewards import Reward
 
@@ -24,7 +24,7 @@ RENDER_MODES = ("rgb_array", "rgb_array_list")
 RENDER_FPS = 8
 
 
-class TaskFace(EzPickle):
+class BaseEnv(EzPickle):
     """Attributes and methods both environments have on ``env.unwrapped``.
 
     Attributes:
@@ -92,6 +92,26 @@ class TaskFace(EzPickle):
         return self.task.device
 
     @property
+    def flat(self) -> bool:
+        """True if observations and actions are one-dimensional."""
+        return self.task.flat
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, T', H', W')."""
+        return self.task.latent_shape
+
+    @property
+    def action_bound(self) -> float:
+        """Largest number of an action that a library would not clip."""
+        return float(self.task.action_space.high.flat[0])
+
+    @property
+    def observes_embedding(self) -> bool:
+        """True if the prompt's embedding is part of the observation."""
+        return self.task.observe_embedding
+
+    @property
     def reward_space(self) -> Box:
         """(K,) box of the reward vector; a component that could not be scored is outside (nan)."""
         return self.task.rewards.space()
@@ -105,6 +125,16 @@ class TaskFace(EzPickle):
     def reward_names(self) -> list[str]:
         """Names of the K components, in the order of the vector."""
         return self.task.rewards.names
+
+    @property
+    def reward_facts(self) -> RewardFacts:
+        """What the K numbers of the reward vector mean: names, bounds, signs."""
+        return self.task.rewards.facts()
+
+    @property
+    def reward_components(self) -> Sequence[Reward]:
+        """The K reward components."""
+        return tuple(self.task.rewards.components)
 
     def add_reward(self, reward: RewardSpec) -> Reward:
         """Append a component to the reward vector and return it.

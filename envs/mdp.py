@@ -31,6 +31,7 @@ class State:
         finite: (N,) bool on the same device; False once an action of this episode was not finite.
         step: (N,) int64, actions taken so far.
         prompt_id: (N,) int64, row in the list of prompts.
+        group_id: (N,) int64, episodes of one number are compared with each other.
         noise_seed: (N,) int64, seed of the initial latent.
         step_seed: (N,) int64, seed for the noise of an environment-side stochastic step.
     """
@@ -39,6 +40,7 @@ class State:
     finite: Tensor
     step: NDArray[np.int64]
     prompt_id: NDArray[np.int64]
+    group_id: NDArray[np.int64]
     noise_seed: NDArray[np.int64]
     step_seed: NDArray[np.int64]
 
@@ -49,6 +51,7 @@ def initial(
     noise_seed: NDArray[np.int64],
     step_seed: NDArray[np.int64],
     device: torch.device,
+    group_id: NDArray[np.int64] | None = None,
 ) -> State:
     """N episodes at pure noise, row i drawn from ``noise_seed[i]`` alone.
 
@@ -58,11 +61,13 @@ def initial(
         noise_seed: (N,).
         step_seed: (N,).
         device: where the latents go; they are drawn on the CPU.
+        group_id: (N,); None means that episodes of one prompt are one group.
     """
     latent = initial_noise(shape, noise_seed.tolist()).to(device)
     finite = torch.ones(len(latent), dtype=torch.bool, device=device)
     step = np.zeros(len(latent), dtype=np.int64)
-    return State(latent, finite, step, prompt_id, noise_seed, step_seed)
+    group_id = prompt_id if group_id is None else group_id
+    return State(latent, finite, step, prompt_id, group_id, noise_seed, step_seed)
 
 
 def transition(state: State, action: Tensor, moved: NDArray[np.bool_] | None = None) -> State:
@@ -98,6 +103,7 @@ def restarted(state: State, rows: NDArray[np.int64], fresh: State) -> State:
         state.finite.index_copy(0, index, fresh.finite),
         put(state.step, fresh.step),
         put(state.prompt_id, fresh.prompt_id),
+        put(state.group_id, fresh.group_id),
         put(state.noise_seed, fresh.noise_seed),
         put(state.step_seed, fresh.step_seed),
     )

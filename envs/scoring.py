@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock, Thread
@@ -49,6 +48,13 @@ class RewardFacts:
     bounds: tuple[tuple[float, float], ...]
     signs: tuple[float, ...]
     group_size: int = 1
+
+    def signed(self, rewards: T) -> T:
+        """Rewards (..., K), array or tensor, with penalties negated: higher is better in all."""
+        signs: Any = np.array(self.signs, dtype=np.float32)
+        if isinstance(rewards, Tensor):
+            signs = torch.from_numpy(signs).to(rewards)
+        return rewards * signs
 
     def signed_bounds(self) -> np.ndarray | None:
         """(K, 2) float64 bounds with penalties negated, or None if any is infinite."""
@@ -157,7 +163,6 @@ class RewardList:
         self.components: list[Reward] = []
         self._busy: dict[str, Lock] = {}
         self._told: set[str] = set()
-        self._deferred: list[Scores] | None = None
         for spec in rewards:
             self.add(spec)
 
@@ -207,11 +212,7 @@ class RewardList:
         Raises:
             RewardError: if a component fails and ``on_error`` is ``"raise"``.
         """
-        scores = self.begin(videos, prompts, infos)
-        if self._deferred is None:
-            return scores.result()
-        self._deferred.append(scores)
-        return scores.so_far()
+        return self.begin(videos, prompts, infos).result()
 
     def begin(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
@@ -234,19 +235,6 @@ class RewardList:
             for column, reward in enumerate(self.components)
         )
         return Scores(known, waiting, videos.new_empty(count, dtype=torch.float32))
-
-    @contextmanager
-    def deferred(self) -> Iterator[list[Scores]]:
-        """Inside, a call does not wait for background components and gives ``nan`` for them.
-
-        Yields:
-            A list that gains the :class:`Scores` of each call, to be waited for later.
-        """
-        self._deferred = []
-        try:
-            yield self._deferred
-        finally:
-            self._deferred = None
 
     def _later(
         self,

@@ -21,7 +21,7 @@ from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.sampling import NOISE_SEEDS
 from reelrl.envs.schedule import sigma_schedule
-from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, read_weights
+from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, Scores, read_weights
 from reelrl.envs.spaces import UniformBox
 
 ACTION_BOUND = 10.0
@@ -36,13 +36,30 @@ class Clips:
 
     Attributes:
         videos: (M, F, H, W, 3) uint8.
-        rewards: (M, K) float32, ``nan`` where not valid.
-        valid: (M, K) bool.
+        scores: of the K components, some of which may still be at work.
     """
 
     videos: Tensor
-    rewards: Tensor
-    valid: Tensor
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the options of a reset say of N episodes; None where they leave it open.
+
+    Attributes:
+        prompt_id: (N,).
+        noise_seed: (N,).
+        group_id: (N,).
+    """
+
+    prompt_id: NDArray[np.int64] | None = None
+    noise_seed: NDArray[np.int64] | None = None
+    group_id: NDArray[np.int64] | None = None
+
+    def at(self, rows: NDArray[np.int64]) -> Chosen:
+        """The choices for the episodes ``rows``."""
+        return Chosen(*(None if v is None else v[rows] for v in vars(self).values()))
 
 
 class Task:
@@ -173,13 +190,8 @@ class Task:
             f"expected finite latents of shape {self.action_space.shape}"
         )
 
-    def begin(
-        self,
-        rngs: Sequence[np.random.Generator],
-        prompt_id: NDArray[np.int64] | None,
-        noise_seed: NDArray[np.int64] | None,
-    ) -> mdp.State:
-        """Fresh episodes, one per generator; ids and noise seeds are drawn where not given.
+    def begin(self, rngs: Sequence[np.random.Generator], chosen: Chosen) -> mdp.State:
+        """Fresh episodes, one per generator; ids and noise seeds are drawn where not chosen.
 
         All three numbers are drawn in any case: fixing one must not change the others.
         """
@@ -187,24 +199,29 @@ class Task:
         drawn = np.array([[rng.integers(limit) for limit in high] for rng in rngs])
         return mdp.initial(
             self.latent_shape,
-            drawn[:, 0] if prompt_id is None else prompt_id,
-            drawn[:, 1] if noise_seed is None else noise_seed,
+            drawn[:, 0] if chosen.prompt_id is None else chosen.prompt_id,
+            drawn[:, 1] if chosen.noise_seed is None else chosen.noise_seed,
             drawn[:, 2],
             self.device,
+            chosen.group_id,
         )
 
-    def finish(self, latent: Tensor, prompt_id: NDArray[np.int64]) -> Clips:
-        """Decode once and score once M finished latents."""
+    def finish(
+        self, latent: Tensor, prompt_id: NDArray[np.int64], group_id: NDArray[np.int64]
+    ) -> Clips:
+        """Decode M finished latents once, and begin to score them."""
         videos = self.model.decode(latent)
         shown = to_uint8(videos)  # first, so that no reward can write into what is shown
-        rewards, valid = self.score_videos(videos, prompt_id)
-        return Clips(shown, rewards, valid)
+        return Clips(shown, self.begin_scores(videos, prompt_id, group_id))
 
-    def score_videos(self, videos: Tensor, prompt_id: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(M, K) rewards and their validity for decoded clips."""
-        infos = [{"prompt_id": index} for index in prompt_id.tolist()]
+    def begin_scores(
+        self, videos: Tensor, prompt_id: NDArray[np.int64], group_id: NDArray[np.int64]
+    ) -> Scores:
+        """Scores of M decoded clips; components in the background may still be at work."""
+        pairs = zip(prompt_id.tolist(), group_id.tolist(), strict=True)
+        infos = [{"prompt_id": prompt, "group_id": group} for prompt, group in pairs]
         prompts = [self.prompts[info["prompt_id"]] for info in infos]
-        return self.rewards(videos, prompts, infos)
+        return self.rewards.begin(videos, prompts, infos)
 
     def score(self, latents: Any, prompt_ids: Any) -> Any:
         """(N, K) rewards of any latents, as if they were finished clips.
@@ -219,7 +236,8 @@ class Task:
         count = len(latents)
         ids = self.read_prompt_ids(prompt_ids, count)
         latent = self.read_actions(latents, (count,))
-        return self.export(self.score_videos(self.model.decode(latent), ids)[0])
+        values, _ = self.begin_scores(self.model.decode(latent), ids, ids).result()
+        return self.export(values)
 
     def read_prompt_ids(self, prompt_id: Any, count: int) -> NDArray[np.int64]:
         """One prompt id per sub-environment from one for all or one each.
@@ -231,8 +249,8 @@ class Task:
 
     def read_options(
         self, options: Mapping[str, Any] | None, count: int, known: Sequence[str]
-    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
-        """``prompt_id`` and ``noise_seed`` of the reset options, (N,) each or None.
+    ) -> Chosen:
+        """What the reset options say of ``count`` episodes.
 
         Raises:
             ValueError: for an unknown option or a value out of range.
@@ -245,12 +263,13 @@ class Task:
                 raise ValueError(
                     f"unknown reset option {name!r}{hint} Known options: {', '.join(known)}"
                 )
-        prompt_id, noise_seed = options.get("prompt_id"), options.get("noise_seed")
-        return (
-            None if prompt_id is None else self.read_prompt_ids(prompt_id, count),
-            None
-            if noise_seed is None
-            else _read_integers("noise_seed", noise_seed, count, NOISE_SEEDS),
+        limits = {"prompt_id": len(self.prompts), "noise_seed": NOISE_SEEDS, "group_id": 2**63}
+        return Chosen(
+            **{
+                name: _read_integers(name, options[name], count, limit)
+                for name, limit in limits.items()
+                if options.get(name) is not None
+            }
         )
 
     def export(self, value: Tensor) -> Any:

@@ -9,12 +9,12 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 
 from reelrl.envs import mdp
-from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, TaskFace
+from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, BaseEnv
 from reelrl.envs.scoring import scalarise
 from reelrl.envs.task import row_of
 
 
-class TextToVideoEnv(TaskFace, gym.Env[Any, Any]):
+class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
     r"""Denoise a latent into a clip, earn a vector of rewards for it.
 
     ## Description
@@ -143,20 +143,21 @@ class TextToVideoEnv(TaskFace, gym.Env[Any, Any]):
 
         Args:
             seed: of the environment's generator; None goes on with it.
-            options: `prompt_id` (int), `noise_seed` (int).
+            options: `prompt_id` (int), `noise_seed` (int), `group_id` (int).
 
         Returns:
-            observation and `info` with `prompt_id` and `noise_seed`.
+            observation and `info` with `prompt_id`, `noise_seed` and `group_id`.
 
         Raises:
             ValueError: for an unknown option or a value out of range.
         """
         # First: options that are refused must leave the generator where it was.
-        chosen = self.task.read_options(options, 1, ("prompt_id", "noise_seed"))
+        chosen = self.task.read_options(options, 1, ("prompt_id", "noise_seed", "group_id"))
         super().reset(seed=seed)
-        state = self.task.begin([self.np_random], *chosen)
+        state = self.task.begin([self.np_random], chosen)
         self._state, self.clean_estimate = state, None
-        info = {"prompt_id": int(state.prompt_id[0]), "noise_seed": int(state.noise_seed[0])}
+        numbers = ("prompt_id", "noise_seed", "group_id")
+        info = {name: int(getattr(state, name)[0]) for name in numbers}
         return row_of(self.task.observe(state), 0), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -178,12 +179,13 @@ class TextToVideoEnv(TaskFace, gym.Env[Any, Any]):
         rewards = latent.new_zeros(1, self.reward_dim)
         info: dict[str, Any] = {}
         if ended:
-            clips = self.task.finish(state.latent, state.prompt_id)
-            rewards = clips.rewards
+            clips = self.task.finish(state.latent, state.prompt_id, state.group_id)
+            rewards, valid = clips.scores.result()
             info = {
                 "video": row_of(self.task.export(clips.videos), 0),
                 "prompt_id": int(state.prompt_id[0]),
-                "reward_valid": row_of(self.task.export(clips.valid), 0),
+                "group_id": int(state.group_id[0]),
+                "reward_valid": row_of(self.task.export(valid), 0),
             }
         # Only now: a reward that stops the run leaves the episode where it was.
         self._state, self.clean_estimate = state, None

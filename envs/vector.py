@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reelrl.envs import mdp
-from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, TaskFace, per_sub_env
-from reelrl.envs.scoring import scalarise
-from reelrl.envs.task import row_of
+from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, BaseEnv, per_sub_env
+from reelrl.envs.scoring import Scores, scalarise
+from reelrl.envs.task import Chosen, row_of
 
 Infos = dict[str, Any]
 
 
-class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
+class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
     """N episodes of :class:`~reelrl.envs.text_to_video.TextToVideoEnv` stepped as one batch.
 
     Sub-environment i observes bit for bit what the single environment seeded ``seed + i`` observes,
@@ -41,8 +41,12 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
 
     ```
 
-    ``reset`` takes the options ``prompt_id`` and ``noise_seed``, one for all or one each, and
-    ``reset_mask`` (N,) bool: only those begin anew, the others keep their episode.
+    ``reset`` takes the options ``prompt_id``, ``noise_seed`` and ``group_id``, one for all or one
+    each, and ``reset_mask`` (N,) bool: only those begin anew, the others keep their episode. With
+    ``late_scores=True`` the step that ends the episodes does not wait for reward components in the
+    background. Its infos have ``scores`` then, a :class:`~reelrl.envs.scoring.Scores` of the
+    sub-environments that ended, in their order; rewards that are late are ``nan`` until its
+    ``result()`` is asked for.
 
     Args:
         num_envs: N.
@@ -80,6 +84,7 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rngs: list[tuple[np.random.Generator, int]] = []
         self._finished = np.zeros(num_envs, dtype=np.bool_)
+        self._late_scores = False
 
     # Gymnasium types both as one generator and one seed; its own SyncVectorEnv returns tuples.
     @property  # type: ignore[misc]
@@ -102,21 +107,23 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
 
         Args:
             seed: sub-environment i gets ``seed + i``, or entry i; None goes on with its generator.
-            options: ``prompt_id``, ``noise_seed``, ``reset_mask``.
+            options: ``prompt_id``, ``noise_seed``, ``group_id``, ``reset_mask``, ``late_scores``.
 
         Returns:
-            observations of all, and infos with ``prompt_id`` and ``noise_seed`` of those reset.
+            observations of all, and infos with ``prompt_id``, ``noise_seed`` and ``group_id`` of
+            the episodes that begin.
 
         Raises:
             ValueError: for an unknown option, a value out of range or a malformed mask.
             gymnasium.error.ResetNeeded: for a mask before the first full reset.
         """
-        known = ("prompt_id", "noise_seed", "reset_mask")
-        prompt_id, noise_seed = self.task.read_options(options, self.num_envs, known)
+        known = ("prompt_id", "noise_seed", "group_id", "reset_mask", "late_scores")
+        chosen = self.task.read_options(options, self.num_envs, known)
         rows = self._read_mask((options or {}).get("reset_mask"))
+        self._late_scores = self._read_late_scores((options or {}).get("late_scores", False))
         self._seed(per_sub_env(seed, self.num_envs), rows)
         infos: Infos = {}
-        self._restart(rows, infos, prompt_id, noise_seed)
+        self._restart(rows, infos, chosen.at(rows))
         self.clean_estimate = None
         return self.task.observe(self.state), self._export(infos)
 
@@ -192,32 +199,25 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         index = torch.from_numpy(rows).to(self.device)
         every = len(rows) == self.num_envs
         latent = state.latent if every else state.latent[index]
-        clips = self.task.finish(latent, state.prompt_id[rows])
-        rewards[index] = clips.rewards
-        prompt_id = torch.from_numpy(state.prompt_id[rows])
-        found = {"video": clips.videos, "prompt_id": prompt_id, "reward_valid": clips.valid}
-        self._add_rows(found, rows, infos)
+        clips = self.task.finish(latent, state.prompt_id[rows], state.group_id[rows])
+        if self._late_scores:
+            infos["scores"] = clips.scores
+        values, valid = clips.scores.so_far() if self._late_scores else clips.scores.result()
+        rewards[index] = values
+        numbers = {"prompt_id": state.prompt_id, "group_id": state.group_id}
+        found = {key: torch.from_numpy(value[rows]) for key, value in numbers.items()}
+        self._add_rows({"video": clips.videos, **found, "reward_valid": valid}, rows, infos)
 
-    def _restart(
-        self,
-        rows: NDArray[np.int64],
-        infos: Infos,
-        prompt_id: NDArray[np.int64] | None = None,
-        noise_seed: NDArray[np.int64] | None = None,
-    ) -> None:
-        """Begin the episodes ``rows`` anew; ids and seeds are given for all N or drawn."""
+    def _restart(self, rows: NDArray[np.int64], infos: Infos, chosen: Chosen | None = None) -> None:
+        """Begin the episodes ``rows`` anew; ids and seeds are chosen for them or drawn."""
         if not len(rows):
             return
-        fresh = self.task.begin(
-            [self._rngs[row][0] for row in rows],
-            None if prompt_id is None else prompt_id[rows],
-            None if noise_seed is None else noise_seed[rows],
-        )
+        fresh = self.task.begin([self._rngs[row][0] for row in rows], chosen or Chosen())
         every = len(rows) == self.num_envs
         self._state = fresh if every else mdp.restarted(self.state, rows, fresh)
         self._finished[rows] = False
-        numbers = {"prompt_id": fresh.prompt_id, "noise_seed": fresh.noise_seed}
-        found = {key: torch.from_numpy(value) for key, value in numbers.items()}
+        names = ("prompt_id", "noise_seed", "group_id")
+        found = {name: torch.from_numpy(getattr(fresh, name)) for name in names}
         self._add_rows(found, rows, infos)
 
     def _read_mask(self, mask: Any) -> NDArray[np.int64]:
@@ -233,6 +233,16 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
         if self._state is None and not flags.all():
             raise ResetNeeded("call reset() for all sub-envs before resetting some of them")
         return np.flatnonzero(flags)
+
+    def _read_late_scores(self, late: Any) -> bool:
+        if not isinstance(late, bool):
+            raise ValueError(f"late_scores must be True or False, got {late!r}")
+        if late and self.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError(
+                "late_scores needs autoreset_mode='Disabled', got "
+                f"{self.autoreset_mode.value!r}: a new episode would begin before the scores are in"
+            )
+        return late
 
     def _refuse_finished(self) -> None:
         if self.autoreset_mode is AutoresetMode.DISABLED and self._finished.any():
@@ -274,6 +284,8 @@ class TextToVideoVectorEnv(TaskFace, VectorEnv[Any, Any, Any]):
     def _export_one(self, value: Any) -> Any:
         if isinstance(value, dict):
             return self._export(value)
+        if isinstance(value, Scores):
+            return value
         if isinstance(value, Tensor):
             return self.task.export(value.to(self.device))
         return self.task.export_flags(value) if value.dtype == np.bool_ else value

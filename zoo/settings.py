@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from reelrl.algos.config import GRPOConfig
+from reelrl.algos.grpo import GRPOConfig
 from reelrl.algos.policies import FlowPolicyConfig
 
 PRESETS = Path(__file__).resolve().parent / "presets"

@@ -18,11 +18,12 @@ from torch import Tensor
 
 import reelrl  # noqa: F401  (registers the ids)
 from reelrl.algos.evaluation import Evaluation, Examination
+from reelrl.algos.grpo import GRPO
 from reelrl.algos.policies import FlowPolicy
 from reelrl.algos.policies.weights import averaged
 from reelrl.algos.run.checkpoint import list_checkpoints
 from reelrl.algos.run.distributed import ALONE, Ranks, launched
-from reelrl.algos.trainer import CHECKPOINTS, GRPO, Observer
+from reelrl.algos.trainer import CHECKPOINTS, Observer
 from reelrl.envs.task import Task
 from reelrl.zoo.pictures import save_gif, save_sheet
 from reelrl.zoo.settings import TrainConfig, build, nearest, override, read_preset

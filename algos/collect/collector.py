@@ -16,9 +16,10 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from reelrl.algos.collect.plan import Plan, RolloutConfig, make_plan
-from reelrl.algos.collect.rollout import KeptStep, Rollout
+from reelrl.algos.collect.rollout import KeptStep, Rollout, Transitions
 from reelrl.algos.policies.flow import DTYPES, FlowPolicy
 from reelrl.algos.run.distributed import ALONE, Ranks
+from reelrl.envs.protocol import DenoisingEnv, denoising_batch
 from reelrl.envs.sampling import NOISE_SEEDS, step_noise
 from reelrl.envs.scoring import Scores
 from reelrl.envs.steps import Step
@@ -52,9 +53,10 @@ def collect(
 
     Raises:
         ValueError: if the environment is not of that kind or the numbers do not fit.
+        TypeError: if the environment is not the batch of this library.
     """
     config = config or RolloutConfig()
-    task = env.unwrapped
+    base = denoising_batch(env)
     policy.bind(env)
     plan = make_plan(config, policy.table.stochastic.tolist(), group_size, seed, iteration)
     _check(env, len(prompt_ids), group_size, plan, ranks)
@@ -62,19 +64,17 @@ def collect(
     initial, during = _seeds(len(ids), group_size, plan, seed, iteration)
     walks = []
     own = ranks.part(len(ids))
-    # Background rewards judge one batch of clips while the next is made.
-    with task.task.rewards.deferred() as scores:
-        for start in range(own.start, own.stop, task.num_envs):
-            rows = slice(start, start + task.num_envs)
-            kept_videos = max(0, min(task.num_envs, config.keep_videos - start))
-            walk = _Walk(env, policy, plan, config.keep_means, kept_videos)
-            walks.append(walk.run(ids[rows], initial[rows], during[rows], start))
-    for made, batch in zip(walks, scores, strict=True):
-        _fill_in(made, batch)
-    rollout = _join(walks, plan, policy, task.sigmas, ids, group_size, initial, ranks)
+    for start in range(own.start, own.stop, base.num_envs):
+        rows = slice(start, start + base.num_envs)
+        kept_videos = max(0, min(base.num_envs, config.keep_videos - start))
+        walk = _Walk(env, policy, plan, group_size, config.keep_means, kept_videos)
+        walks.append(walk.run(ids[rows], initial[rows], during[rows], start))
+    # Only now: background rewards judge one batch of clips while the next is made.
+    walks = [walk.with_late_scores() for walk in walks]
+    rollout = _join(walks, plan, policy, base.sigmas, ids, group_size, initial, ranks)
     if not config.dense:
         return rollout
-    return replace(rollout, ode_rewards=completion_rewards(env, policy, rollout))
+    return replace(rollout, extras={"ode_rewards": completion_rewards(env, policy, rollout)})
 
 
 def completion_rewards(env: Any, policy: FlowPolicy, rollout: Rollout) -> Tensor:
@@ -82,39 +82,43 @@ def completion_rewards(env: Any, policy: FlowPolicy, rollout: Rollout) -> Tensor
 
     Between stochastic steps a completion is the same clip, so one per stochastic step is made; from
     after the last one on it is the finished clip itself.
+
+    Raises:
+        ValueError: for a rollout without stochastic steps.
     """
-    task = env.unwrapped
+    base, transitions = denoising_batch(env), rollout.stochastic()
     own = rollout.rewards[rollout.ranks.part(len(rollout.rewards))]
-    out = own[:, None].repeat(1, len(rollout.sigmas), 1)
+    out = own[:, None].repeat(1, transitions.num_steps + 1, 1)
     after = 0
-    for step in rollout.kept:
+    for step in transitions.steps:
         share = len(own) // len(step.latent)
         scores = [
-            _complete(task, policy, rollout, step, rows)
-            for rows in torch.arange(len(step.latent)).split(task.num_envs)
+            _complete(base, policy, transitions, step, rows)
+            for rows in torch.arange(len(step.latent)).split(base.num_envs)
         ]
-        values = torch.cat(scores).repeat_interleave(share, dim=0)
+        values = torch.cat(scores).repeat_interleave(share, dim=0).to(out.device)
         out[:, after : step.index + 1] = values[:, None]
         after = step.index + 1
     return rollout.ranks.gather(out)
 
 
 def _complete(
-    task: Any, policy: FlowPolicy, rollout: Rollout, step: KeptStep, rows: Tensor
+    base: DenoisingEnv, policy: FlowPolicy, transitions: Transitions, step: KeptStep, rows: Tensor
 ) -> Tensor:
     latent = step.latent[rows.to(step.latent.device)].float()
-    own = step.row[rollout.ranks.part(len(step.row))]
-    ids = rollout.prompt_ids[own[rows]]
-    for t in range(step.index, len(rollout.sigmas) - 1):
+    own = step.row[transitions.ranks.part(len(step.row))]
+    ids = transitions.prompt_ids[own[rows]]
+    for t in range(step.index, transitions.num_steps):
         obs = {
             "latent": latent,
-            "sigma": rollout.sigmas[t].float().expand(len(latent), 1),
+            "sigma": transitions.sigmas[t].float().expand(len(latent), 1),
             "prompt_id": ids[:, None],
-            "guidance_scale": rollout.guidance_scale,
+            "guidance_scale": transitions.guidance_scale,
         }
         latent = _euler(policy, obs)
-    scores = task.score(latent if task.output == "torch" else latent.cpu().numpy(), ids)
-    return torch.as_tensor(scores, device=rollout.rewards.device)
+    return torch.as_tensor(
+        base.score(latent if base.output == "torch" else latent.cpu().numpy(), ids)
+    )
 
 
 def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Tensor:
@@ -124,23 +128,62 @@ def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Tensor:
 
 
 @dataclass(frozen=True)
+class _Batch:
+    """One batch of finished clips.
+
+    Attributes:
+        kept: the stochastic steps, in order.
+        latents: (B, C, T', H', W') finished.
+        rewards: (B, K), ``nan`` where not valid or late.
+        valid: (B, K) bool.
+        videos: (V, F, H, W, 3) uint8 on the host, the first clips.
+        scores: asked for the components that are late.
+    """
+
+    kept: tuple[KeptStep, ...]
+    latents: Tensor
+    rewards: Tensor
+    valid: Tensor
+    videos: Tensor
+    scores: Scores
+
+    def with_late_scores(self) -> _Batch:
+        """The batch with the scores of the components that worked in the background."""
+        late = list(self.scores.waiting)
+        if not late:
+            return self
+        # The others keep their place: a wrapper may have made something else of them.
+        rewards, valid = self.rewards.clone(), self.valid.clone()
+        for known, found in zip((rewards, valid), self.scores.result(), strict=True):
+            known[:, late] = found[:, late].to(known.device)
+        return replace(self, rewards=rewards, valid=valid)
+
+
+@dataclass(frozen=True)
 class _Walk:
-    """One batch of the environment from noise to clip."""
+    """The way of one batch of the environment from noise to clip."""
 
     env: Any
     policy: FlowPolicy
     plan: Plan
+    group_size: int
     keep_means: bool
     keep_videos: int
 
-    def run(
-        self, ids: np.ndarray, initial: np.ndarray, during: np.ndarray, start: int
-    ) -> dict[str, Any]:
-        obs, _ = self.env.reset(options={"prompt_id": ids, "noise_seed": initial})
+    def run(self, ids: np.ndarray, initial: np.ndarray, during: np.ndarray, start: int) -> _Batch:
+        obs, _ = self.env.reset(
+            options={
+                "prompt_id": ids,
+                "noise_seed": initial,
+                "group_id": (start + np.arange(len(ids))) // self.group_size,
+                "late_scores": True,
+            }
+        )
+        torch_path = self.env.unwrapped.output == "torch"
         kept: list[KeptStep] = []
-        for t, (before, after) in enumerate(
-            zip(self.plan.blocks[:-1], self.plan.blocks[1:], strict=True)
-        ):
+        pairs = zip(self.plan.blocks[:-1], self.plan.blocks[1:], strict=True)
+        for t, (before, after) in enumerate(pairs):
+            # Clips that are still in one place are denoised once: every ``before``-th is a node.
             nodes = {key: torch.as_tensor(value)[::before] for key, value in obs.items()}
             if t in self.plan.steps:
                 rows = torch.arange(start, start + len(ids), after)
@@ -150,16 +193,15 @@ class _Walk:
                 action = _euler(self.policy, nodes)
                 action = action.repeat_interleave(before // after, dim=0)
             action = action.repeat_interleave(after, dim=0) if after > 1 else action
-            torch_path = self.env.unwrapped.output == "torch"
             obs, reward, _, _, infos = self.env.step(action if torch_path else action.cpu().numpy())
-        vector = infos.get("vector_reward", reward)
-        return {
-            "kept": kept,
-            "latents": torch.as_tensor(obs["latent"]),
-            "rewards": torch.as_tensor(vector),
-            "valid": torch.as_tensor(infos["reward_valid"]),
-            "videos": torch.as_tensor(infos["video"])[: self.keep_videos].cpu(),
-        }
+        return _Batch(
+            tuple(kept),
+            torch.as_tensor(obs["latent"]),
+            torch.as_tensor(infos.get("vector_reward", reward)),
+            torch.as_tensor(infos["reward_valid"]),
+            torch.as_tensor(infos["video"])[: self.keep_videos].cpu(),
+            infos["scores"],
+        )
 
     def _draw(
         self, t: int, nodes: dict[str, Tensor], rows: Tensor, seeds: np.ndarray, children: int
@@ -188,36 +230,26 @@ class _Walk:
         return stored, action
 
 
-def _fill_in(walk: dict[str, Any], scores: Scores) -> None:
-    """Put the scores that came late into the walk they belong to."""
-    late = list(scores.waiting)
-    if not late:
-        return
-    for key, found in zip(("rewards", "valid"), scores.result(), strict=True):
-        walk[key][:, late] = found[:, late].to(walk[key].device)
-
-
 def _check(env: Any, prompts: int, group_size: int, plan: Plan, ranks: Ranks) -> None:
-    task = env.unwrapped
-    mode = getattr(task, "autoreset_mode", None)
-    if mode is not AutoresetMode.DISABLED:
+    base = denoising_batch(env)
+    if base.autoreset_mode is not AutoresetMode.DISABLED:
         raise ValueError(
             "collecting needs the batched environment with autoreset_mode='Disabled', got "
-            f"{type(task).__name__} with {mode}"
+            f"{type(base).__name__} with {base.autoreset_mode}"
         )
-    if task.task.flat:
+    if base.flat:
         raise ValueError("collecting needs structured observations, got a flat environment")
     share = ranks.part(prompts, "number of prompts")
     count = (share.stop - share.start) * group_size
     among = f" among {ranks.count} processes" if ranks.count > 1 else ""
-    if group_size < 1 or prompts < 1 or count % task.num_envs:
+    if group_size < 1 or prompts < 1 or count % base.num_envs:
         raise ValueError(
             f"{prompts} prompts times {group_size} clips{among} must be a positive multiple "
-            f"of num_envs = {task.num_envs}"
+            f"of num_envs = {base.num_envs}"
         )
-    if plan.shared and task.num_envs % group_size:
+    if plan.shared and base.num_envs % group_size:
         raise ValueError(
-            f"clips that share their way need whole groups in a batch: num_envs = {task.num_envs} "
+            f"clips that share their way need whole groups in a batch: num_envs = {base.num_envs} "
             f"is no multiple of the group size {group_size}"
         )
 
@@ -234,7 +266,7 @@ def _seeds(
 
 
 def _join(
-    walks: list[dict[str, Any]],
+    walks: Sequence[_Batch],
     plan: Plan,
     policy: FlowPolicy,
     sigmas: Tensor,
@@ -243,34 +275,32 @@ def _join(
     initial: np.ndarray,
     ranks: Ranks,
 ) -> Rollout:
-    def joined(parts: Sequence[Tensor | None]) -> Any:
-        known = [part for part in parts if part is not None]
+    def joined(parts: Sequence[Tensor]) -> Tensor:
         # One part is handed on as it is: latents of neighbouring steps share their memory.
-        return None if not known else known[0] if len(known) == 1 else torch.cat(known)
+        return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
-    columns = zip(*(walk["kept"] for walk in walks), strict=True)
-    kept = tuple(
-        KeptStep(
+    def step(parts: Sequence[KeptStep]) -> KeptStep:
+        means = [part.mean for part in parts if part.mean is not None]
+        return KeptStep(
             parts[0].index,
             ranks.gather(joined([part.row for part in parts])),
             joined([part.latent for part in parts]),
             joined([part.action for part in parts]),
             ranks.gather(joined([part.log_prob for part in parts])),
-            joined([part.mean for part in parts]),
+            joined(means) if means else None,
         )
-        for parts in columns
-    )
+
+    prompt_ids = torch.from_numpy(ids)
+    steps = tuple(step(parts) for parts in zip(*(walk.kept for walk in walks), strict=True))
+    scale = policy.config.guidance_scale
     return Rollout(
-        plan,
-        kept,
-        sigmas,
-        torch.from_numpy(ids),
-        group_size,
-        policy.config.guidance_scale,
-        ranks.gather(joined([walk["rewards"] for walk in walks])),
-        ranks.gather(joined([walk["valid"] for walk in walks])),
-        initial,
-        joined([walk["latents"] for walk in walks]),
-        videos=joined([walk["videos"] for walk in walks]),
+        latents=joined([walk.latents for walk in walks]),
+        prompt_ids=prompt_ids,
+        group_size=group_size,
+        noise_seeds=initial,
+        rewards=ranks.gather(joined([walk.rewards for walk in walks])),
+        valid=ranks.gather(joined([walk.valid for walk in walks])),
+        transitions=Transitions(plan, steps, sigmas, prompt_ids, scale, ranks) if steps else None,
+        videos=joined([walk.videos for walk in walks]),
         ranks=ranks,
     )

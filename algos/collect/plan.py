@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-WindowMode = Literal["all", "random", "sliding"]
+WindowMode = Literal["all", "random", "sliding", "none"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,13 @@ class RolloutConfig:
 
     Attributes:
         window: ``"all"`` candidate steps; a ``"random"`` subset of ``window_size`` of them
-            (Flow-GRPO-Fast, DanceGRPO); or a ``"sliding"`` run of ``window_size`` of them that
-            moves on by one every ``window_stride`` iterations and starts over at the end (MixGRPO).
-        window_size: steps in the window; of no effect for ``"all"``.
+            (Flow-GRPO-Fast, DanceGRPO); a ``"sliding"`` run of ``window_size`` of them that moves
+            on by one every ``window_stride`` iterations and starts over at the end (MixGRPO); or
+            ``"none"``: every step is deterministic, and the rollout has clips and no transitions.
+        window_size: steps in the window; of no effect for ``"all"`` and ``"none"``.
         window_stride: iterations that a sliding window stays.
-        first_step: candidates are the stochastic steps of the kernel from here,
-        last_step: to here, both included; None is the last.
+        first_step: index of the first step that may be stochastic.
+        last_step: index of the last step that may be; None means the last step of the schedule.
         initial_noise: ``"independent"``, or ``"shared"`` by the members of a group, who then also
             share the deterministic steps before the window, computed once for all of them.
         branch_steps: steps at which each node gets ``branches`` children (BranchGRPO). Members of a
@@ -59,7 +60,7 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "branch_steps", tuple(self.branch_steps))
         for name, known in (
-            ("window", ("all", "random", "sliding")),
+            ("window", ("all", "random", "sliding", "none")),
             ("initial_noise", ("independent", "shared")),
         ):
             if getattr(self, name) not in known:
@@ -71,6 +72,22 @@ class RolloutConfig:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if len(set(self.branch_steps)) < len(self.branch_steps):
             raise ValueError(f"branch_steps must be different steps, got {self.branch_steps}")
+        if self.window == "none":
+            self._refuse_what_needs_noise()
+
+    def _refuse_what_needs_noise(self) -> None:
+        """Without a stochastic step, clips of one initial noise are one clip."""
+        wanted = {
+            "initial_noise": self.initial_noise == "shared",
+            "branch_steps": bool(self.branch_steps),
+            "dense": self.dense,
+            "keep_means": self.keep_means,
+        }
+        if found := [name for name, asked in wanted.items() if asked]:
+            raise ValueError(
+                f"window 'none' has no stochastic step, which {', '.join(found)} "
+                f"need{'s' if len(found) == 1 else ''}: got {getattr(self, found[0])!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,9 +95,9 @@ class Plan:
     """One iteration's decision.
 
     Attributes:
-        steps: the S stochastic and trained steps, ascending.
-        blocks: (T + 1,) consecutive members of a group that are in one place before each step, and
-            at the end, where it is 1.
+        steps: the S stochastic and trained steps, ascending; none if every step is deterministic.
+        blocks: (T + 1,). ``blocks[t]`` is how many consecutive group members still share one latent
+            before step t: G is all of them, 1 is each on its own. ``blocks[T]`` is always 1.
     """
 
     steps: tuple[int, ...]
@@ -108,6 +125,8 @@ def make_plan(
         ValueError: if no step can be stochastic, the window does not fit, or the tree does not
             have G leaves.
     """
+    if config.window == "none":
+        return Plan((), (1,) * (len(stochastic) + 1))
     last = len(stochastic) - 1 if config.last_step is None else config.last_step
     candidates = [
         t for t, noisy in enumerate(stochastic) if noisy and config.first_step <= t <= last

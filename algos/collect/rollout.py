@@ -1,8 +1,8 @@
-"""What collecting leaves: the stochastic steps of a batch of clips, and all that learning needs."""
+"""What collecting leaves: finished clips, and the stochastic steps they were made with, if any."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from reelrl.algos.advantages import RewardBatch
 from reelrl.algos.collect.plan import Plan
 from reelrl.algos.run.distributed import ALONE, Ranks
+from reelrl.envs.scoring import RewardFacts
 
 
 @dataclass(frozen=True)
@@ -61,44 +62,28 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """N = P * G finished clips, groups one after the other.
-
-    Of several processes each knows the scores of all clips and has the latents of its own ones.
+class Transitions:
+    """The stochastic steps of N clips.
 
     Attributes:
         plan: which steps were stochastic, the same ones for every clip.
-        kept: the S stochastic steps.
+        steps: the S >= 1 stochastic steps.
         sigmas: (T + 1,) float64 noise levels.
-        prompt_ids: (N,) int64 on the host.
-        group_size: G.
+        prompt_ids: (N,) int64 of the clips, on the host.
         guidance_scale: all clips were made with.
-        rewards: (N, K) float32, ``nan`` where not valid.
-        valid: (N, K) bool.
-        noise_seeds: (N,) int64 seeds of the initial latents.
-        latents: (N / processes, C, T', H', W') finished, before decoding.
-        ode_rewards: (N, T + 1, K) rewards of deterministic completions from each level, if dense.
-        videos: (V, F, H, W, 3) uint8, the first clips, on the process that made them.
         ranks: the processes that the clips were shared out to.
     """
 
     plan: Plan
-    kept: tuple[KeptStep, ...]
+    steps: tuple[KeptStep, ...]
     sigmas: Tensor
     prompt_ids: Tensor
-    group_size: int
     guidance_scale: float
-    rewards: Tensor
-    valid: Tensor
-    noise_seeds: np.ndarray
-    latents: Tensor
-    ode_rewards: Tensor | None = None
-    videos: Tensor | None = None
     ranks: Ranks = ALONE
     _offsets: tuple[int, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        ends = np.cumsum([0, *(len(step.row) for step in self.kept)])
+        ends = np.cumsum([0, *(len(step.row) for step in self.steps)])
         object.__setattr__(self, "_offsets", tuple(int(end) for end in ends))
 
     @property
@@ -107,94 +92,195 @@ class Rollout:
         return self._offsets[-1]
 
     @property
-    def num_groups(self) -> int:
-        """P."""
-        return len(self.prompt_ids) // self.group_size
+    def num_steps(self) -> int:
+        """T, all denoising steps of a clip, stochastic or not."""
+        return len(self.sigmas) - 1
+
+    @property
+    def dimensions(self) -> int:
+        """D, numbers of a latent."""
+        return self.steps[0].latent[0].numel()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the latents are."""
+        return self.steps[0].latent.device
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Clip and kept step (column) of every item, both (num_items,) on the host."""
-        columns = [torch.full_like(step.row, s) for s, step in enumerate(self.kept)]
-        return torch.cat([step.row for step in self.kept]), torch.cat(columns)
+        columns = [torch.full_like(step.row, s) for s, step in enumerate(self.steps)]
+        return torch.cat([step.row for step in self.steps]), torch.cat(columns)
 
     def own(self, index: Tensor) -> Tensor:
         """Those of the transitions ``index`` whose latents this process has."""
         mine = torch.zeros(self.num_items, dtype=torch.bool)
-        for offset, step in zip(self._offsets, self.kept, strict=False):
+        for offset, step in zip(self._offsets, self.steps, strict=False):
             mine[offset : offset + len(step.row)][self.ranks.part(len(step.row))] = True
         return index[mine[index]]
 
     def items(self, index: Tensor) -> Items:
         """The transitions ``index`` (M,) of [0, num_items), sorted, all of them :meth:`own`."""
-        order = index.sort().values
-        bounds = torch.searchsorted(order, torch.tensor(self._offsets)).tolist()
-        parts = [
-            (s, step, order[low:high] - self._offsets[s])
-            for s, (step, low, high) in enumerate(
-                zip(self.kept, bounds[:-1], bounds[1:], strict=True)
-            )
-            if high > low
+        parts = self._by_step(index.sort().values)
+        row = torch.cat([step.row[at] for _, step, at in parts])
+        column = torch.cat([torch.full_like(at, s) for s, _, at in parts])
+        sigma = self.sigmas[torch.tensor([step.index for step in self.steps])[column]]
+        # Log-probabilities are known of all transitions, latents of this process's own.
+        here = [
+            (step, (at - self.ranks.part(len(step.row)).start).to(self.device))
+            for _, step, at in parts
         ]
-        device = self.kept[0].latent.device
-        picked = [
-            (s, step, at, (at - self.ranks.part(len(step.row)).start).to(device))
-            for s, step, at in parts
-        ]
-        row = torch.cat([step.row[at] for _, step, at, _ in picked])
-        column = torch.cat([torch.full_like(at, s) for s, _, at, _ in picked])
-        sigma = self.sigmas[torch.tensor([step.index for step in self.kept])[column]]
         obs = {
-            "latent": torch.cat([step.latent[here] for _, step, _, here in picked]),
-            "sigma": sigma.to(device, torch.float32)[:, None],
-            "prompt_id": self.prompt_ids[row].to(device)[:, None],
+            "latent": torch.cat([step.latent[at] for step, at in here]),
+            "sigma": sigma.to(self.device, torch.float32)[:, None],
+            "prompt_id": self.prompt_ids[row].to(self.device)[:, None],
             "guidance_scale": self.guidance_scale,
         }
-        means = [step.mean[here] for _, step, _, here in picked if step.mean is not None]
+        means = [step.mean[at] for step, at in here if step.mean is not None]
         return Items(
             obs,
-            torch.cat([step.action[here] for _, step, _, here in picked]),
-            torch.cat([step.log_prob[at.to(device)] for _, step, at, _ in picked]),
+            torch.cat([step.action[at] for step, at in here]),
+            torch.cat([step.log_prob[at.to(self.device)] for _, step, at in parts]),
             torch.cat(means) if means else None,
             row,
             column,
         )
 
-    def reward_batch(
-        self,
-        names: Sequence[str],
-        *,
-        weights: Tensor | None = None,
-        bounds: Tensor | None = None,
-        step: int = 0,
-    ) -> RewardBatch:
-        """The rewards as an estimator wants them, (P, G, K), with completions if any.
+    def _by_step(self, order: Tensor) -> list[tuple[int, KeptStep, Tensor]]:
+        """Column, step and places in the step of sorted items, for the steps that have any."""
+        bounds = torch.searchsorted(order, torch.tensor(self._offsets)).tolist()
+        places = zip(self.steps, bounds[:-1], bounds[1:], strict=True)
+        return [
+            (s, step, order[low:high] - self._offsets[s])
+            for s, (step, low, high) in enumerate(places)
+            if high > low
+        ]
 
-        With the tree of the clips, too, if members of a group share any of their way.
+    def tree(self, num_groups: int) -> Mapping[str, Tensor]:
+        """Parents and edge log-probabilities of the nodes, a level per stochastic step."""
+        device = self.steps[0].log_prob.device
+        parents, edges = [torch.tensor([-1])], [torch.zeros(num_groups, 1, device=device)]
+        start, above = 0, 1
+        for step in self.steps:
+            count = len(step.row) // num_groups
+            parents.append(start + torch.arange(count) // (count // above))
+            edges.append(step.log_prob.to(torch.float32).view(num_groups, count))
+            start, above = start + above, count
+        parent = torch.cat(parents).to(device)
+        return {"tree_parent": parent.expand(num_groups, -1), "edge_logp": torch.cat(edges, dim=1)}
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N = P * G finished clips, groups one after the other.
+
+    Of several processes each knows the scores of all clips and has the latents of its own ones.
+
+    Attributes:
+        latents: (N / processes, C, T', H', W') finished, before decoding.
+        prompt_ids: (N,) int64 on the host.
+        group_size: G.
+        noise_seeds: (N,) int64 seeds of the initial latents.
+        rewards: (N, K) float32 as the environment gave them, ``nan`` where not valid.
+        valid: (N, K) bool.
+        transitions: the stochastic steps; None if the clips were made without any.
+        extras: what else is known of the clips, (N, ...) each: ``ode_rewards`` (N, T + 1, K), the
+            rewards of deterministic completions from each level, if asked for.
+        videos: (V, F, H, W, 3) uint8, the first clips, on the process that made them.
+        ranks: the processes that the clips were shared out to.
+    """
+
+    latents: Tensor
+    prompt_ids: Tensor
+    group_size: int
+    noise_seeds: np.ndarray
+    rewards: Tensor
+    valid: Tensor
+    transitions: Transitions | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    videos: Tensor | None = None
+    ranks: Ranks = ALONE
+
+    @property
+    def num_groups(self) -> int:
+        """P."""
+        return len(self.prompt_ids) // self.group_size
+
+    @property
+    def group_id(self) -> Tensor:
+        """(N,) int64 on the host, which of the P groups each clip is compared in."""
+        return torch.arange(len(self.prompt_ids)) // self.group_size
+
+    def stochastic(self) -> Transitions:
+        """The stochastic steps, for a learner that cannot do without.
+
+        Raises:
+            ValueError: if the clips were made without any.
+        """
+        if self.transitions is None:
+            raise ValueError("expected a rollout with stochastic steps, got one of window 'none'")
+        return self.transitions
+
+    def reward_batch(
+        self, facts: RewardFacts, *, weights: Tensor | None = None, step: int = 0
+    ) -> RewardBatch:
+        """The rewards as an estimator wants them: (P, G, K), higher better in every component.
+
+        With the extras, and with the tree of the clips if members of a group share any of their
+        way.
+
+        Args:
+            facts: names, signs and bounds of the components.
+            weights: (K,) static weights.
+            step: number of the iteration.
         """
         groups = (self.num_groups, self.group_size)
-        extras = dict(self._tree()) if self.plan.shared else {}
-        if self.ode_rewards is not None:
-            extras["ode_rewards"] = self.ode_rewards.unflatten(0, groups)
-        return RewardBatch(
-            self.rewards.unflatten(0, groups),
-            tuple(names),
-            weights=weights,
-            bounds=bounds,
-            prompt_ids=self.prompt_ids[:: self.group_size],
-            extras=extras,
-            step=step,
+        extras = {name: value.unflatten(0, groups) for name, value in self.extras.items()}
+        if self.transitions is not None and self.transitions.plan.shared:
+            extras |= self.transitions.tree(self.num_groups)
+        rewards = self.rewards.unflatten(0, groups)
+        prompts = self.prompt_ids[:: self.group_size]
+        return signed_batch(
+            rewards, facts, weights=weights, prompt_ids=prompts, extras=extras, step=step
         )
 
-    def _tree(self) -> Mapping[str, Tensor]:
-        """Parents and edge log-probabilities of the nodes, a level per stochastic step."""
-        parents, edges = [torch.tensor([-1])], [self.rewards.new_zeros(self.num_groups, 1)]
-        start, above = 0, 1
-        for step in self.kept:
-            count = len(step.row) // self.num_groups
-            parents.append(start + torch.arange(count) // (count // above))
-            edges.append(step.log_prob.to(self.rewards.dtype).view(self.num_groups, count))
-            start, above = start + above, count
-        parent = torch.cat(parents).to(self.rewards.device)
-        return {
-            "tree_parent": parent.expand(self.num_groups, -1),
-            "edge_logp": torch.cat(edges, dim=1),
-        }
+
+SIGNED = frozenset({"ode_rewards"})
+"""Extras that are rewards themselves and change sign with them."""
+
+
+def signed_batch(
+    rewards: Any,
+    facts: RewardFacts,
+    *,
+    valid: Any = None,
+    weights: Tensor | None = None,
+    prompt_ids: Any = None,
+    extras: Mapping[str, Tensor] | None = None,
+    step: int = 0,
+) -> RewardBatch:
+    """The batch that every learner hands to its estimator.
+
+    Penalties change sign before anything is estimated, because some estimators know no weights.
+
+    Args:
+        rewards: (P, G, K) as the environment gave them, array or tensor.
+        facts: names, signs and bounds of the K components.
+        valid: (P, G) bool; None is all.
+        weights: (K,) static weights, or None.
+        prompt_ids: (P,).
+        extras: by the names of :data:`~reelrl.algos.advantages.EXTRAS`.
+        step: number of the batch.
+    """
+    return RewardBatch(
+        facts.signed(rewards),
+        facts.names,
+        valid=valid,
+        weights=weights,
+        bounds=facts.signed_bounds(),
+        prompt_ids=prompt_ids,
+        extras={
+            name: facts.signed(value) if name in SIGNED else value
+            for name, value in (extras or {}).items()
+        },
+        step=step,
+    )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reelrl.algos.learners.losses import clip_range_of
 from reelrl.algos.policies.flow import FlowPolicy
-from reelrl.envs.base_env import TaskFace
+from reelrl.envs.base_env import BaseEnv
 from reelrl.envs.models import VideoModel
 from reelrl.envs.steps import Reduction
 from reelrl.envs.task import encode_prompts
@@ -128,7 +128,7 @@ class DenoisingTask:
         return {**self.__dict__, "_embeddings": None}
 
 
-def _base(env: Any) -> TaskFace:
+def _base(env: Any) -> BaseEnv:
     """The environment at the bottom of wrappers and adapter, if a denoising policy can act in it.
 
     Raises:

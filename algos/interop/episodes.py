@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, RewardBatch, make_estimator
+from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.advantages.masked import to_tensor
 from reelrl.algos.advantages.oneline import group_slots
+from reelrl.algos.collect.rollout import signed_batch
+from reelrl.algos.supply import missing_from, supplied
 from reelrl.envs.scoring import RewardFacts
 
-SUPPLIED = frozenset({"bounds"})
-"""What a batch of episodes has beside its rewards; trees and completions need our own learner."""
 CALLS = "episodes/calls"
 """Where the saved state has the number of batches; a calibrated estimator counts ``calls`` too."""
 
@@ -60,7 +60,7 @@ class EpisodeEstimator:
 
     def __init__(self, estimator: str | AdvantageEstimator) -> None:
         self.estimator: Any = make_estimator(estimator) if isinstance(estimator, str) else estimator
-        missing = sorted(self.estimator.requires - SUPPLIED)
+        missing = missing_from(self.estimator, supplied(None))
         if self.estimator.needs_component_gradients:
             missing.append("the gradient of every component")
         if wanted := getattr(self.estimator, "needs_feedback", ""):
@@ -94,14 +94,13 @@ class EpisodeEstimator:
         row, column, shape = group_slots(prompt_ids, torch.device("cpu"))
         at = (row.numpy(), column.numpy())
         table = np.zeros((*shape, rewards.shape[1]), dtype=np.float32)
-        table[at] = rewards * np.array(facts.signs, dtype=np.float32)
+        table[at] = rewards
         valid = np.zeros(shape, dtype=np.bool_)
         valid[at] = True
-        batch = RewardBatch(
+        batch = signed_batch(
             table,
-            facts.names,
+            facts,
             valid=None if valid.all() else valid,
-            bounds=facts.signed_bounds(),
             prompt_ids=np.unique(prompt_ids),
             step=self.calls,
         )

@@ -41,8 +41,8 @@ def clip_range_of(epsilon: float, dimensions: int, reduction: Reduction) -> floa
     return epsilon * _spread_of(dimensions, reduction)
 
 
-def nats_of(dimensions: int, reduction: Reduction) -> float:
-    r"""What a reduced log-density or divergence is multiplied by to be one of all D dimensions.
+def unreduce_factor(dimensions: int, reduction: Reduction) -> float:
+    r"""Factor that turns a reduced log-density back into the sum over all D dimensions, in nats.
 
     D for ``"mean"``, :math:`\sqrt D` for ``"sum_sqrt_d"``, 1 for ``"sum"``.
 

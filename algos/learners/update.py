@@ -14,20 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelrl.algos.config import GRPOConfig
+from reelrl.algos.config import TrainerConfig
+from reelrl.algos.learners.base import Numbers as ItemNumbers
+from reelrl.algos.learners.base import Objective
 from reelrl.algos.learners.component_gradients import (
     balanced,
     gradient_per_component,
     gram_matrix,
     overflowed,
 )
-from reelrl.algos.learners.objective import Objective
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA
 from reelrl.algos.run.checkpoint import pack_optimizer, unpack_optimizer
 from reelrl.algos.run.distributed import ALONE, Ranks
 
-Numbers = list[dict[str, Tensor]]
+Numbers = list[ItemNumbers]
 Feedback = Callable[[Tensor], Tensor]
 """Takes the Gram matrix (K, K) of the components' gradients, gives their weights (K,)."""
 
@@ -41,7 +42,7 @@ class Updater:
 
     Args:
         policy: its trainable weights are updated.
-        config: of the learner.
+        config: of the trainer.
         ranks: processes whose gradients are summed; each makes those of its own transitions.
 
     Attributes:
@@ -54,7 +55,7 @@ class Updater:
         ValueError: for weights below float32.
     """
 
-    def __init__(self, policy: FlowPolicy, config: GRPOConfig, ranks: Ranks = ALONE) -> None:
+    def __init__(self, policy: FlowPolicy, config: TrainerConfig, ranks: Ranks = ALONE) -> None:
         self.config, self.ranks = config, ranks
         self.parameters = policy.trainable()
         self.optimizer = torch.optim.AdamW(
@@ -137,7 +138,7 @@ class Updater:
         """Leave the balance of the components' gradients on the parameters."""
 
         def backward_of(k: int) -> None:
-            if k < 0 and self.config.loss.kl_weight == 0:
+            if k < 0 and not objective.has_penalty:
                 return
             self.gradients(
                 lambda part: objective(part, total, only=k, kl=k < 0),
@@ -147,10 +148,10 @@ class Updater:
             )
             self.ranks.sum_gradients(self.parameters)
 
-        count = 0 if objective.signal.components is None else objective.signal.components.shape[1]
-        *parts, penalty = gradient_per_component(backward_of, self.parameters, count)
+        *parts, penalty = gradient_per_component(backward_of, self.parameters, objective.components)
         if self.scaler.is_enabled() and overflowed([*parts, penalty]):
-            # Too large a scale, and no lesson: left as it is, the step is skipped and it drops.
+            # The loss scale was too large and gradients overflowed. The estimator must not see
+            # them; left as they are, `_step` skips the update and the scaler lowers its scale.
             mixed = [torch.stack(part).sum(dim=0) for part in zip(*parts, strict=True)]
         else:
             gram = gram_matrix(parts)

@@ -2,8 +2,8 @@
 
 Each process collects and replays its share of an iteration's groups. Scores are gathered, so that
 all of them estimate the same advantages and keep the same estimator state, and gradients are
-summed, so that all of them take the same step. One process is the case in which nobody is told
-anything, and goes through the same lines.
+summed, so that all of them take the same step. With one process every collective is a no-op, so
+the code path is the same. Tensors travel as tensors; only small Python values are pickled.
 """
 
 from __future__ import annotations
@@ -65,10 +65,20 @@ class Ranks:
         return values
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes, one after the other along axis 0."""
+        """The tensors of all processes, one after the other along axis 0.
+
+        They must have one shape and dtype, as the shares of :meth:`part` have.
+        """
         if self.count == 1:
             return tensor
-        return torch.cat(self.exchange(tensor.cpu())).to(tensor.device)
+        # NCCL knows accelerators alone, and gloo no booleans.
+        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+        own = tensor.to(device).contiguous()
+        flags = own.dtype is torch.bool
+        own = own.view(torch.uint8) if flags else own
+        everyone = own.new_empty(self.count * len(own), *own.shape[1:])
+        dist.all_gather_into_tensor(everyone, own)
+        return (everyone.view(torch.bool) if flags else everyone).to(tensor.device)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from reelrl.envs.base_env import TaskFace
+from reelrl.envs.base_env import BaseEnv
 from reelrl.envs.scoring import RewardFacts, RewardWarning, read_weights, scalarise
 from reelrl.envs.task import row_of
 from reelrl.envs.wrappers.groups import VectorPromptGroups
@@ -64,7 +64,7 @@ class NativeBatch:
 
     def __init__(self, env: VectorEnv, weights: Sequence[float] | None = None) -> None:
         self.env = env
-        self.base: TaskFace = base_of(env)
+        self.base: BaseEnv = base_of(env)
         mode = getattr(self.base, "autoreset_mode", None)
         if mode is not AutoresetMode.DISABLED:
             raise ValueError(

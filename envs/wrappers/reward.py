@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-from reelrl.envs.base_env import TaskFace
+from reelrl.envs.base_env import BaseEnv
 from reelrl.rewards import Reward, make_reward
 
 
@@ -63,14 +63,14 @@ def build(reward: str | Reward, config: dict[str, Any]) -> Reward:
     return reward
 
 
-def base_of(env: Any) -> TaskFace:
+def base_of(env: Any) -> BaseEnv:
     """The environment of ours at the bottom of the wrappers.
 
     Raises:
         TypeError: if there is another one.
     """
     base = env.unwrapped
-    if not isinstance(base, TaskFace):
+    if not isinstance(base, BaseEnv):
         raise TypeError(
             "expected wrappers over a TextToVideoEnv or TextToVideoVectorEnv, got "
             f"{type(base).__name__}"

@@ -9,6 +9,7 @@ from torch import nn
 
 import reelrl  # noqa: F401  (registers the ids)
 from reelrl.envs.models import VideoModel
+from reelrl.envs.scoring import RewardFacts
 from reelrl.rewards import Reward
 from reelrl.rewards.adaptive import AdaptiveReward
 
@@ -113,6 +114,16 @@ class Familiar(AdaptiveReward):
     def load_state_dict(self, state):
         self.level = state["level"].clone()
         self.moved_on(int(state["version"]))
+
+
+@pytest.fixture
+def facts_of():
+    """Facts of components in [0, 1] of which more is better: ``facts_of("a", "b")``."""
+
+    def make(*names):
+        return RewardFacts(names, ((0.0, 1.0),) * len(names), (1.0,) * len(names))
+
+    return make
 
 
 @pytest.fixture

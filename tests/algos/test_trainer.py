@@ -13,12 +13,11 @@ import torch
 
 from reelrl.algos.advantages import make_estimator
 from reelrl.algos.collect.plan import RolloutConfig
-from reelrl.algos.config import LossConfig
 from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.grpo import GRPO, GRPOConfig
 from reelrl.algos.learners import losses
-from reelrl.algos.learners.losses import nats_of
-from reelrl.algos.learners.objective import Objective
+from reelrl.algos.learners.losses import unreduce_factor
+from reelrl.algos.learners.policy_gradient import LossConfig, TransitionObjective
 from reelrl.algos.learners.update import LearnerWarning
 from reelrl.algos.metrics import rollout_metrics
 from reelrl.algos.policies import FlowPolicy
@@ -69,7 +68,7 @@ def assert_same(first, second):
 
 
 def gradient_of(learner, rollout, output, index=None):
-    objective = Objective.of(
+    objective = TransitionObjective.of(
         learner.policy, rollout, output, learner.config.loss,
         learner.estimator.loss_mode == "per_component",
     )  # fmt: skip
@@ -94,17 +93,20 @@ def test_gradient_is_that_of_the_loss_written_out(make_learner):
     rollout = learner.collect()
     output = learner.estimate(rollout)
     total = 0.0
-    for kept in rollout.kept:
+    for kept in rollout.transitions.steps:
         for clip in range(8):
             obs = {
                 "latent": kept.latent[clip : clip + 1],
-                "sigma": rollout.sigmas[kept.index].float().view(1, 1),
+                "sigma": rollout.transitions.sigmas[kept.index].float().view(1, 1),
                 "prompt_id": rollout.prompt_ids[clip].view(1, 1),
             }
             ratio = (
                 learner.policy.log_prob(obs, kept.action[clip : clip + 1]) - kept.log_prob[clip]
             ).exp()
-            total = total - output.advantages[clip // 4, clip % 4] * ratio / rollout.num_items
+            total = (
+                total
+                - output.advantages[clip // 4, clip % 4] * ratio / rollout.transitions.num_items
+            )
     expected = torch.autograd.grad(total.sum(), list(learner.policy.parameters.values()))
     for a, b in zip(gradient_of(learner, rollout, output), expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-4)
@@ -394,13 +396,13 @@ def test_t19_transitions_without_a_signal_cost_no_forward_pass(make_learner):
     output = learner.estimate(rollout)
     output.advantages[0] = 0
     gradient = gradient_of(learner, rollout, output)
-    everything = gradient_of(learner, rollout, output, torch.arange(rollout.num_items))
+    everything = gradient_of(learner, rollout, output, torch.arange(rollout.transitions.num_items))
     for a, b in zip(gradient, everything, strict=True):
         torch.testing.assert_close(a, b)
     learner.policy.model.batches.clear()
     metrics = learner.update(rollout, output)
     assert metrics["train/active"] == 0.5
-    assert sum(learner.policy.model.batches) == rollout.num_items // 2
+    assert sum(learner.policy.model.batches) == rollout.transitions.num_items // 2
 
 
 def test_t20_components_that_cancel_in_the_sum_are_no_group_without_variance(make_learner):
@@ -424,7 +426,7 @@ def test_marble_takes_the_balanced_gradient(make_learner):
     rollout = learner.collect()
     output = learner.estimate(rollout)
     parts = []
-    objective = Objective.of(learner.policy, rollout, output, learner.config.loss, False)
+    objective = TransitionObjective.of(learner.policy, rollout, output, learner.config.loss, False)
     for k in range(2):
         loss, _ = objective(objective.active(), objective.signal.weight.sum(), only=k)
         gradient = torch.autograd.grad(loss, learner.updater.parameters)
@@ -466,7 +468,7 @@ def test_the_approximate_divergence_is_in_nats_for_every_reduction(make_learner,
         loss=LossConfig(kl_weight=1e-9, clip_range=100.0),
     )
     metrics = learner.learn(1)[0]
-    exact = metrics["train/kl"] * nats_of(24, reduction)
+    exact = metrics["train/kl"] * unreduce_factor(24, reduction)
     assert exact > 0 and metrics["train/approx_kl"] == pytest.approx(exact, rel=0.1)
 
 

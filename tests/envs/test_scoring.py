@@ -69,22 +69,22 @@ def test_foreground_components_work_while_background_ones_do():
     assert valid.all() and values.tolist() == [[0.5, 0.5]] * 2
 
 
-def test_deferred_batches_get_their_own_scores_whatever_order_they_finish_in():
+def test_late_batches_get_their_own_scores_whatever_order_they_finish_in():
     slow = [Slow(0.1, 0.0, 0.05), Slow(0.0, 0.1, 0.0)]
     slow[1].name = "other"
     rewards = RewardList([AsyncReward(slow[0]), make_reward("proxy_mq"), AsyncReward(slow[1])])
     plain = RewardList([Slow(), make_reward("proxy_mq")])
     levels = [0.125, 0.25, 0.5]
-    with rewards.deferred() as scores:
-        early = [rewards(*batch(level)) for level in levels]
-    for (values, valid), level, late in zip(early, levels, scores, strict=True):
+    begun = [rewards.begin(*batch(level)) for level in levels]
+    early = [scores.so_far() for scores in begun]
+    for (values, valid), level, late in zip(early, levels, begun, strict=True):
         assert values[:, [0, 2]].isnan().all() and not valid[:, [0, 2]].any()
         expected = plain(*batch(level))[0]
         assert torch.equal(values[:, 1], expected[:, 1])
         found, known = late.result()
         assert torch.equal(found[:, :2], expected) and torch.equal(found[:, 2], expected[:, 0])
         assert known.all()
-    assert rewards(*batch(0.5))[1].all()  # outside, calls wait again
+    assert rewards(*batch(0.5))[1].all()  # a plain call waits
 
 
 def test_a_failure_in_the_background_is_masked_or_raised():

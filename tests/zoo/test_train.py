@@ -106,7 +106,7 @@ def test_t34_the_examination_has_the_schedule_and_sizes_of_training():
         ("estimater=gdpo", "unknown key 'estimater'; did you mean 'estimator'"),
         ("learner.learning_rate=fast", "learner.learning_rate must be float, got 'fast'"),
         ("learner.group_size=4.5", "learner.group_size must be int, got 4.5"),
-        ("learner.loss.kind=ppo", "learner.loss.kind must be 'clip', 'guard', 'dppo', got 'ppo'"),
+        ("learner.loss.kind=ppo", "kind must be one of clip, dppo, guard, got 'ppo'"),
         ("learner=3", "learner must hold keys and values, got 3"),
         ("learner.betas=[0.9]", "betas must be two numbers, got (0.9,)"),
         ("iterations=-3", "iterations must be at least 0, got -3"),

@@ -66,7 +66,7 @@ class RolloutMeasures:
         gold = axes_of(gold_axes_of_prompts(rollout.videos.float() / 255, prompts))
         size = rollout.group_size
         rewards = rollout.rewards.double().cpu()
-        proxy = proxy_of(rewards, learner.signs.tolist(), learner.config.reward_weights)
+        proxy = proxy_of(rewards, learner.facts.signs, learner.config.reward_weights)
         advantages = torch.as_tensor(output.advantages).double().cpu()
         advantages = advantages.flatten(2).mean(-1) if advantages.ndim > 2 else advantages
         groups = advantages.reshape(-1, size)
@@ -212,14 +212,15 @@ def path_kl(policy: FlowPolicy, rollout: Rollout) -> Tensor:
     noisy steps, and an upper bound on that of the latents after the last of them. It is none on
     that of the clips: the deterministic steps behind it are the policy's own, too.
     """
+    transitions = rollout.stochastic()
     total = torch.zeros((), dtype=torch.float64)
-    for index in torch.arange(rollout.num_items).split(CHUNK):
-        obs = rollout.items(index).obs
+    for index in torch.arange(transitions.num_items).split(CHUNK):
+        obs = transitions.items(index).obs
         step = policy.forward(obs).step
         with policy.reference():
             reference = policy.forward(obs).step
         total = total + gaussian_kl(step, reference, "sum").sum().cpu()
-    return total / (rollout.num_items / len(rollout.kept))
+    return total / (transitions.num_items / len(transitions.steps))
 
 
 def diversity(videos: Tensor) -> dict[str, Tensor]:

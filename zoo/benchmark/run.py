@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from reelrl.algos.grpo import GRPO
 from reelrl.algos.run.runlog import RunLog, read_metrics
-from reelrl.algos.trainer import GRPO
 from reelrl.envs.scoring import RewardList
 from reelrl.zoo.benchmark.design import Examined, Run
 from reelrl.zoo.benchmark.examination import FixedExamination, RolloutMeasures
@@ -83,7 +83,7 @@ def _open(run: Run, folder: Path, examined: Examined) -> tuple[GRPO, FixedExamin
     config = run.config
     env = make_env(config)
     task = env.unwrapped
-    components = task.task.rewards.components
+    components = task.reward_components
     examination = FixedExamination(
         examined,
         RewardList(components),

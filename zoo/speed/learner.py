@@ -24,8 +24,8 @@ import tyro
 import reelrl  # noqa: F401  (registers the ids)
 from reelrl.algos.collect.collector import collect
 from reelrl.algos.collect.plan import RolloutConfig
+from reelrl.algos.grpo import GRPO, GRPOConfig
 from reelrl.algos.policies import FlowPolicy
-from reelrl.algos.trainer import GRPO, GRPOConfig
 from reelrl.envs.models import VideoModel
 
 
@@ -189,20 +189,20 @@ def replay(bench: Bench) -> None:
     learner = make(bench)
     rollout = learner.collect()
     policy = learner.policy
-    row, column = rollout.rows()
-    items = torch.arange(rollout.num_items)
-    print(f"replay of {len(rollout.kept)} steps of n clips, forward and backward")
+    row, column = rollout.transitions.rows()
+    items = torch.arange(rollout.transitions.num_items)
+    print(f"replay of {len(rollout.transitions.steps)} steps of n clips, forward and backward")
     for clips in (1, 2, bench.group_size):
 
         def run(one_by_one: bool, clips: int = clips) -> float:
             mine = items[row < clips]
             parts = [mine]
             if one_by_one:
-                parts = [mine[column[mine] == s] for s in range(len(rollout.kept))]
+                parts = [mine[column[mine] == s] for s in range(len(rollout.transitions.steps))]
             watch = Stopwatch(bench.device)
             with watch.running("all"):
                 for part in parts:
-                    stored = rollout.items(part)
+                    stored = rollout.transitions.items(part)
                     policy.log_prob(stored.obs, stored.action).sum().backward()
             return watch.seconds["all"]
 

@@ -25,7 +25,9 @@ def policy(tiny_model):
 
 
 def replay(policy, rollout, index=None):
-    items = rollout.items(torch.arange(rollout.num_items) if index is None else index)
+    items = rollout.transitions.items(
+        torch.arange(rollout.transitions.num_items) if index is None else index
+    )
     with torch.no_grad():
         return policy.log_prob(items.obs, items.action), items
 
@@ -33,7 +35,7 @@ def replay(policy, rollout, index=None):
 def test_t2_replaying_all_steps_in_one_forward_gives_ratio_one(make_env, policy):
     rollout = collect(make_env(8), policy, [0, 2], 4)
     log_prob, items = replay(policy, rollout)
-    assert rollout.num_items == 3 * 8
+    assert rollout.transitions.num_items == 3 * 8
     torch.testing.assert_close(log_prob, items.log_prob, atol=1e-6, rtol=0)
 
 
@@ -41,7 +43,7 @@ def test_items_come_sorted_and_complete_whatever_the_order_asked(make_env, polic
     rollout = collect(make_env(4), policy, [1, 2], 4)
     index = torch.tensor([17, 3, 22, 9, 0])
     log_prob, items = replay(policy, rollout, index)
-    row, column = rollout.rows()
+    row, column = rollout.transitions.rows()
     assert torch.equal(items.row, row[index.sort().values])
     assert torch.equal(items.column, column[index.sort().values])
     assert torch.equal(items.obs["prompt_id"][:, 0], rollout.prompt_ids[items.row])
@@ -53,10 +55,10 @@ def test_clips_do_not_depend_on_the_batch_they_are_made_in(make_env, policy, out
     whole = collect(make_env(8, output=output), policy, [0, 2], 4, seed=3, iteration=5)
     halves = collect(make_env(2), policy, [0, 2], 4, seed=3, iteration=5)
     torch.testing.assert_close(whole.rewards, halves.rewards, atol=1e-6, rtol=0)
-    for a, b in zip(whole.kept, halves.kept, strict=True):
+    for a, b in zip(whole.transitions.steps, halves.transitions.steps, strict=True):
         torch.testing.assert_close(a.action, b.action, atol=1e-5, rtol=0)
     other = collect(make_env(8), policy, [0, 2], 4, seed=3, iteration=6)
-    assert not torch.allclose(other.kept[0].latent, whole.kept[0].latent)
+    assert not torch.allclose(other.transitions.steps[0].latent, whole.transitions.steps[0].latent)
 
 
 def test_t15_the_global_generator_plays_no_part(make_env, policy):
@@ -74,7 +76,7 @@ def test_t14_initial_noise_is_shared_or_independent_as_asked(make_env, policy):
         assert [len(set(group.tolist())) for group in groups] == [distinct, distinct]
         assert set(groups[0]).isdisjoint(groups[1])
         expected = initial_noise((2, 3, 2, 2), rollout.noise_seeds.tolist())
-        assert torch.equal(rollout.kept[0].latent, expected)
+        assert torch.equal(rollout.transitions.steps[0].latent, expected)
         # Same start, but the noise on the way differs.
         assert len(set(rollout.rewards[:4, 0].tolist())) == 4
 
@@ -83,24 +85,27 @@ def test_t16_t17_members_of_a_group_train_the_same_stored_steps(make_env, policy
     config = RolloutConfig(window="random", window_size=2)
     for iteration in range(4):
         rollout = collect(make_env(4, num_steps=6), policy, [0], 4, config, iteration=iteration)
-        assert tuple(step.index for step in rollout.kept) == rollout.plan.steps
-        row, column = rollout.rows()
+        assert (
+            tuple(step.index for step in rollout.transitions.steps)
+            == rollout.transitions.plan.steps
+        )
+        row, column = rollout.transitions.rows()
         steps_of = [sorted(column[row == clip].tolist()) for clip in range(4)]
         assert steps_of == [[0, 1]] * 4
-        items = rollout.items(torch.arange(rollout.num_items))
-        levels = torch.tensor([step.index for step in rollout.kept])[items.column]
-        assert torch.equal(items.obs["sigma"][:, 0], rollout.sigmas[levels].float())
+        items = rollout.transitions.items(torch.arange(rollout.transitions.num_items))
+        levels = torch.tensor([step.index for step in rollout.transitions.steps])[items.column]
+        assert torch.equal(items.obs["sigma"][:, 0], rollout.transitions.sigmas[levels].float())
 
 
 def test_t6_last_step_is_deterministic_and_not_trained(make_env, policy):
     rollout = collect(make_env(4, num_steps=5), policy, [0], 4)
-    assert rollout.plan.steps == (0, 1, 2, 3)
+    assert rollout.transitions.plan.steps == (0, 1, 2, 3)
 
 
-def test_t21_one_prompt_twice_is_two_groups(make_env, policy):
+def test_t21_one_prompt_twice_is_two_groups(make_env, policy, facts_of):
     rollout = collect(make_env(8), policy, [3, 3], 4)
     assert rollout.num_groups == 2
-    batch = rollout.reward_batch(["a", "b"])
+    batch = rollout.reward_batch(facts_of("a", "b"))
     assert batch.rewards.shape == (2, 4, 2) and batch.prompt_ids.tolist() == [3, 3]
 
 
@@ -110,7 +115,7 @@ def test_t23_a_failed_reward_is_nan_and_masked(make_env, policy, tiny_types):
         rollout = collect(env, policy, [0, 1], 4)
     assert rollout.rewards[4:, 0].isnan().all() and not rollout.valid[4:, 0].any()
     assert rollout.rewards[:4].isfinite().all() and rollout.rewards[4:, 1].isfinite().all()
-    output, _ = make_estimator("gdpo")(rollout.reward_batch(env.unwrapped.reward_names))
+    output, _ = make_estimator("gdpo")(rollout.reward_batch(env.unwrapped.reward_facts))
     assert output.advantages.isfinite().all()
 
 
@@ -119,9 +124,9 @@ def test_shared_prefix_is_computed_once_per_group(make_env, tiny_model, policy):
     tiny_model.batches.clear()
     rollout = collect(make_env(8, num_steps=4), policy, [0, 1], 4, config)
     assert tiny_model.batches == [2, 2, 2, 8]
-    latent = rollout.kept[0].latent.unflatten(0, (2, 4))
+    latent = rollout.transitions.steps[0].latent.unflatten(0, (2, 4))
     assert torch.equal(latent, latent[:, :1].expand_as(latent))
-    action = rollout.kept[0].action.unflatten(0, (2, 4))
+    action = rollout.transitions.steps[0].action.unflatten(0, (2, 4))
     assert not torch.equal(action[:, 0], action[:, 1])
 
 
@@ -142,7 +147,7 @@ def test_t2_stored_dtype_loses_nothing_wherever_the_window_is(
 ):
     policy = FlowPolicy(tiny_model, latent_dtype=latent_dtype)
     rollout = collect(make_env(4), policy, [0], 4, RolloutConfig(**config), iteration=1)
-    last = rollout.kept[-1]
+    last = rollout.transitions.steps[-1]
     assert last.latent.dtype == last.action.dtype == getattr(torch, latent_dtype)
     log_prob, items = replay(policy, rollout)
     torch.testing.assert_close(log_prob, items.log_prob, atol=1e-6, rtol=0)
@@ -150,40 +155,42 @@ def test_t2_stored_dtype_loses_nothing_wherever_the_window_is(
 
 def test_means_are_those_of_the_sampling_policy(make_env, policy):
     rollout = collect(make_env(4), policy, [0], 4, RolloutConfig(keep_means=True))
-    items = rollout.items(torch.arange(rollout.num_items))
+    items = rollout.transitions.items(torch.arange(rollout.transitions.num_items))
     with torch.no_grad():
         torch.testing.assert_close(items.mean, policy.forward(items.obs).step.mean)
 
 
-def test_dense_rewards_are_those_of_the_euler_completions(make_env, tiny_model, policy):
+def test_dense_rewards_are_those_of_the_euler_completions(make_env, tiny_model, policy, facts_of):
     env = make_env(4, num_steps=4)
     rollout = collect(env, policy, [0, 1], 2, RolloutConfig(dense=True, first_step=1))
-    assert rollout.ode_rewards.shape == (4, 5, 2)
-    assert torch.equal(rollout.ode_rewards[:, -1], rollout.rewards)
+    assert rollout.extras["ode_rewards"].shape == (4, 5, 2)
+    assert torch.equal(rollout.extras["ode_rewards"][:, -1], rollout.rewards)
     noise = initial_noise((2, 3, 2, 2), rollout.noise_seeds.tolist())
     embedding = env.unwrapped.embeddings[rollout.prompt_ids]
     clean = euler_ode(tiny_model, embedding, noise, num_steps=4)
     expected = env.unwrapped.score(clean, rollout.prompt_ids)
     for level in (0, 1):  # The step from noise is deterministic.
-        torch.testing.assert_close(rollout.ode_rewards[:, level], expected, atol=1e-5, rtol=0)
-    assert torch.equal(rollout.ode_rewards[:, 3], rollout.rewards)
-    assert not torch.allclose(rollout.ode_rewards[:, 2], rollout.rewards)
-    output, _ = make_estimator("dense_grpo")(rollout.reward_batch(["a", "b"]))
+        torch.testing.assert_close(
+            rollout.extras["ode_rewards"][:, level], expected, atol=1e-5, rtol=0
+        )
+    assert torch.equal(rollout.extras["ode_rewards"][:, 3], rollout.rewards)
+    assert not torch.allclose(rollout.extras["ode_rewards"][:, 2], rollout.rewards)
+    output, _ = make_estimator("dense_grpo")(rollout.reward_batch(facts_of("a", "b")))
     assert output.advantages.shape == (2, 2, 4)
 
 
-def test_tree_shares_nodes_and_counts_every_edge_once(make_env, tiny_model, policy):
+def test_tree_shares_nodes_and_counts_every_edge_once(make_env, tiny_model, policy, facts_of):
     config = RolloutConfig(branch_steps=(0, 2))
     tiny_model.batches.clear()
     rollout = collect(make_env(8, num_steps=5), policy, [0, 1], 4, config)
     assert tiny_model.batches == [2, 4, 4, 8, 8]
-    assert [len(step.row) for step in rollout.kept] == [4, 4, 8, 8]
+    assert [len(step.row) for step in rollout.transitions.steps] == [4, 4, 8, 8]
     log_prob, items = replay(policy, rollout)
     torch.testing.assert_close(log_prob, items.log_prob, atol=1e-6, rtol=0)
-    batch = rollout.reward_batch(["a", "b"])
+    batch = rollout.reward_batch(facts_of("a", "b"))
     path = ancestors(batch.extras["tree_parent"], 4)
     assert path.shape == (2, 4, 4)
-    for depth, step in enumerate(rollout.kept):
+    for depth, step in enumerate(rollout.transitions.steps):
         nodes = path[:, :, depth]
         shared = (nodes[:, :, None] == nodes[:, None]).sum(-1)
         assert (shared == 8 // len(step.row)).all()
@@ -241,7 +248,7 @@ def test_a_background_judge_changes_no_score(make_env, policy, output, dense):
     assert torch.equal(rollouts[0].rewards, rollouts[1].rewards)
     assert rollouts[1].valid.all() and rollouts[1].rewards.isfinite().all()
     if dense:
-        assert torch.equal(rollouts[0].ode_rewards, rollouts[1].ode_rewards)
+        assert torch.equal(rollouts[0].extras["ode_rewards"], rollouts[1].extras["ode_rewards"])
 
 
 def test_the_next_batch_is_made_while_the_judge_thinks(make_env, policy):

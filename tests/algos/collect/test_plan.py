@@ -45,7 +45,7 @@ def test_blocks_of_a_tree_shrink_at_its_branchings():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"window": "slide"}, "window must be one of all, random, sliding, got 'slide'"),
+        ({"window": "slide"}, "window must be one of all, random, sliding, none, got 'slide'"),
         ({"initial_noise": "same"}, "initial_noise must be .* got 'same'"),
         ({"window_size": 0}, "window_size must be at least 1, got 0"),
         ({"window": "random", "window_size": 12}, "12 steps does not fit into the 9"),

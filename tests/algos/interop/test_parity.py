@@ -34,7 +34,7 @@ class Replay:
     """An actor that plays the clips of a rollout again, in the batches they were made in."""
 
     def __init__(self, rollout, flow):
-        kept = {step.index: step.action for step in rollout.kept}
+        kept = {step.index: step.action for step in rollout.transitions.steps}
         self.flow, self.calls = flow, 0
         self.actions = [kept.get(t, rollout.latents) for t in range(STEPS)]
 

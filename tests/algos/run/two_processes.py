@@ -20,9 +20,9 @@ import torch
 import reelrl  # noqa: F401  (registers the ids)
 from reelrl.algos.advantages import make_estimator
 from reelrl.algos.collect.plan import RolloutConfig
-from reelrl.algos.config import LossConfig
 from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.grpo import GRPO, GRPOConfig
+from reelrl.algos.learners.policy_gradient import LossConfig
 from reelrl.algos.policies import FlowPolicy
 from reelrl.algos.run.distributed import Ranks, launched
 

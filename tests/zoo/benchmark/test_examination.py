@@ -98,12 +98,12 @@ def test_the_divergence_is_that_of_the_means_written_out(tiny_suite, tmp_path):
         for parameter in learner.policy.parameters.values():
             parameter += 0.01 * torch.sign(parameter)
     moved = learner.policy.state_dict()
-    (kept,) = rollout.kept
+    (kept,) = rollout.transitions.steps
     total = 0.0
     for clip in range(4):
         obs = {
             "latent": kept.latent[clip : clip + 1],
-            "sigma": rollout.sigmas[kept.index].float().view(1, 1),
+            "sigma": rollout.transitions.sigmas[kept.index].float().view(1, 1),
             "prompt_id": rollout.prompt_ids[clip].view(1, 1),
         }
         means = []

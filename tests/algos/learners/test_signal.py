@@ -10,12 +10,12 @@ import torch
 from reelrl.algos.advantages import make_estimator
 from reelrl.algos.collect.collector import collect
 from reelrl.algos.collect.plan import RolloutConfig
-from reelrl.algos.learners.objective import spread
+from reelrl.algos.learners.signal import signal_per_transition
 from reelrl.algos.policies import FlowPolicy
 
 
 @pytest.fixture
-def rollout_of(make_env, tiny_model):
+def rollout_of(make_env, tiny_model, facts_of):
     """Two groups of four clips of six steps, and the estimator's answer to them."""
 
     def make(estimator, scored=None, **config):
@@ -26,7 +26,9 @@ def rollout_of(make_env, tiny_model):
             valid = torch.tensor(scored)[:, None].expand(-1, 2)
             rewards = torch.where(valid, rollout.rewards, torch.nan)
             rollout = replace(rollout, rewards=rewards, valid=valid)
-        output, _ = make_estimator(estimator)(rollout.reward_batch(["brightness", "contrast"]))
+        output, _ = make_estimator(estimator)(
+            rollout.reward_batch(facts_of("brightness", "contrast"))
+        )
         return rollout, output
 
     return make
@@ -49,18 +51,18 @@ def test_a_signal_per_denoising_step_goes_to_the_transitions_of_that_step(
 ):
     rollout, output = rollout_of(estimator, dense=True, **config)
     assert output.advantages.shape == (2, 4, 6)
-    row, column = rollout.rows()
-    step = torch.tensor(rollout.plan.steps)[column]
+    row, column = rollout.transitions.rows()
+    step = torch.tensor(rollout.transitions.plan.steps)[column]
     expected = output.advantages.flatten(0, 1)[row, step]
-    assert torch.equal(spread(output, rollout).advantages, expected.double())
+    assert torch.equal(signal_per_transition(output, rollout).advantages, expected.double())
 
 
 def test_a_signal_per_edge_of_a_tree_goes_to_the_transitions_of_that_edge(rollout_of):
     rollout, output = rollout_of("branch_grpo", branch_steps=(2, 4), first_step=2)
     assert output.advantages.shape == (2, 4, 3)
-    row, column = rollout.rows()
+    row, column = rollout.transitions.rows()
     expected = output.advantages.flatten(0, 1)[row, column]
-    assert torch.equal(spread(output, rollout).advantages, expected.double())
+    assert torch.equal(signal_per_transition(output, rollout).advantages, expected.double())
 
 
 def test_a_tree_that_branches_once_is_a_tree(rollout_of):
@@ -71,8 +73,8 @@ def test_a_tree_that_branches_once_is_a_tree(rollout_of):
 def test_a_shared_transition_has_the_signal_of_its_first_scored_clip(rollout_of):
     scored = [False, True, True, True, False, False, True, True]
     rollout, output = rollout_of("branch_grpo", scored, branch_steps=(0, 2))
-    signal = spread(output, rollout)
-    row, column = rollout.rows()
+    signal = signal_per_transition(output, rollout)
+    row, column = rollout.transitions.rows()
     shared = column == 0
     assert row[shared].tolist() == [0, 2, 4, 6]
     # The edge of clips 0 and 1 is that of clip 1; nobody is left of clips 4 and 5.
@@ -88,15 +90,15 @@ def test_a_shared_transition_counts_if_any_of_its_clips_is_kept(rollout_of):
     rollout, output = rollout_of("branch_grpo", branch_steps=(0, 2))
     dropped = torch.ones(2, 4)
     dropped[0, 0] = dropped[1, 2] = dropped[1, 3] = 0
-    signal = spread(replace(output, sample_weight=dropped), rollout)
-    _, column = rollout.rows()
+    signal = signal_per_transition(replace(output, sample_weight=dropped), rollout)
+    _, column = rollout.transitions.rows()
     assert signal.weight[column == 0].tolist() == [1, 1, 1, 0]
     per_edge = dropped[:, :, None].expand(-1, -1, 5)
-    again = spread(replace(output, sample_weight=per_edge), rollout)
+    again = signal_per_transition(replace(output, sample_weight=per_edge), rollout)
     assert torch.equal(again.weight, signal.weight)
 
 
 def test_steps_of_another_number_are_refused(rollout_of):
     rollout, output = rollout_of("dense_grpo", dense=True, window="random", first_step=1)
     with pytest.raises(ValueError, match=r"all 6 denoising steps or of the 2 stoch.*, got 5"):
-        spread(replace(output, advantages=output.advantages[..., :5]), rollout)
+        signal_per_transition(replace(output, advantages=output.advantages[..., :5]), rollout)

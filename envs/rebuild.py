@@ -1,0 +1,46 @@
+"""An environment as plain values, and the environment made again from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+
+
+def describe_env(env: Any) -> dict[str, Any] | None:
+    """Id and arguments of an environment, if plain values are all it takes to make it again."""
+    spec = env.unwrapped.spec
+    if spec is None or not _plain(spec.kwargs):
+        return None
+    kwargs = {k: v for k, v in spec.kwargs.items() if k != "vectorization_mode"}
+    return {"id": spec.id, "kwargs": kwargs}
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(item) for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return all(_plain(item) for item in value)
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def rebuild_env(described: dict[str, Any] | None, clips: int) -> Any:
+    """The batched environment that :func:`describe_env` described.
+
+    Args:
+        described: its id and arguments.
+        clips: to be made at a time by one process; the batch becomes the largest that divides both
+            this and the batch there was, which another number of processes may have had.
+
+    Raises:
+        ValueError: if it could not be described.
+    """
+    if described is None:
+        raise ValueError(
+            "the run's environment cannot be made from plain arguments: pass env= as it was then"
+        )
+    kwargs = described["kwargs"]
+    batch = math.gcd(kwargs["num_envs"], clips)
+    return gym.make_vec(described["id"], **{**kwargs, "num_envs": batch})
