@@ -70,9 +70,11 @@ class VectorPromptGroups(VectorWrapper):
             if mask is None:
                 mask = np.ones(self.num_envs, dtype=np.bool_)
             rows = np.flatnonzero(mask.cpu() if isinstance(mask, Tensor) else mask)
-            ids = np.zeros(self.num_envs, dtype=np.int64)
-            ids[rows] = [self._next() for _ in rows]
+            ids, groups = np.zeros((2, self.num_envs), dtype=np.int64)
+            for row in rows:
+                ids[row], groups[row] = self._next()
             options["prompt_id"] = ids
+            options.setdefault("group_id", groups)
         # Gymnasium types the seed of a batch as one integer; it takes one each, and so do ours.
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 
@@ -80,12 +82,13 @@ class VectorPromptGroups(VectorWrapper):
     def _begin_order(self, seed: int | None) -> None:
         self._rng = np.random.default_rng(None if seed is None else [int(seed), 3])
         self._order = np.empty(0, dtype=np.int64)
-        self._begun = 0
+        self._begun = self._groups = 0
 
-    def _next(self) -> int:
-        """Prompt of the next episode."""
+    def _next(self) -> tuple[int, int]:
+        """Prompt of the next episode, and the number of its group."""
         if self._begun == len(self._order) * self.group_size:
             self._order = self._rng.permutation(len(base_of(self.env).prompts))
             self._begun = 0
+        self._groups += self._begun % self.group_size == 0
         self._begun += 1
-        return int(self._order[(self._begun - 1) // self.group_size])
+        return int(self._order[(self._begun - 1) // self.group_size]), self._groups - 1
