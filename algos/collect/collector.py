@@ -182,7 +182,7 @@ class _Walk:
             # Pure noise was not rounded by the policy; what came after it was, and loses nothing.
             latent if t == 0 else latent.to(dtype),
             action.to(dtype),
-            self.policy.score(step, action),
+            self.policy.log_density(step, action),
             step.mean if self.keep_means else None,
         )
         return stored, action

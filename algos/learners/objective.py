@@ -185,7 +185,7 @@ class Objective:
         items = self.rollout.items(index)
         signal = self.signal.at(index.to(self.signal.weight.device))
         output = self.policy.forward(items.obs)
-        log_ratio = self.policy.score(output.step, items.action) - items.log_prob
+        log_ratio = self.policy.log_density(output.step, items.action) - items.log_prob
         value, stopped = self._policy_loss(items, signal, output, log_ratio, only)
         numbers = {"log_ratio": log_ratio.detach(), "clipped": stopped.double()}
         if kl and self.config.kl_weight > 0:

@@ -232,7 +232,7 @@ class FlowPolicy:
         dtype = DTYPES[self.config.latent_dtype]
         return steps.sample(step, noise.to(step.mean.device), dtype).to(torch.float32)
 
-    def score(self, step: steps.Step, action: Tensor) -> Tensor:
+    def log_density(self, step: steps.Step, action: Tensor) -> Tensor:
         """(N,) float64 log-probability of actions; ``nan`` where the step is deterministic.
 
         Raises:
@@ -267,11 +267,11 @@ class FlowPolicy:
             device = step.mean.device if generator is None else generator.device
             noise = torch.randn(step.mean.shape, generator=generator, device=device)
         latent = self.sample(step, noise)
-        return latent, self.score(step, latent)
+        return latent, self.log_density(step, latent)
 
     def log_prob(self, obs: Observation, action: Any) -> Tensor:
         """(N,) float64 log-probability of stored actions, with gradients where enabled."""
-        return self.score(self.forward(obs).step, self._tensor(action))
+        return self.log_density(self.forward(obs).step, self._tensor(action))
 
     @torch.no_grad()
     def predict(self, obs: Observation, deterministic: bool = False) -> Any:

@@ -337,11 +337,13 @@ def test_a_nan_loss_skips_the_update_and_a_run_of_them_stops(make_learner, tmp_p
     learner = make_learner("grpo", max_skipped=2, save_every=1, folder=tmp_path)
     learner.learn(1)
     before = weights_of(learner)
-    score = learner.policy.score
+    log_density = learner.policy.log_density
     monkeypatch.setattr(
         learner.policy,
-        "score",
-        lambda step, action: score(step, action) * (torch.nan if step.mean.requires_grad else 1),
+        "log_density",
+        lambda step, action: (
+            log_density(step, action) * (torch.nan if step.mean.requires_grad else 1)
+        ),
     )
     with (
         pytest.warns(LearnerWarning, match="update skipped: loss nan"),
