@@ -20,7 +20,6 @@ from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.sampling import NOISE_SEEDS
-from reelrl.envs.schedule import sigma_schedule
 from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, read_weights
 from reelrl.envs.spaces import UniformBox
 
@@ -50,6 +49,9 @@ class Task:
 
     They are described in :class:`~reelrl.envs.text_to_video.TextToVideoEnv`.
 
+    Attributes:
+        shift: of the noise schedule, as given or the model's own.
+
     Raises:
         ValueError: for an argument out of its range; names the expected and the actual value.
     """
@@ -61,7 +63,7 @@ class Task:
         prompts: str | Sequence[str],
         rewards: Sequence[RewardSpec],
         num_steps: int = 10,
-        shift: float = 3.0,
+        shift: float | None = None,
         num_frames: int = 9,
         height: int = 32,
         width: int = 32,
@@ -84,10 +86,11 @@ class Task:
         self.prompts = resolve_prompts(prompts)
         self.model.check_prompts(self.prompts)
         self.rewards = RewardList(rewards, on_reward_error, reward_timeout)
-        self.sigmas = sigma_schedule(num_steps, shift)
+        self.latent_shape = self.model.latent_shape(num_frames, height, width)
+        self.shift = self.model.default_shift if shift is None else shift
+        self.sigmas = self.model.schedule(num_steps, self.shift, self.latent_shape)
         self.sigmas_seen = self.sigmas.to(self.device, torch.float32)
         self.num_steps = num_steps
-        self.latent_shape = self.model.latent_shape(num_frames, height, width)
         self.observe_embedding = observe_embedding
         self.flat = flat
         self.output = output
@@ -103,13 +106,13 @@ class Task:
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """(P, L, D) embeddings of all prompts on the model's device, encoded when first used."""
+        """(P, ...) embeddings of all prompts on the model's device, encoded when first used."""
         return encode_prompts(self.model, self.prompts)
 
     @cached_property
     def empty_embedding(self) -> Tensor:
-        """(1, L, D) embedding of the empty prompt, for classifier-free guidance."""
-        return self.model.encode([""])
+        """(1, ...) embedding of the model's negative prompt, for classifier-free guidance."""
+        return self.model.encode([self.model.negative_prompt])
 
     def _observation_space(self) -> Dict:
         spaces: dict[str, Space] = {
@@ -194,11 +197,16 @@ class Task:
         )
 
     def finish(self, latent: Tensor, prompt_id: NDArray[np.int64]) -> Clips:
-        """Decode once and score once M finished latents."""
-        videos = self.model.decode(latent)
+        """Decode once and score once M finished latents, without gradients."""
+        videos = self.decode(latent)
         shown = to_uint8(videos)  # first, so that no reward can write into what is shown
         rewards, valid = self.score_videos(videos, prompt_id)
         return Clips(shown, rewards, valid)
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> Tensor:
+        """(M, F, H, W, 3) clips of M latents, without gradients."""
+        return self.model.decode(latent)
 
     def score_videos(self, videos: Tensor, prompt_id: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(M, K) rewards and their validity for decoded clips."""
@@ -219,7 +227,7 @@ class Task:
         count = len(latents)
         ids = self.read_prompt_ids(prompt_ids, count)
         latent = self.read_actions(latents, (count,))
-        return self.export(self.score_videos(self.model.decode(latent), ids)[0])
+        return self.export(self.score_videos(self.decode(latent), ids)[0])
 
     def read_prompt_ids(self, prompt_id: Any, count: int) -> NDArray[np.int64]:
         """One prompt id per sub-environment from one for all or one each.
@@ -279,7 +287,7 @@ def open_model(model: str | Path | VideoModel, device: str | torch.device | None
 
 
 def encode_prompts(model: VideoModel, prompts: Sequence[str]) -> Tensor:
-    """(P, L, D) embeddings of P prompts, a chunk at a time."""
+    """(P, ...) embeddings of P prompts, a chunk at a time."""
     rows = range(0, len(prompts), ENCODE_CHUNK)
     return torch.cat([model.encode(prompts[i : i + ENCODE_CHUNK]) for i in rows])
 
@@ -293,7 +301,8 @@ def row_of(batched: Any, row: int) -> Any:
 
 def to_uint8(videos: Tensor) -> Tensor:
     """Clips in [0, 1] as rounded bytes."""
-    return videos.mul(255).round_().to(torch.uint8)
+    # Decoders overshoot a little, and a byte would wrap around: white would be shown as black.
+    return videos.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _to_tensor(actions: Any) -> Tensor:

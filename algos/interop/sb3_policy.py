@@ -75,7 +75,9 @@ class DenoisingPolicy(ActorCriticPolicy):
         )
         self.task = task
         self.flow = task.policy(**flow)
-        self.transformer = self.flow.module
+        # By their names, so that the library finds the weights of its policy.
+        for name, expert in self.flow.experts.items():
+            self.add_module(name, expert)
         # SB3 types the class by its base, which takes no learning rate.
         self.optimizer = optimizer_class(
             self.flow.trainable(),

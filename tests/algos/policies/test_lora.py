@@ -7,7 +7,7 @@ import torch
 
 from reelrl.algos.policies import FlowPolicy
 from reelrl.envs.models import SHIPPED
-from reelrl.envs.models.wan import CHECKPOINTS
+from reelrl.envs.models.folders import CHECKPOINTS
 
 
 def nudge(policy):
