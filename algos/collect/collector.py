@@ -266,7 +266,7 @@ def _join(
         sigmas,
         torch.from_numpy(ids),
         group_size,
-        policy.config.guidance_scale,
+        policy.guidance_scale,
         ranks.gather(joined([walk["rewards"] for walk in walks])),
         ranks.gather(joined([walk["valid"] for walk in walks])),
         initial,

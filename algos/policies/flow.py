@@ -10,83 +10,18 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reelrl.algos.policies import lora
 from reelrl.algos.policies.base import Observation
+from reelrl.algos.policies.config import DTYPES, FlowPolicyConfig
 from reelrl.algos.policies.weights import Weights, snapshot, swapped
 from reelrl.envs import kernels, steps
 from reelrl.envs.models import VideoModel
 from reelrl.envs.models.trained import load_into, trainable_of
-
-Precision = Literal["float32", "bfloat16", "float16"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class FlowPolicyConfig:
-    """How a model denoises, and which of its weights may change.
-
-    Attributes:
-        kernel: key of :data:`~reelrl.envs.kernels.KERNELS`.
-        eta: noise level of the kernel; None is the kernel's own default (``flow_sde`` 0.7).
-        guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 is none. Both branches
-            run in one forward and both carry gradients.
-        reduction: of the log-probability over the D latent dimensions.
-        precision: of the forward pass, by autocast; weights stay as the model was loaded, means
-            and densities are float32 or better.
-        latent_dtype: what latents of a rollout are rounded to before they are scored and stored.
-        lora_rank: 0 trains all weights of the experts, which must be float32 for that; adapters
-            always are.
-        lora_alpha: adapters are scaled by alpha / rank; None is the rank.
-        lora_targets: endings of the names of the layers that get adapters; None is the model's own.
-        lora_seed: of the adapters' initialisation.
-        gradient_checkpointing: recompute blocks in the backward pass instead of keeping them.
-        compile: run the experts through ``torch.compile``.
-
-    Raises:
-        ValueError: for a value out of range.
-    """
-
-    kernel: str = "flow_sde"
-    eta: float | None = None
-    guidance_scale: float = 1.0
-    reduction: steps.Reduction = "mean"
-    precision: Precision = "float32"
-    latent_dtype: Precision = "float32"
-    lora_rank: int = 0
-    lora_alpha: float | None = None
-    lora_targets: tuple[str, ...] | None = None
-    lora_seed: int = 0
-    gradient_checkpointing: bool = False
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.lora_targets is not None:
-            object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
-        for name, known in (
-            ("reduction", get_args(steps.Reduction)),
-            ("precision", tuple(DTYPES)),
-            ("latent_dtype", tuple(DTYPES)),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank must be at least 0, got {self.lora_rank}")
-
-    def make_kernel(self) -> kernels.StepKernel:
-        """The step kernel.
-
-        Raises:
-            ValueError: if there is none of that name, or it has no ``eta``.
-        """
-        config = {} if self.eta is None else {"eta": self.eta}
-        return kernels.make_kernel(self.kernel, **config)
 
 
 @dataclass(frozen=True)
@@ -123,7 +58,9 @@ class FlowPolicy:
         **settings: its other attributes.
 
     Attributes:
+        config: the settings; the model's own are filled in where they were None.
         experts: the networks by name, ``transformer`` where there is one.
+        guidance_scale: the one in force.
 
     Raises:
         ValueError: for a setting out of range, a model without an expert, or one that cannot
@@ -135,7 +72,7 @@ class FlowPolicy:
         model: VideoModel,
         kernel: str = "flow_sde",
         eta: float | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = 1.0,
         **settings: Any,
     ) -> None:
         config = FlowPolicyConfig(kernel, eta, guidance_scale, **settings)
@@ -145,7 +82,9 @@ class FlowPolicy:
         if not self.experts:
             raise ValueError(f"model {model.name!r} has no transformer to train")
         targets = model.lora_targets if config.lora_targets is None else config.lora_targets
-        self.config = replace(config, lora_targets=targets)
+        scale = config.guidance_scale
+        self.guidance_scale = model.default_guidance if scale is None else scale
+        self.config = replace(config, guidance_scale=self.guidance_scale, lora_targets=targets)
         self._prepare_experts()
         self._reference: Weights | None = None
         self._empty: Tensor | None = None
@@ -233,7 +172,7 @@ class FlowPolicy:
         latent = self._tensor(obs["latent"]).to(torch.float32)
         table = self._ode_table if deterministic else self.table
         rows = table.at(self.table.index_of(self._tensor(obs["sigma"])))
-        scale = obs.get("guidance_scale", self.config.guidance_scale)
+        scale = obs.get("guidance_scale", self.guidance_scale)
         sigma = rows.sigma.to(torch.float32)
         velocity = self._velocity(latent, sigma, self._embed(obs), scale)
         return FlowOutput(velocity, steps.advance(rows, latent, velocity))
@@ -256,7 +195,7 @@ class FlowPolicy:
         """
         latent, sigma = (self._tensor(part).to(torch.float32) for part in (latent, sigma))
         embedding = self._embed({"prompt_id": prompt_ids})
-        return self._velocity(latent, sigma, embedding, self.config.guidance_scale)
+        return self._velocity(latent, sigma, embedding, self.guidance_scale)
 
     def sample(self, step: steps.Step, noise: Tensor) -> Tensor:
         """Latents (N, ...) float32 from standard normal noise, rounded as they will be stored."""

@@ -148,7 +148,7 @@ class FixedExamination:
         sampler: dict[str, Any] = {
             "num_steps": self.num_steps,
             "shift": self.shift,
-            "guidance_scale": 1.0 if split == OPEN else policy.config.guidance_scale,
+            "guidance_scale": 1.0 if split == OPEN else policy.guidance_scale,
         }
 
         def draw() -> Tensor:

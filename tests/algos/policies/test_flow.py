@@ -339,8 +339,15 @@ def test_the_unconditional_branch_is_the_models_negative_prompt(make_env, tiny_m
     assert torch.equal(policy.forward(obs).velocity, expected)
 
 
+def test_guidance_none_is_what_the_model_recommends(make_env, tiny_model):
+    tiny_model.default_guidance = 4.0
+    recommended = FlowPolicy(tiny_model, guidance_scale=None)
+    assert recommended.guidance_scale == recommended.settings()["guidance_scale"] == 4.0
+    assert FlowPolicy(tiny_model).guidance_scale == 1.0
+
+
 def test_checkpointing_is_refused_where_a_model_has_none(tiny_model):
-    with pytest.raises(ValueError, match="transformer with enable_grad.*got a TinyTransformer"):
+    with pytest.raises(ValueError, match=r"transformer with enable_grad.*got a TinyTransformer"):
         FlowPolicy(tiny_model, gradient_checkpointing=True)
 
 
