@@ -98,8 +98,9 @@ class VideoModel(ABC):
                 f"{folder} holds a {pipeline}, which {kind.__name__} opens and {cls.__name__} "
                 "does not"
             )
-        opened: Any = opener
-        return opened(folder, name=shipped_name(name_or_path), **kwargs)
+        # How a registered class is called is promised by register_model, not by its type.
+        make: Any = opener
+        return make(folder, name=shipped_name(name_or_path), **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VideoModel:
         return self
