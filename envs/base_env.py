@@ -17,6 +17,7 @@ from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.rendering import contact_sheet
 from reelrl.envs.scoring import RewardFacts, RewardSpec
+from reelrl.envs.steps import rows_like
 from reelrl.envs.task import Task, to_uint8
 from reelrl.rewards import Reward
 
@@ -177,9 +178,9 @@ class BaseEnv(EzPickle):
         if self.clean_estimate is not None:
             # At either end of an episode the latent is all there is to know.
             middle = (state.step > 0) & ~mdp.terminal(state, self.num_steps)
-            rows = torch.from_numpy(middle).to(latent.device)[:, None, None, None, None]
+            rows = rows_like(torch.from_numpy(middle).to(latent.device), latent)
             latent = torch.where(rows, self.clean_estimate, latent)
-        videos = to_uint8(self.model.decode(latent)).cpu().numpy()
+        videos = to_uint8(self.task.decode(latent)).cpu().numpy()
         if self.render_mode == "rgb_array":
             return [contact_sheet(video) for video in videos]
         return [list(video) for video in videos]

@@ -13,7 +13,7 @@ Liu et al. 2025, *Flow-GRPO*):
 
 with :math:`dt = \sigma' - \sigma < 0` and the noise estimate
 :math:`\hat x_1 = x + (1 - \sigma) v`. ``flow_sde``, ``dance_sde``, ``wan_sde`` and ``ode`` differ
-in :math:`s` alone. ``cps`` and ``ddim`` instead draw a share of the next level's noise anew.
+in :math:`s` alone. ``cps`` instead draws a share of the next level's noise anew.
 
 Two scales must not be confused: ``diffusion`` is :math:`s`, per square root of time; ``step_std``
 is the standard deviation of the step, and the one densities and divergences are made of
@@ -77,11 +77,9 @@ class StepKernel(ABC):
     """A kernel, to be frozen into a table by a schedule.
 
     Attributes:
-        predicts: what the model's output is, ``"velocity"`` (noise - clip) or ``"noise"``.
         has_density: False if no step of it is ever stochastic.
     """
 
-    predicts: str = "velocity"
     has_density: bool = True
 
     @abstractmethod
@@ -228,64 +226,12 @@ class CPS(StepKernel):
         return Coefficients(sigma, latent_weight, output_weight, diffusion, std)
 
 
-@dataclass(frozen=True)
-class DDIM(StepKernel):
-    r"""DDIM (Song et al. 2021, eq. 12 and 16) for variance-preserving, noise-predicting models.
-
-    With signal power :math:`\bar\alpha = 1 - \sigma^2` and noise estimate :math:`\hat\epsilon`:
-
-    .. math::
-        \mathrm{step\_std}^2 = \eta^2 \frac{1 - \bar\alpha'}{1 - \bar\alpha}
-            \Bigl(1 - \frac{\bar\alpha}{\bar\alpha'}\Bigr), \qquad
-        \mu = \sqrt{\bar\alpha'}\, \hat x_0
-            + \sqrt{1 - \bar\alpha' - \mathrm{step\_std}^2}\, \hat\epsilon
-
-    where :math:`\hat x_0 = (x - \sigma \hat\epsilon) / \sqrt{\bar\alpha}`. At eta 1 it is ancestral
-    DDPM sampling. The last step is deterministic by itself.
-
-    Attributes:
-        eta: share of the noise that is drawn anew, in [0, 1].
-    """
-
-    eta: float = 1.0
-    predicts = "noise"
-
-    def __post_init__(self) -> None:
-        check_eta(self.eta, highest=1.0)
-
-    def table(self, sigmas: Tensor) -> Coefficients:
-        r"""The kernel at all T steps of a schedule.
-
-        Args:
-            sigmas: (T + 1,) float64 noise levels :math:`\sqrt{1 - \bar\alpha}` from below 1, where
-                some signal is left for :math:`\hat x_0` to be made of, down to 0.
-
-        Raises:
-            ValueError: unless the levels fall strictly from below 1 to exactly 0.
-        """
-        if not sigmas[0] < 1 or sigmas[-1] != 0 or not (sigmas.diff() < 0).all():
-            raise ValueError(
-                f"sigmas must fall strictly from below 1 to exactly 0, got {sigmas.tolist()}"
-            )
-        return self.coefficients(sigmas[:-1], sigmas[1:], sigmas[0])
-
-    def coefficients(self, sigma: Tensor, following: Tensor, ceiling: Tensor) -> Coefficients:
-        """See :meth:`StepKernel.coefficients`; the ceiling plays no part."""
-        signal, signal_after = 1 - sigma**2, 1 - following**2
-        ratio = signal_after / signal
-        std = self.eta * following / sigma * (1 - 1 / ratio).sqrt()
-        kept = (following**2 - std**2).clamp_min(0).sqrt()
-        diffusion = std / (sigma - following).sqrt()
-        return Coefficients(sigma, ratio.sqrt(), kept - ratio.sqrt() * sigma, diffusion, std)
-
-
 KERNELS: dict[str, Callable[..., StepKernel]] = {
     "ode": ODE,
     "flow_sde": FlowSDE,
     "dance_sde": DanceSDE,
     "wan_sde": WanSDE,
     "cps": CPS,
-    "ddim": DDIM,
 }
 
 

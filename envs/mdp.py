@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reelrl.envs.sampling import initial_noise
+from reelrl.envs.steps import rows_like
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def transition(state: State, action: Tensor, moved: NDArray[np.bool_] | None = N
     if moved is None or moved.all():
         return replace(state, latent=action, finite=finite, step=state.step + 1)
     rows = torch.from_numpy(moved).to(action.device)
-    latent = torch.where(rows[:, None, None, None, None], action, state.latent)
+    latent = torch.where(rows_like(rows, action), action, state.latent)
     finite = torch.where(rows, finite, state.finite)
     return replace(state, latent=latent, finite=finite, step=state.step + moved)
 
@@ -122,11 +123,11 @@ def observation(
     Args:
         state: N episodes.
         sigmas: (T + 1,) float32 noise levels on the state's device.
-        embeddings: (P, L, D) of the prompts, if they are part of the observation.
+        embeddings: (P, ...) of the prompts, if they are part of the observation.
 
     Returns:
         ``latent`` (N, C, T', H', W'), ``sigma`` (N, 1), ``prompt_id`` (N, 1) and, if embeddings are
-        given, ``prompt_embedding`` (N, L, D).
+        given, ``prompt_embedding`` (N, ...).
     """
     device = state.latent.device
     prompt_id = torch.from_numpy(state.prompt_id.copy()).to(device)

@@ -31,6 +31,11 @@ class Step:
     step_std: Tensor
 
 
+def rows_like(values: Tensor, like: Tensor) -> Tensor:
+    """One number per row, (N,), in the shape (N, 1, ...) that broadcasts over ``like`` (N, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def advance(coefficients: Coefficients, latent: Tensor, output: Tensor) -> Step:
     """The next latent's distribution.
 
@@ -44,7 +49,7 @@ def advance(coefficients: Coefficients, latent: Tensor, output: Tensor) -> Step:
     """
     dtype = torch.promote_types(latent.dtype, torch.float32)
     rows = coefficients.to(latent.device, dtype)
-    a, b = _broadcast(rows.latent_weight, latent), _broadcast(rows.output_weight, latent)
+    a, b = rows_like(rows.latent_weight, latent), rows_like(rows.output_weight, latent)
     return Step(a * latent.to(dtype) + b * output.to(dtype), rows.step_std)
 
 
@@ -53,7 +58,7 @@ def sample(step: Step, noise: Tensor, dtype: torch.dtype = torch.float32) -> Ten
 
     What is scored, stored and replayed must be this rounded value.
     """
-    spread = _broadcast(step.step_std, step.mean)
+    spread = rows_like(step.step_std, step.mean)
     return (step.mean + spread * noise.to(step.mean.dtype)).to(dtype)
 
 
@@ -79,16 +84,6 @@ def log_prob(step: Step, value: Tensor, reduction: Reduction = "mean") -> Tensor
     return _reduced(total, count, reduction)
 
 
-def negative_squared_error(step: Step, value: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Minus the squared distance of ``value`` to the mean, (N,) float64.
-
-    What CPS implementations call a log-probability: the density without its width and its
-    normaliser. Ratios of its exponential are no likelihood ratios and shrink with the noise, so a
-    clip range made for :func:`log_prob` does not carry over.
-    """
-    return _reduced(-_squares(step.mean, value), value[0].numel(), reduction)
-
-
 def gaussian_kl(step: Step, reference: Step, reduction: Reduction = "mean") -> Tensor:
     r"""Divergence :math:`\lVert\mu - \mu_\mathrm{ref}\rVert^2 / (2\,\mathrm{step\_std}^2)`.
 
@@ -101,10 +96,6 @@ def gaussian_kl(step: Step, reference: Step, reduction: Reduction = "mean") -> T
     squares = _squares(step.mean, reference.mean) / torch.where(std > 0, std, 1.0) ** 2
     total = torch.where(std > 0, 0.5 * squares, torch.nan)
     return _reduced(total, step.mean[0].numel(), reduction)
-
-
-def _broadcast(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.view(-1, *[1] * (like.ndim - 1))
 
 
 def _squares(mean: Tensor, value: Tensor) -> Tensor:

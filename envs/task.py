@@ -20,7 +20,6 @@ from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.sampling import NOISE_SEEDS
-from reelrl.envs.schedule import sigma_schedule
 from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, Scores, read_weights
 from reelrl.envs.spaces import UniformBox
 
@@ -67,6 +66,9 @@ class Task:
 
     They are described in :class:`~reelrl.envs.text_to_video.TextToVideoEnv`.
 
+    Attributes:
+        shift: of the noise schedule, as given or the model's own.
+
     Raises:
         ValueError: for an argument out of its range; names the expected and the actual value.
     """
@@ -78,7 +80,7 @@ class Task:
         prompts: str | Sequence[str],
         rewards: Sequence[RewardSpec],
         num_steps: int = 10,
-        shift: float = 3.0,
+        shift: float | None = None,
         num_frames: int = 9,
         height: int = 32,
         width: int = 32,
@@ -101,10 +103,11 @@ class Task:
         self.prompts = resolve_prompts(prompts)
         self.model.check_prompts(self.prompts)
         self.rewards = RewardList(rewards, on_reward_error, reward_timeout)
-        self.sigmas = sigma_schedule(num_steps, shift)
+        self.latent_shape = self.model.latent_shape(num_frames, height, width)
+        self.shift = self.model.default_shift if shift is None else shift
+        self.sigmas = self.model.schedule(num_steps, self.shift, self.latent_shape)
         self.sigmas_seen = self.sigmas.to(self.device, torch.float32)
         self.num_steps = num_steps
-        self.latent_shape = self.model.latent_shape(num_frames, height, width)
         self.observe_embedding = observe_embedding
         self.flat = flat
         self.output = output
@@ -120,13 +123,13 @@ class Task:
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """(P, L, D) embeddings of all prompts on the model's device, encoded when first used."""
+        """(P, ...) embeddings of all prompts on the model's device, encoded when first used."""
         return encode_prompts(self.model, self.prompts)
 
     @cached_property
     def empty_embedding(self) -> Tensor:
-        """(1, L, D) embedding of the empty prompt, for classifier-free guidance."""
-        return self.model.encode([""])
+        """(1, ...) embedding of the model's negative prompt, for classifier-free guidance."""
+        return self.model.encode([self.model.negative_prompt])
 
     def _observation_space(self) -> Dict:
         spaces: dict[str, Space] = {
@@ -210,9 +213,14 @@ class Task:
         self, latent: Tensor, prompt_id: NDArray[np.int64], group_id: NDArray[np.int64]
     ) -> Clips:
         """Decode M finished latents once, and begin to score them."""
-        videos = self.model.decode(latent)
+        videos = self.decode(latent)
         shown = to_uint8(videos)  # first, so that no reward can write into what is shown
         return Clips(shown, self.begin_scores(videos, prompt_id, group_id))
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> Tensor:
+        """(M, F, H, W, 3) clips of M latents, without gradients."""
+        return self.model.decode(latent)
 
     def begin_scores(
         self, videos: Tensor, prompt_id: NDArray[np.int64], group_id: NDArray[np.int64]
@@ -236,7 +244,7 @@ class Task:
         count = len(latents)
         ids = self.read_prompt_ids(prompt_ids, count)
         latent = self.read_actions(latents, (count,))
-        values, _ = self.begin_scores(self.model.decode(latent), ids, ids).result()
+        values, _ = self.begin_scores(self.decode(latent), ids, ids).result()
         return self.export(values)
 
     def read_prompt_ids(self, prompt_id: Any, count: int) -> NDArray[np.int64]:
@@ -298,7 +306,7 @@ def open_model(model: str | Path | VideoModel, device: str | torch.device | None
 
 
 def encode_prompts(model: VideoModel, prompts: Sequence[str]) -> Tensor:
-    """(P, L, D) embeddings of P prompts, a chunk at a time."""
+    """(P, ...) embeddings of P prompts, a chunk at a time."""
     rows = range(0, len(prompts), ENCODE_CHUNK)
     return torch.cat([model.encode(prompts[i : i + ENCODE_CHUNK]) for i in rows])
 
@@ -312,7 +320,8 @@ def row_of(batched: Any, row: int) -> Any:
 
 def to_uint8(videos: Tensor) -> Tensor:
     """Clips in [0, 1] as rounded bytes."""
-    return videos.mul(255).round_().to(torch.uint8)
+    # Decoders overshoot a little, and a byte would wrap around: white would be shown as black.
+    return videos.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _to_tensor(actions: Any) -> Tensor:

@@ -103,7 +103,8 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
         rewards: list of components: a registered name, `{"name": ..., **config}`, or a
             :class:`~reelrl.rewards.Reward`.
         num_steps: T.
-        shift: of the noise schedule (:func:`~reelrl.envs.schedule.sigma_schedule`).
+        shift: of the noise schedule (:func:`~reelrl.envs.schedule.sigma_schedule`); None is the
+            model's own, 3 for the shipped ones.
         num_frames: frames of a clip; Wan needs 4k + 1.
         height: pixels; Wan needs a multiple of 16.
         width: pixels; Wan needs a multiple of 16.

@@ -6,21 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from reelrl.envs.rendering import encode_gif
+from reelrl.envs.task import to_uint8
 
 SCALE = 2
 """Screen pixels per clip pixel."""
 LABEL_HEIGHT = 14
 GAP = 2
-
-
-def to_uint8(videos: Tensor) -> Tensor:
-    """Clips in [0, 1] as uint8, rounded."""
-    return (videos.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _enlarged(frame: Tensor, scale: int) -> Image.Image:

@@ -224,7 +224,7 @@ class _Walk:
             # Pure noise was not rounded by the policy; what came after it was, and loses nothing.
             latent if t == 0 else latent.to(dtype),
             action.to(dtype),
-            self.policy.score(step, action),
+            self.policy.log_density(step, action),
             step.mean if self.keep_means else None,
         )
         return stored, action
@@ -292,7 +292,7 @@ def _join(
 
     prompt_ids = torch.from_numpy(ids)
     steps = tuple(step(parts) for parts in zip(*(walk.kept for walk in walks), strict=True))
-    scale = policy.config.guidance_scale
+    scale = policy.guidance_scale
     return Rollout(
         latents=joined([walk.latents for walk in walks]),
         prompt_ids=prompt_ids,

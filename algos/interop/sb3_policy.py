@@ -25,7 +25,7 @@ class DenoisingPolicy(ActorCriticPolicy):
     ```
 
     Log-probabilities are means over the latent (see ``reduction`` of
-    :class:`~reelrl.algos.policies.flow.FlowPolicyConfig`), where SB3 sums: with many dimensions the
+    :class:`~reelrl.algos.policies.FlowPolicyConfig`), where SB3 sums: with many dimensions the
     ratio of sums overflows. Steps without noise have log-probability 0 and no gradient. Values are
     zeros. Noise comes from torch's global generator, which is what SB3's ``seed`` seeds.
 
@@ -75,7 +75,9 @@ class DenoisingPolicy(ActorCriticPolicy):
         )
         self.task = task
         self.flow = task.policy(**flow)
-        self.transformer = self.flow.module
+        # By their names, so that the library finds the weights of its policy.
+        for name, expert in self.flow.experts.items():
+            self.add_module(name, expert)
         # SB3 types the class by its base, which takes no learning rate.
         self.optimizer = optimizer_class(
             self.flow.trainable(),

@@ -64,7 +64,9 @@ class DenoisingPolicy(Policy):
         self.task = task
         self.deterministic_eval = deterministic_eval
         self.flow = task.policy(**flow)
-        self.transformer = self.flow.module
+        # By their names, so that the library finds the weights of its policy.
+        for name, expert in self.flow.experts.items():
+            self.add_module(name, expert)
 
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
         """Draw one action per observation of ``batch.obs``.

@@ -210,7 +210,7 @@ class TransitionObjective:
         items = self.transitions.items(index)
         signal = self.signal.at(index.to(self.signal.weight.device))
         output = self.policy.forward(items.obs)
-        log_ratio = self.policy.score(output.step, items.action) - items.log_prob
+        log_ratio = self.policy.log_density(output.step, items.action) - items.log_prob
         replay = Replay(log_ratio, output.step, items.mean, self.policy.config.reduction)
         value, stopped = self._ratio_loss(replay, signal, only)
         numbers = {"log_ratio": log_ratio.detach(), "clipped": stopped.double()}

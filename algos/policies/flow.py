@@ -8,91 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reelrl.algos.policies import lora
 from reelrl.algos.policies.base import Observation
-from reelrl.algos.policies.weights import Weights, load_into, snapshot, swapped
+from reelrl.algos.policies.config import DTYPES, FlowPolicyConfig
+from reelrl.algos.policies.weights import Weights, snapshot, swapped
 from reelrl.envs import kernels, steps
 from reelrl.envs.models import VideoModel
-from reelrl.envs.sampling import guided_velocity
-
-Precision = Literal["float32", "bfloat16", "float16"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-
-
-@dataclass(frozen=True)
-class FlowPolicyConfig:
-    """How a model denoises, and which of its weights may change.
-
-    Attributes:
-        kernel: key of :data:`~reelrl.envs.kernels.KERNELS` that predicts from a velocity.
-        eta: noise level of the kernel; None is the kernel's own default (``flow_sde`` 0.7).
-        guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 is none. Both branches
-            run in one forward and both carry gradients.
-        reduction: of the log-probability over the D latent dimensions.
-        precision: of the forward pass, by autocast; weights stay as the model was loaded, means
-            and densities are float32 or better.
-        latent_dtype: what latents of a rollout are rounded to before they are scored and stored.
-        lora_rank: 0 trains all weights of the transformer, which must be float32 for that;
-            adapters always are.
-        lora_alpha: adapters are scaled by alpha / rank; None is the rank.
-        lora_targets: endings of the names of the layers that get adapters.
-        lora_seed: of the adapters' initialisation.
-        gradient_checkpointing: recompute blocks in the backward pass instead of keeping them.
-        compile: run the transformer through ``torch.compile``.
-
-    Raises:
-        ValueError: for a value out of range.
-    """
-
-    kernel: str = "flow_sde"
-    eta: float | None = None
-    guidance_scale: float = 1.0
-    reduction: steps.Reduction = "mean"
-    precision: Precision = "float32"
-    latent_dtype: Precision = "float32"
-    lora_rank: int = 0
-    lora_alpha: float | None = None
-    lora_targets: tuple[str, ...] = ATTENTION
-    lora_seed: int = 0
-    gradient_checkpointing: bool = False
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
-        for name, known in (
-            ("reduction", get_args(steps.Reduction)),
-            ("precision", tuple(DTYPES)),
-            ("latent_dtype", tuple(DTYPES)),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank must be at least 0, got {self.lora_rank}")
-
-    def make_kernel(self) -> kernels.StepKernel:
-        """The step kernel.
-
-        Raises:
-            ValueError: if there is none of that name, it has no ``eta`` or no use for a velocity.
-        """
-        config = {} if self.eta is None else {"eta": self.eta}
-        kernel = kernels.make_kernel(self.kernel, **config)
-        if kernel.predicts != "velocity":
-            raise ValueError(
-                f"kernel {self.kernel!r} needs a model that predicts {kernel.predicts}, "
-                "a flow policy predicts velocity"
-            )
-        return kernel
+from reelrl.envs.models.trained import load_into, trainable_of
 
 
 @dataclass(frozen=True)
@@ -117,19 +46,25 @@ class FlowPolicy:
     latent, log_prob = policy.act(obs, torch.Generator().manual_seed(0))
     ```
 
-    The transformer is that of the model, which environment and policy share: training changes it in
-    place. It is always in evaluation mode.
+    The experts are the model's, which environment and policy share: training changes them in place.
+    They are always in evaluation mode.
 
     Args:
-        model: its ``transformer`` is trained.
+        model: its :attr:`~reelrl.envs.models.VideoModel.experts` are trained.
         kernel: see :class:`FlowPolicyConfig`, as all that follows.
         eta: see there.
         guidance_scale: see there; an entry ``guidance_scale`` in an observation, a float or (N,),
             takes precedence, so that a stored trajectory is replayed with its own.
         **settings: its other attributes.
 
+    Attributes:
+        config: the settings; the model's own are filled in where they were None.
+        experts: the networks by name, ``transformer`` where there is one.
+        guidance_scale: the one in force.
+
     Raises:
-        ValueError: for a setting out of range, or a model without a ``transformer``.
+        ValueError: for a setting out of range, a model without an expert, or one that cannot
+            recompute its blocks where ``gradient_checkpointing`` asks for that.
     """
 
     def __init__(
@@ -137,35 +72,47 @@ class FlowPolicy:
         model: VideoModel,
         kernel: str = "flow_sde",
         eta: float | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = 1.0,
         **settings: Any,
     ) -> None:
-        self.config = FlowPolicyConfig(kernel, eta, guidance_scale, **settings)
-        self.kernel = self.config.make_kernel()
+        config = FlowPolicyConfig(kernel, eta, guidance_scale, **settings)
+        self.kernel = config.make_kernel()
         self.model = model
-        module = getattr(model, "transformer", None)
-        if not isinstance(module, nn.Module):
+        self.experts = nn.ModuleDict(model.experts)
+        if not self.experts:
             raise ValueError(f"model {model.name!r} has no transformer to train")
-        self.module: nn.Module = module
-        if self.config.lora_rank:
-            lora.add_lora(
-                module,
-                self.config.lora_rank,
-                self.config.lora_alpha,
-                self.config.lora_targets,
-                self.config.lora_seed,
-            )
-        if self.config.gradient_checkpointing:
-            # diffusers has no types: to the checker the transformer is any module.
-            module.enable_gradient_checkpointing()  # type: ignore[operator]
-        if self.config.compile:
-            # In place: a wrapper would hide the adapters and rename the weights.
-            module.compile()
+        targets = model.lora_targets if config.lora_targets is None else config.lora_targets
+        scale = config.guidance_scale
+        self.guidance_scale = model.default_guidance if scale is None else scale
+        self.config = replace(config, guidance_scale=self.guidance_scale, lora_targets=targets)
+        self._prepare_experts()
         self._reference: Weights | None = None
         self._empty: Tensor | None = None
         self._embeddings: Tensor | None = None
         self._table: kernels.Coefficients | None = None
         self._ode: kernels.Coefficients | None = None
+
+    def _prepare_experts(self) -> None:
+        """Checkpointing, adapters and compilation, as configured."""
+        config = self.config
+        for index, (name, expert) in enumerate(self.experts.items()):
+            if config.gradient_checkpointing:
+                self._enable_checkpointing(name, expert)
+            if rank := config.lora_rank:
+                seed = config.lora_seed + index
+                lora.add_lora(expert, rank, config.lora_alpha, config.lora_targets or (), seed)
+            if config.compile:
+                # In place: a wrapper would hide the adapters and rename the weights.
+                expert.compile()
+
+    def _enable_checkpointing(self, name: str, expert: nn.Module) -> None:
+        enable: Any = getattr(expert, "enable_gradient_checkpointing", None)
+        if enable is None:
+            raise ValueError(
+                f"gradient_checkpointing expects a {name} with enable_gradient_checkpointing(), "
+                f"got a {type(expert).__name__} without it"
+            )
+        enable()
 
     def bind(self, env: Any) -> FlowPolicy:
         """Take noise schedule and prompts from an environment; a learner does so by itself.
@@ -193,9 +140,8 @@ class FlowPolicy:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters by name."""
-        named = self.module.named_parameters()
-        return {name: parameter for name, parameter in named if parameter.requires_grad}
+        """Trainable parameters by name; prefixed by the expert's where there are several."""
+        return trainable_of(dict(self.experts.items()))
 
     def trainable(self) -> list[nn.Parameter]:
         """What an optimizer may work on, the values of :attr:`parameters`.
@@ -214,25 +160,49 @@ class FlowPolicy:
     def forward(self, obs: Observation, deterministic: bool = False) -> FlowOutput:
         """Run the model once on N observations, which may be at different noise levels.
 
+        An observed level is rounded to the nearest one of the schedule, because it stands for a
+        step there: float32 levels find their float64 row of the kernel's table. A level between two
+        steps is for :meth:`velocity`.
+
         Args:
             obs: ``latent`` (N, C, T', H', W'), ``sigma`` (N, 1), ``prompt_id`` (N, 1) or
-                ``prompt_embedding`` (N, L, D), optionally ``guidance_scale``.
+                ``prompt_embedding`` (N, ...), optionally ``guidance_scale``.
             deterministic: take Euler steps of the probability flow in place of the kernel's.
         """
         latent = self._tensor(obs["latent"]).to(torch.float32)
         table = self._ode_table if deterministic else self.table
         rows = table.at(self.table.index_of(self._tensor(obs["sigma"])))
-        scale = obs.get("guidance_scale", self.config.guidance_scale)
+        scale = obs.get("guidance_scale", self.guidance_scale)
         sigma = rows.sigma.to(torch.float32)
         velocity = self._velocity(latent, sigma, self._embed(obs), scale)
         return FlowOutput(velocity, steps.advance(rows, latent, velocity))
+
+    def velocity(self, latent: Tensor, sigma: Tensor, prompt_ids: Tensor) -> Tensor:
+        """Predicted velocity ``noise - clip`` at any noise level, on the schedule or off it.
+
+        Guided and in the precision that the policy is configured with.
+
+        Args:
+            latent: (N, C, T', H', W').
+            sigma: (N,) in [0, 1], taken as it is.
+            prompt_ids: (N,) rows in the prompts of the bound environment.
+
+        Returns:
+            (N, C, T', H', W') float32, with gradients where they are enabled.
+
+        Raises:
+            RuntimeError: before :meth:`bind`.
+        """
+        latent, sigma = (self._tensor(part).to(torch.float32) for part in (latent, sigma))
+        embedding = self._embed({"prompt_id": prompt_ids})
+        return self._velocity(latent, sigma, embedding, self.guidance_scale)
 
     def sample(self, step: steps.Step, noise: Tensor) -> Tensor:
         """Latents (N, ...) float32 from standard normal noise, rounded as they will be stored."""
         dtype = DTYPES[self.config.latent_dtype]
         return steps.sample(step, noise.to(step.mean.device), dtype).to(torch.float32)
 
-    def score(self, step: steps.Step, action: Tensor) -> Tensor:
+    def log_density(self, step: steps.Step, action: Tensor) -> Tensor:
         """(N,) float64 log-probability of actions; ``nan`` where the step is deterministic.
 
         Raises:
@@ -267,11 +237,11 @@ class FlowPolicy:
             device = step.mean.device if generator is None else generator.device
             noise = torch.randn(step.mean.shape, generator=generator, device=device)
         latent = self.sample(step, noise)
-        return latent, self.score(step, latent)
+        return latent, self.log_density(step, latent)
 
     def log_prob(self, obs: Observation, action: Any) -> Tensor:
         """(N,) float64 log-probability of stored actions, with gradients where enabled."""
-        return self.score(self.forward(obs).step, self._tensor(action))
+        return self.log_density(self.forward(obs).step, self._tensor(action))
 
     @torch.no_grad()
     def predict(self, obs: Observation, deterministic: bool = False) -> Any:
@@ -296,7 +266,7 @@ class FlowPolicy:
             RuntimeError: if all weights are trained and :meth:`keep_reference` was not called.
         """
         if self.config.lora_rank:
-            with lora.adapters_off(self.module):
+            with lora.adapters_off(self.experts):
                 yield
             return
         if self._reference is None:
@@ -330,13 +300,14 @@ class FlowPolicy:
             self._reference = kept
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what a stock diffusers pipeline loads: an adapter, or a transformer folder."""
-        folder = Path(folder)
+        """Write adapters or weights in the model's own format; a diffusers pipeline loads Wan's.
+
+        :meth:`~reelrl.envs.models.VideoModel.load_trained` of the model reads it back.
+        """
         if self.config.lora_rank:
-            lora.save_lora(self.module, folder)
+            self.model.save_lora(folder)
         else:
-            # diffusers has no types: to the checker the transformer is any module.
-            self.module.save_pretrained(folder / "transformer")  # type: ignore[operator]
+            self.model.save_trained(folder)
 
     def settings(self) -> dict[str, Any]:
         """The configuration as plain values: ``FlowPolicy(model, **settings)`` is its twin."""
@@ -353,7 +324,8 @@ class FlowPolicy:
     def _embed(self, obs: Observation) -> Tensor:
         if "prompt_embedding" in obs:
             return self._tensor(obs["prompt_embedding"])
-        assert self._embeddings is not None
+        if self._embeddings is None:
+            raise RuntimeError("the policy knows no prompts yet: call policy.bind(env)")
         return self._embeddings[self._tensor(obs["prompt_id"]).reshape(-1)]
 
     def _velocity(
@@ -361,12 +333,13 @@ class FlowPolicy:
     ) -> Tensor:
         """Guided velocity in the policy's precision."""
         # Dropout between sampling and replaying would be a ratio that no training made.
-        self.module.eval()
+        for expert in self.experts.values():
+            expert.eval()
         scale = scale if isinstance(scale, int | float) else torch.as_tensor(scale)
         if self._empty is None and (isinstance(scale, Tensor) or scale != 1):
-            self._empty = self.model.encode([""])
+            self._empty = self.model.encode([self.model.negative_prompt])
         with self._autocast():
-            return guided_velocity(self.model, latent, sigma, embedding, scale, self._empty)
+            return self.model.guided(latent, sigma, embedding, scale, self._empty)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "float32":

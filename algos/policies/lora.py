@@ -1,10 +1,9 @@
-"""Low-rank adapters (Hu et al. 2022) through peft, in the format diffusers pipelines load."""
+"""Low-rank adapters (Hu et al. 2022) through peft."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,20 +65,3 @@ def adapters_off(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-
-
-def save_lora(module: Any, folder: Path) -> None:
-    """Write ``pytorch_lora_weights.safetensors``, to be read by ``pipe.load_lora_weights(folder)``.
-
-    Args:
-        module: a diffusers transformer with adapters.
-        folder: made if it does not exist.
-    """
-    from diffusers import WanPipeline
-    from peft import get_peft_model_state_dict
-
-    WanPipeline.save_lora_weights(
-        folder,
-        transformer_lora_layers=get_peft_model_state_dict(module),
-        transformer_lora_adapter_metadata=module.peft_config["default"].to_dict(),
-    )

@@ -21,25 +21,6 @@ def snapshot(parameters: Mapping[str, Parameter]) -> Weights:
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
-def load_into(parameters: Mapping[str, Parameter], weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into parameters of the same names and shapes.
-
-    Raises:
-        ValueError: if names or shapes differ; names the first few.
-    """
-    have = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    want = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    if have != want:
-        wrong = sorted(
-            name for name in have.keys() | want.keys() if have.get(name) != want.get(name)
-        )
-        shown = ", ".join(f"{n} (expected {want.get(n)}, got {have.get(n)})" for n in wrong[:3])
-        raise ValueError(f"{len(wrong)} weights do not fit the policy: {shown}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-
-
 @contextmanager
 def swapped(parameters: Mapping[str, Parameter], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Run with other weights in place; leave before a backward pass through the own ones."""

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from reelrl.envs.models import trained
+from reelrl.envs.models.folders import pipeline_class, resolve_model, shipped_name
+from reelrl.envs.schedule import sigma_schedule
+from reelrl.envs.steps import rows_like
+
+M = TypeVar("M", bound="type[VideoModel]")
+_REGISTRY: dict[str, type[VideoModel]] = {}
+"""Class name of a diffusers pipeline -> the model that opens its folders."""
+
+
+def register_model(pipeline: str) -> Callable[[M], M]:
+    """Decorator: the class opens folders that a diffusers pipeline of that class saved.
+
+    The class is called as ``cls(folder, name=..., **kwargs)``, with the keyword arguments of
+    :meth:`VideoModel.from_pretrained`.
+
+    Raises:
+        ValueError: if another class opens these pipelines already.
+    """
+
+    def register(cls: M) -> M:
+        taken = _REGISTRY.get(pipeline)
+        # A module that is run again, as in a notebook, may replace its own class.
+        if taken is not None and taken.__qualname__ != cls.__qualname__:
+            raise ValueError(f"{pipeline} is opened by {taken.__name__} already")
+        _REGISTRY[pipeline] = cls
+        return cls
+
+    return register
 
 
 class VideoModel(ABC):
     """A latent flow-matching text-to-video model.
 
-    The environment calls :meth:`encode` and :meth:`decode`, a policy :meth:`velocity`; both share
-    one instance. Components load when first used, so an environment never loads a transformer and a
-    policy never loads a VAE.
+    The environment calls :meth:`encode` and :meth:`decode`, a policy :meth:`guided`, which calls
+    :meth:`velocity`; both share one instance. Components load when first used, so an environment
+    never loads a transformer and a policy never loads a VAE.
 
     A model is shared and never copied: ``copy.deepcopy`` gives the model itself back, because
     Gymnasium deep-copies an environment's arguments into its spec.
@@ -25,23 +56,51 @@ class VideoModel(ABC):
         name: what the model was asked for by.
         device: where latents live.
         max_prompt_tokens: L, the length every embedding is padded to with zeros.
+        default_shift: shift of the noise schedule that the model was made for.
+        default_guidance: guidance scale that its authors recommend; 1 is none.
+        negative_prompt: text of the unconditional branch of classifier-free guidance.
+        lora_targets: endings of the names of the layers that adapters go on.
     """
 
     name: str
     device: torch.device
     max_prompt_tokens: int
+    default_shift: float = 3.0
+    default_guidance: float = 1.0
+    negative_prompt: str = ""
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> VideoModel:
+    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> Self:
         """Open a shipped model by name, or the local folder of a diffusers pipeline.
+
+        Args:
+            name_or_path: ``"nano"``, ``"nano-early"`` or a folder.
+            **kwargs: of the class that :func:`register_model` knows for the pipeline, such as
+                ``device`` and ``dtype``.
 
         Raises:
             ValueError: for an unknown name or an unsupported kind of pipeline.
             FileNotFoundError: for a folder without the files of a pipeline.
         """
-        from reelrl.envs.models.wan import WanVideoModel
-
-        return WanVideoModel.from_pretrained(name_or_path, **kwargs)
+        folder = resolve_model(name_or_path)
+        pipeline = pipeline_class(folder)
+        if pipeline not in _REGISTRY:
+            near = get_close_matches(pipeline, _REGISTRY, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            known = ", ".join(sorted(_REGISTRY))
+            raise ValueError(f"{folder} holds a {pipeline}, expected one of {known}{hint}")
+        kind = _REGISTRY[pipeline]
+        # A class of one's own, derived from the registered one, opens what that one opens.
+        opener = cls if issubclass(cls, kind) else kind
+        if not issubclass(opener, cls):
+            raise ValueError(
+                f"{folder} holds a {pipeline}, which {kind.__name__} opens and {cls.__name__} "
+                "does not"
+            )
+        # How a registered class is called is promised by register_model, not by its type.
+        make: Any = opener
+        return make(folder, name=shipped_name(name_or_path), **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VideoModel:
         return self
@@ -56,7 +115,11 @@ class VideoModel(ABC):
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Embed N prompts: (N, L, D) float32, zero beyond each prompt's length."""
+        """Embed N prompts: (N, L, D) float32, zero beyond each prompt's length.
+
+        Any trailing shape (N, ...) will do: a model that needs several parts packs them into one
+        row per prompt and takes them apart in :meth:`velocity`.
+        """
 
     @abstractmethod
     def velocity(self, latent: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:
@@ -65,15 +128,53 @@ class VideoModel(ABC):
         Args:
             latent: (N, C, T', H', W').
             sigma: (N,) in [0, 1]; 1 is pure noise.
-            embedding: (N, L, D) from :meth:`encode`.
+            embedding: (N, ...) from :meth:`encode`.
 
         Returns:
             Same shape as ``latent``, float32. Carries gradients where they are enabled.
         """
 
+    def guided(
+        self,
+        latent: Tensor,
+        sigma: Tensor,
+        embedding: Tensor,
+        scale: float | Tensor,
+        empty: Tensor | None = None,
+    ) -> Tensor:
+        """Velocity with classifier-free guidance (Ho and Salimans 2022), both branches in one call.
+
+        Args:
+            latent: (N, C, T', H', W').
+            sigma: (N,).
+            embedding: (N, ...) from :meth:`encode`.
+            scale: one for all, where 1 is no guidance and costs one branch, or (N,).
+            empty: (1, ...) embedding of :attr:`negative_prompt`; encoded here if not given.
+
+        Returns:
+            Same shape as ``latent``, float32. Carries gradients where they are enabled, in both
+            branches.
+        """
+        if isinstance(scale, Tensor):
+            scale = rows_like(scale.to(latent), latent)
+        elif scale == 1:
+            return self.velocity(latent, sigma, embedding)
+        if empty is None:
+            empty = self.encode([self.negative_prompt])
+        both = self.velocity(
+            torch.cat([latent, latent]),
+            torch.cat([sigma, sigma]),
+            torch.cat([embedding, empty.expand_as(embedding)]),
+        )
+        conditional, unconditional = both.chunk(2)
+        return unconditional + scale * (conditional - unconditional)
+
     @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode latents to (N, F, H, W, 3) float32 in [0, 1], without gradients."""
+        """Decode latents to (N, F, H, W, 3) float32 in [0, 1].
+
+        Carries gradients where they are enabled; an environment disables them.
+        """
 
     @abstractmethod
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
@@ -82,3 +183,49 @@ class VideoModel(ABC):
         Raises:
             ValueError: if the model cannot make a clip of that size; names the constraint.
         """
+
+    def schedule(self, num_steps: int, shift: float, latent_shape: Sequence[int]) -> Tensor:
+        """Noise levels of an episode: (T + 1,) float64, strictly from exactly 1 to exactly 0.
+
+        Args:
+            num_steps: T.
+            shift: of :func:`~reelrl.envs.schedule.sigma_schedule`.
+            latent_shape: (C, T', H', W'), for models whose levels depend on the size.
+
+        Raises:
+            ValueError: if ``num_steps`` or ``shift`` is out of range.
+        """
+        return sigma_schedule(num_steps, shift)
+
+    @property
+    def experts(self) -> dict[str, nn.Module]:
+        """The networks that a policy trains, by name: the ``transformer`` where there is one."""
+        transformer = getattr(self, "transformer", None)
+        return {"transformer": transformer} if isinstance(transformer, nn.Module) else {}
+
+    def save_trained(self, folder: str | Path) -> None:
+        """Write the trainable weights of the experts, to be read by :meth:`load_trained`.
+
+        Args:
+            folder: made if it does not exist.
+        """
+        trained.save_trained(Path(folder), type(self).__name__, self.experts)
+
+    def save_lora(self, folder: str | Path) -> None:
+        """Write the adapters of the experts; by default they are what :meth:`save_trained` writes.
+
+        Args:
+            folder: made if it does not exist.
+        """
+        self.save_trained(folder)
+
+    def load_trained(self, folder: str | Path) -> None:
+        """Read back what :meth:`save_trained` or :meth:`save_lora` wrote.
+
+        Adapters are read into adapters: make the policy with its ``lora_rank`` first.
+
+        Raises:
+            FileNotFoundError: for a folder that neither wrote.
+            ValueError: if class, names or shapes of the weights differ.
+        """
+        trained.load_trained(Path(folder), type(self).__name__, self.experts)

@@ -9,50 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from reelrl.envs.models.base import VideoModel
+from reelrl.envs.models import trained
+from reelrl.envs.models.base import VideoModel, register_model
 from reelrl.envs.models.integrity import verify_checksums
-
-CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
-SHIPPED = {"nano": "nano-wan", "nano-early": "nano-wan-early"}
-"""Names of the models that come with the library -> folder under ``checkpoints``."""
 
 VAE_DEFAULTS = {"z_dim": 16, "scale_factor_temporal": 4, "scale_factor_spatial": 8}
 """Sizes of ``AutoencoderKLWan`` where a config is silent: Wan 2.1's own predates two of them."""
 VOCABULARY_SHOWN = 200
 """An error lists a vocabulary of at most this many tokens; UMT5's has 256,000."""
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers calls the file of an adapter."""
 TIMESTEPS = 1000
 """Wan transformers are conditioned on ``1000 * sigma``."""
 
 
-def shipped_name(name_or_path: str | Path) -> str | None:
-    """The name of a shipped model, or None; a ``Path`` is a folder, whatever it is called."""
-    return name_or_path if isinstance(name_or_path, str) and name_or_path in SHIPPED else None
-
-
-def resolve_model(name_or_path: str | Path) -> Path:
-    """Folder of a shipped model's name or of a local path.
-
-    Raises:
-        ValueError: if it is neither.
-        FileNotFoundError: if a shipped model's folder is missing.
-    """
-    name = shipped_name(name_or_path)
-    if name is not None:
-        folder = CHECKPOINTS / SHIPPED[name]
-    else:
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            raise ValueError(
-                f"unknown model {str(name_or_path)!r}: expected one of {', '.join(SHIPPED)} or the "
-                "folder of a diffusers Wan pipeline (models are never downloaded)"
-            )
-    if not (folder / "model_index.json").is_file():
-        raise FileNotFoundError(f"no diffusers pipeline in {folder}: model_index.json is missing")
-    return folder
-
-
+@register_model("WanPipeline")
 class WanVideoModel(VideoModel):
     """A local Wan 2.1 pipeline folder, each component loaded when first used.
 
@@ -94,15 +68,18 @@ class WanVideoModel(VideoModel):
                 "expected Wan 2.1 with one transformer"
             )
         self.max_prompt_tokens = max_prompt_tokens or self._default_prompt_tokens()
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> WanVideoModel:
-        """Open a shipped model by name (``"nano"``, ``"nano-early"``) or a local Wan folder."""
-        return cls(resolve_model(name_or_path), name=shipped_name(name_or_path), **kwargs)
+        self.default_shift = self._scheduler_shift()
 
     def _default_prompt_tokens(self) -> int:
         config = json.loads((self.folder / "tokenizer" / "tokenizer_config.json").read_text())
         return min(int(config.get("model_max_length", 512)), 512)
+
+    def _scheduler_shift(self) -> float:
+        """The shift that the folder's scheduler samples with."""
+        path = self.folder / "scheduler" / "scheduler_config.json"
+        config = json.loads(path.read_text()) if path.is_file() else {}
+        # UniPC, with which Wan 2.1 is published, calls it flow_shift; Euler calls it shift.
+        return float(config.get("flow_shift", config.get("shift", type(self).default_shift)))
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -223,9 +200,8 @@ class WanVideoModel(VideoModel):
         )
         return mean, std
 
-    @torch.no_grad()
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode latents to (N, F, H, W, 3) float32 in [0, 1]."""
+        """Decode latents to (N, F, H, W, 3) float32 in [0, 1], with gradients where enabled."""
         mean, std = self._latent_moments
         pixels = self.vae.decode(latent.float() * std + mean, return_dict=False)[0]
         return (pixels.permute(0, 2, 3, 4, 1) * 0.5 + 0.5).clamp_(0, 1)
@@ -258,3 +234,47 @@ class WanVideoModel(VideoModel):
                 raise ValueError(f"{side} must be a positive multiple of {multiple}, got {value}")
         frames = (num_frames - 1) // temporal + 1
         return int(self.vae_config["z_dim"]), frames, height // spatial, width // spatial
+
+    def save_trained(self, folder: str | Path) -> None:
+        """Write ``transformer/``, a folder that ``WanTransformer3DModel.from_pretrained`` reads."""
+        transformer: Any = self.transformer
+        transformer.save_pretrained(Path(folder) / "transformer")
+
+    def save_lora(self, folder: str | Path) -> None:
+        """Write :data:`LORA_FILE`, to be read by ``pipe.load_lora_weights(folder)``."""
+        from diffusers import WanPipeline
+        from peft import get_peft_model_state_dict
+
+        transformer: Any = self.transformer
+        WanPipeline.save_lora_weights(
+            folder,
+            transformer_lora_layers=get_peft_model_state_dict(transformer),
+            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+        )
+
+    def load_trained(self, folder: str | Path) -> None:
+        """Read back what :meth:`save_trained` or :meth:`save_lora` wrote.
+
+        Raises:
+            FileNotFoundError: for a folder that neither wrote.
+            ValueError: if names or shapes of the weights differ, as of adapters where there are
+                none.
+        """
+        from diffusers import WanTransformer3DModel
+
+        folder = Path(folder)
+        own = trained.trainable_of(self.experts)
+        if (folder / LORA_FILE).is_file():
+            # peft puts the adapter's name into that of a parameter, diffusers the transformer's.
+            saved = load_file(folder / LORA_FILE)
+            names = {name: f"transformer.{name.replace('.default.', '.')}" for name in own}
+            extra = {name: saved[name] for name in saved.keys() - set(names.values())}
+            weights = {name: saved[key] for name, key in names.items() if key in saved} | extra
+        elif (folder / "transformer").is_dir():
+            with torch.random.fork_rng(devices=[]):
+                weights = WanTransformer3DModel.from_pretrained(folder / "transformer").state_dict()
+        else:
+            raise FileNotFoundError(
+                f"no trained weights in {folder}: expected {LORA_FILE} or the folder transformer"
+            )
+        trained.load_into(own, weights)

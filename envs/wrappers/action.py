@@ -21,8 +21,9 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from reelrl.envs import kernels, mdp, steps
-from reelrl.envs.sampling import guided_velocity, step_noise
+from reelrl.envs.sampling import step_noise
 from reelrl.envs.spaces import UniformBox
+from reelrl.envs.steps import rows_like
 from reelrl.envs.task import ACTION_BOUND, Task
 from reelrl.envs.wrappers.reward import base_of, chain_of
 
@@ -47,8 +48,8 @@ class VelocityAction(gym.Wrapper, RecordConstructorArgs):
         **config: its settings, such as ``eta``.
 
     Raises:
-        ValueError: for an unknown kernel or setting, a kernel for another kind of model, or an
-            environment whose actions are no latents (see :func:`takes_latents`).
+        ValueError: for an unknown kernel or setting, or an environment whose actions are no latents
+            (see :func:`takes_latents`).
         TypeError: if the base environment is not ours.
     """
 
@@ -56,7 +57,7 @@ class VelocityAction(gym.Wrapper, RecordConstructorArgs):
         takes_latents(env)
         RecordConstructorArgs.__init__(self, kernel=kernel, **config)
         gym.Wrapper.__init__(self, env)
-        self.kernel = velocity_kernel(kernel, config)
+        self.kernel = kernels.make_kernel(kernel, **config)
         self.action_space = _velocity_space(base_of(env).task)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -74,7 +75,7 @@ class VectorVelocityAction(VectorWrapper):
     def __init__(self, env: VectorEnv, kernel: str = "flow_sde", **config: Any) -> None:
         takes_latents(env)
         super().__init__(env)
-        self.kernel = velocity_kernel(kernel, config)
+        self.kernel = kernels.make_kernel(kernel, **config)
         self.single_action_space = _velocity_space(base_of(env).task)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
@@ -196,33 +197,17 @@ def takes_latents(env: Any) -> None:
             )
 
 
-def velocity_kernel(name: str, config: dict[str, Any]) -> kernels.StepKernel:
-    """A kernel for models that predict the velocity.
-
-    Raises:
-        ValueError: for an unknown one, or one for models that predict the noise.
-    """
-    kernel = kernels.make_kernel(name, **config)
-    if kernel.predicts != "velocity":
-        raise ValueError(f"kernel {name!r} is for models that predict the {kernel.predicts}")
-    return kernel
-
-
 def guided_kernel(name: str, noise_range: Sequence[float]) -> kernels.StepKernel:
-    """A velocity kernel with a noise level, set to the highest of ``noise_range``.
+    """A kernel with a noise level, set to the highest of ``noise_range``.
 
     Raises:
         ValueError: for a kernel without ``eta``, or a level it does not take.
     """
     if name in kernels.KERNELS and not hasattr(kernels.KERNELS[name], "eta"):
-        known = [
-            key
-            for key, kind in kernels.KERNELS.items()
-            if hasattr(kind, "eta") and getattr(kind, "predicts", None) == "velocity"
-        ]
+        known = [key for key, kind in kernels.KERNELS.items() if hasattr(kind, "eta")]
         raise ValueError(f"kernel {name!r} has no noise level; take one of {', '.join(known)}")
     for eta in noise_range:
-        kernel = velocity_kernel(name, {"eta": float(eta)})
+        kernel = kernels.make_kernel(name, eta=float(eta))
     return kernel
 
 
@@ -263,8 +248,7 @@ def _by_guidance(
     scale, eta = controls.unbind(dim=1)
     step = torch.from_numpy(np.minimum(state.step, task.num_steps - 1)).to(task.device)
     prompt_id = torch.from_numpy(state.prompt_id).to(task.device)
-    velocity = guided_velocity(
-        task.model,
+    velocity = task.model.guided(
         state.latent,
         task.sigmas_seen[step],
         task.embeddings[prompt_id],
@@ -272,8 +256,8 @@ def _by_guidance(
         task.empty_embedding,
     )
     # The environment refuses the latent then; the last step would never look at its noise level.
-    spoiled = controls.isnan().any(dim=1).view(-1, 1, 1, 1, 1)
-    velocity = torch.where(spoiled, torch.nan, velocity)
+    spoiled = controls.isnan().any(dim=1)
+    velocity = torch.where(rows_like(spoiled, velocity), torch.nan, velocity)
     # Every kernel that has a noise level is a dataclass with eta; the base class promises neither.
     return _advance(task, state, replace(kernel, eta=eta.double()), velocity)  # type: ignore[type-var]
 
@@ -289,6 +273,6 @@ def _advance(
     step = steps.advance(coefficients, state.latent, velocity)
     noise = step_noise(task.latent_shape, state.step_seed.tolist(), index.tolist())
     latent = steps.sample(step, noise.to(task.device))
-    level = sigmas[rows].to(latent.dtype).view(-1, 1, 1, 1, 1)
+    level = rows_like(sigmas[rows].to(latent.dtype), velocity)
     shaped = latent.reshape(len(latent), *task.action_space.shape)
     return task.export(shaped), state.latent - level * velocity

@@ -179,9 +179,9 @@ def test_t26_the_penalty_has_a_gradient_and_holds_the_policy_back(make_learner):
 def test_t27_lora_trains_the_adapter_alone_with_the_base_as_reference(make_learner):
     policy = {"lora_rank": 2, "lora_targets": ["to_q", "to_k"]}
     learner = make_learner("grpo", policy=policy, loss=LossConfig(kl_weight=0.1))
-    before = {k: v.clone() for k, v in learner.policy.module.state_dict().items()}
+    before = {k: v.clone() for k, v in learner.policy.experts.state_dict().items()}
     learner.learn(3)
-    after = learner.policy.module.state_dict()
+    after = learner.policy.experts.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all("lora" in name for name in changed)
 
@@ -339,11 +339,13 @@ def test_a_nan_loss_skips_the_update_and_a_run_of_them_stops(make_learner, tmp_p
     learner = make_learner("grpo", max_skipped=2, save_every=1, folder=tmp_path)
     learner.learn(1)
     before = weights_of(learner)
-    score = learner.policy.score
+    log_density = learner.policy.log_density
     monkeypatch.setattr(
         learner.policy,
-        "score",
-        lambda step, action: score(step, action) * (torch.nan if step.mean.requires_grad else 1),
+        "log_density",
+        lambda step, action: (
+            log_density(step, action) * (torch.nan if step.mean.requires_grad else 1)
+        ),
     )
     with (
         pytest.warns(LearnerWarning, match="update skipped: loss nan"),
@@ -357,7 +359,7 @@ def test_a_nan_loss_skips_the_update_and_a_run_of_them_stops(make_learner, tmp_p
 
 def test_a_nan_gradient_of_a_finite_loss_skips_one_update_and_the_run_goes_on(make_learner):
     learner = make_learner("grpo", updates_per_iteration=4)
-    weight = learner.policy.module.to_q.weight
+    weight = learner.policy.experts["transformer"].to_q.weight
     calls = iter(range(100))
     weight.register_hook(lambda grad: grad * torch.nan if next(calls) == 1 else grad)
     with pytest.warns(LearnerWarning, match="update skipped: loss .* gradient norm nan"):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelrl.envs import kernels, steps
-from reelrl.envs.kernels import CPS, DDIM, ODE, DanceSDE, FlowSDE, WanSDE
+from reelrl.envs.kernels import CPS, ODE, DanceSDE, FlowSDE, WanSDE
 from reelrl.envs.schedule import sigma_schedule
 
 FLOW_KERNELS = {"flow_sde": FlowSDE, "dance_sde": DanceSDE, "wan_sde": WanSDE}
@@ -140,25 +140,6 @@ def test_samples_follow_the_recursion(name):
         assert float(x.mean()) == pytest.approx(wanted, abs=0.02)
 
 
-@given(st.floats(0.05, 0.999), st.floats(0, 1), st.floats(-2, 2))
-def test_ddim_keeps_the_marginal_of_a_point_exactly(start, eta, centre):
-    """Variance preserving: x = sqrt(1 - sigma^2) c + sigma z at every level, whatever eta."""
-    sigmas = torch.linspace(start, 0, 9, dtype=torch.float64)
-    table = DDIM(eta=eta).table(sigmas)
-    mean = centre * (1 - sigmas[0] ** 2).sqrt()
-    variance = sigmas[0] ** 2
-    for i in range(8):
-        a, b = table.latent_weight[i], table.output_weight[i]
-        slope = 1 / sigmas[i]
-        offset = -centre * (1 - sigmas[i] ** 2).sqrt() / sigmas[i]
-        mean = (a + b * slope) * mean + b * offset
-        variance = (a + b * slope) ** 2 * variance + table.step_std[i] ** 2
-        assert float(mean) == pytest.approx(
-            float(centre * (1 - sigmas[i + 1] ** 2).sqrt()), abs=1e-9
-        )
-        assert float(variance) == pytest.approx(float(sigmas[i + 1] ** 2), abs=1e-9)
-
-
 def test_the_three_sdes_are_one_kernel_with_another_diffusion():
     """mu = x + v dt + s^2 / (2 sigma) x1 dt, written out."""
     sigmas = sigma_schedule(7, 3.0)
@@ -257,12 +238,10 @@ def test_make_kernel_refuses(name, config, message):
 
 
 def test_bad_schedules():
-    with pytest.raises(ValueError, match="below 1 to exactly 0"):
-        DDIM().table(sigma_schedule(4))
     with pytest.raises(ValueError, match="strictly"):
         ODE().table(torch.tensor([1.0, 0.5, 0.5, 0.0]))
 
 
 def test_kernels_by_name():
     assert kernels.make_kernel("flow_sde", eta=0.5) == FlowSDE(eta=0.5)
-    assert set(kernels.KERNELS) == {"ode", "flow_sde", "dance_sde", "wan_sde", "cps", "ddim"}
+    assert set(kernels.KERNELS) == {"ode", "flow_sde", "dance_sde", "wan_sde", "cps"}

@@ -114,3 +114,10 @@ def test_record_video_works_on_both_faces(make_single, make_batch, tmp_path):
     envs = gym.wrappers.vector.RecordVideo(batch, str(tmp_path / "four"), video_length=2)
     record(envs, 4)
     assert [name for name in os.listdir(tmp_path / "four") if name.endswith(".mp4")]
+
+
+def test_pixels_beyond_their_range_do_not_wrap_around():
+    pixels = torch.tensor([-0.01, 0.0, 0.5, 1.0, 1.01, 3.0, -2.0])
+    before = pixels.clone()
+    assert to_uint8(pixels).tolist() == [0, 0, 128, 255, 255, 255, 0]
+    assert torch.equal(pixels, before)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from reelrl.envs.models.base import VideoModel
-from reelrl.envs.sampling import NOISE_SEEDS, euler_ode, guided_velocity, initial_noise
+from reelrl.envs.sampling import NOISE_SEEDS, euler_ode, initial_noise
 
 SHAPE = (2, 3, 4, 4)
 
@@ -45,10 +45,10 @@ def test_guidance_extrapolates_and_costs_one_forward():
     model = PointMass()
     latent, sigma = initial_noise(SHAPE, [0]), torch.tensor([0.5])
     embedding = model.encode(["1"])
-    plain = guided_velocity(model, latent, sigma, embedding, 1.0)
-    empty = guided_velocity(model, latent, sigma, model.encode([""]), 1.0)
+    plain = model.guided(latent, sigma, embedding, 1.0)
+    empty = model.guided(latent, sigma, model.encode([""]), 1.0)
     model.calls = 0
-    guided = guided_velocity(model, latent, sigma, embedding, 2.5)
+    guided = model.guided(latent, sigma, embedding, 2.5)
     assert model.calls == 1
     torch.testing.assert_close(guided, empty + 2.5 * (plain - empty))
 

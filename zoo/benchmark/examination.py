@@ -144,11 +144,11 @@ class FixedExamination:
         count = len(seeds)
         prompts = [""] * count if split == OPEN else evaluation_captions(SPLITS[split], count)
         prompts, seeds = prompts[:first], seeds[:first]
-        policy.module.eval()
+        policy.experts.eval()
         sampler: dict[str, Any] = {
             "num_steps": self.num_steps,
             "shift": self.shift,
-            "guidance_scale": 1.0 if split == OPEN else policy.config.guidance_scale,
+            "guidance_scale": 1.0 if split == OPEN else policy.guidance_scale,
         }
 
         def draw() -> Tensor:
@@ -156,7 +156,7 @@ class FixedExamination:
 
         with torch.no_grad(), averaged(ema):
             facts = (policy.model.name, policy.config.precision, prompts, seeds, sampler)
-            return drawn(policy.module, facts, draw), prompts
+            return drawn(policy.experts, facts, draw), prompts
 
 
 def proxy_of(

@@ -43,6 +43,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
+@torch.no_grad()
 def round_trip(model: WanVideoModel, clips: Clips) -> tuple[Tensor, float]:
     """Clips after encoding and decoding, and the PSNR in dB for pixels in [0, 1]."""
     parts = clips.videos.split(CHUNK)

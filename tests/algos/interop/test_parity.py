@@ -67,7 +67,7 @@ def ours(make_env):
         learner = GRPO(env, FlowPolicy(env.unwrapped.model, eta=0.7), estimator, config)
         rollout = learner.collect()
         learner.update(rollout, learner.estimate(rollout))
-        return rollout, gradients(learner.policy.module), learner
+        return rollout, gradients(learner.policy.experts["transformer"]), learner
 
     return run
 

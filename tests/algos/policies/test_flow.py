@@ -216,10 +216,9 @@ def test_reference_of_full_fine_tuning_is_the_kept_copy(make_env, tiny_model):
         assert torch.equal(policy.forward(obs).velocity, before)
     assert torch.equal(policy.forward(obs).velocity, after)
     # A reference taken between forward and backward must not disturb the gradient.
-    expected = torch.autograd.grad(policy.forward(obs).velocity.sum(), policy.module.to_q.weight)
-    torch.testing.assert_close(
-        torch.autograd.grad(after.sum(), policy.module.to_q.weight), expected
-    )
+    weight = policy.experts["transformer"].to_q.weight
+    expected = torch.autograd.grad(policy.forward(obs).velocity.sum(), weight)
+    torch.testing.assert_close(torch.autograd.grad(after.sum(), weight), expected)
 
 
 def test_gradient_checkpointing_gives_the_same_gradient(nano_env):
@@ -229,7 +228,7 @@ def test_gradient_checkpointing_gives_the_same_gradient(nano_env):
         policy = FlowPolicy(env.unwrapped.model, gradient_checkpointing=checkpointing).bind(env)
         (obs, action, _), *_ = walk(env, policy, 1)
         policy.log_prob(obs, action + 0.01).sum().backward()
-        gradients.append(policy.module.blocks[0].attn1.to_q.weight.grad)
+        gradients.append(policy.experts["transformer"].blocks[0].attn1.to_q.weight.grad)
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(*gradients)
 
@@ -254,8 +253,6 @@ def test_compiled_transformer_is_the_same_policy(make_env, tiny_model, monkeypat
 def test_bad_settings_are_refused(tiny_model, make_env):
     with pytest.raises(ValueError, match="did you mean 'flow_sde'"):
         FlowPolicy(tiny_model, kernel="flow_sd")
-    with pytest.raises(ValueError, match="predicts noise"):
-        FlowPolicy(tiny_model, kernel="ddim")
     with pytest.raises(ValueError, match=r"'wan_sde'.*eta"):
         FlowPolicy(tiny_model, kernel="wan_sde", eta=0.7)
     with pytest.raises(ValueError, match=r"precision must be one of .* got 'fp16'"):
@@ -282,7 +279,7 @@ def test_adapters_on_a_bfloat16_model_are_float32_and_make_its_dtype():
     model = VideoModel.from_pretrained("nano-early", dtype=torch.bfloat16)
     policy = FlowPolicy(model, lora_rank=2)
     assert {weight.dtype for weight in policy.parameters.values()} == {torch.float32}
-    others = {p.dtype for p in policy.module.parameters() if not p.requires_grad}
+    others = {p.dtype for p in policy.experts.parameters() if not p.requires_grad}
     assert torch.bfloat16 in others
 
 
@@ -295,4 +292,111 @@ def test_weights_below_float32_may_draw_and_may_not_be_trained():
     adapted = FlowPolicy(model, lora_rank=2)
     assert adapted.trainable() == list(adapted.parameters.values())
     whole = FlowPolicy(VideoModel.from_pretrained("nano-early"), precision="bfloat16")
-    assert len(whole.trainable()) == len(list(whole.module.parameters()))
+    assert len(whole.trainable()) == len(list(whole.experts.parameters()))
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_velocity_at_any_level_is_the_models_own(make_env, tiny_model, guidance_scale):
+    env = make_env(2, num_steps=4)
+    policy = FlowPolicy(tiny_model, guidance_scale=guidance_scale).bind(env)
+    sigma = torch.tensor([1.0, 0.9437, 0.5, 0.0123, 0.0])
+    latent = torch.randn(5, 2, 3, 2, 2, generator=generator())
+    ids = torch.tensor([0, 1, 2, 3, 0])
+    embedding = env.unwrapped.embeddings[ids]
+    empty = tiny_model.encode([""]).expand_as(embedding)
+    own, without = (tiny_model.velocity(latent, sigma, e) for e in (embedding, empty))
+    velocity = policy.velocity(latent, sigma, ids)
+    torch.testing.assert_close(velocity, without + guidance_scale * (own - without))
+    rounded = policy.table.sigma[policy.table.index_of(sigma)].float()
+    assert not torch.allclose(velocity, policy.velocity(latent, rounded, ids), atol=1e-3)
+    weight = policy.experts["transformer"].to_q.weight
+    assert torch.autograd.grad(velocity.sum(), weight)[0].abs().max() > 0
+    with pytest.raises(RuntimeError, match=r"policy\.bind\(env\)"):
+        FlowPolicy(tiny_model).velocity(latent, sigma, ids)
+
+
+def test_velocity_is_computed_in_the_policys_precision(nano_env):
+    env = nano_env(2)
+    latent, sigma = torch.randn(2, 8, 5, 8, 8, generator=generator()), torch.tensor([0.7, 0.2])
+    half, full = (
+        FlowPolicy(env.unwrapped.model, precision=precision)
+        .bind(env)
+        .velocity(latent, sigma, torch.tensor([0, 1]))
+        for precision in ("bfloat16", "float32")
+    )
+    assert half.dtype == torch.float32 and not torch.equal(half, full)
+    torch.testing.assert_close(half, full, atol=0.1, rtol=0.1)
+
+
+def test_the_unconditional_branch_is_the_models_negative_prompt(make_env, tiny_model):
+    env = make_env(2)
+    tiny_model.negative_prompt = "a long text about what nobody wants to see"
+    obs, _ = env.reset(seed=0)
+    embedding = env.unwrapped.embeddings[obs["prompt_id"][:, 0]]
+    negative = tiny_model.encode([tiny_model.negative_prompt])
+    expected = tiny_model.guided(obs["latent"], obs["sigma"][:, 0], embedding, 3.0, negative)
+    policy = FlowPolicy(tiny_model, guidance_scale=3.0).bind(env)
+    assert torch.equal(policy.forward(obs).velocity, expected)
+
+
+def test_guidance_none_is_what_the_model_recommends(make_env, tiny_model):
+    tiny_model.default_guidance = 4.0
+    recommended = FlowPolicy(tiny_model, guidance_scale=None)
+    assert recommended.guidance_scale == recommended.settings()["guidance_scale"] == 4.0
+    assert FlowPolicy(tiny_model).guidance_scale == 1.0
+
+
+def test_checkpointing_is_refused_where_a_model_has_none(tiny_model):
+    with pytest.raises(ValueError, match=r"transformer with enable_grad.*got a TinyTransformer"):
+        FlowPolicy(tiny_model, gradient_checkpointing=True)
+
+
+@pytest.fixture
+def two_experts(tiny_types):
+    """The tiny model with a second transformer for levels below a half, routed by row."""
+
+    class TwoExperts(tiny_types["model"]):
+        def __init__(self):
+            super().__init__()
+            self.transformer_2 = tiny_types["model"]().transformer
+            with torch.no_grad():
+                self.transformer_2.to_k.bias.add_(1)
+
+        @property
+        def experts(self):
+            return {"transformer": self.transformer, "transformer_2": self.transformer_2}
+
+        def velocity(self, latent, sigma, embedding):
+            parts = [expert(latent, sigma, embedding) for expert in self.experts.values()]
+            return torch.where((sigma >= 0.5)[:, None, None, None, None], *parts)
+
+    return TwoExperts()
+
+
+def test_names_are_prefixed_where_there_are_several_experts(two_experts, tiny_model):
+    plain, several = FlowPolicy(tiny_model), FlowPolicy(two_experts)
+    names = {"to_q.weight", "to_q.bias", "to_k.weight", "to_k.bias"}
+    assert set(plain.parameters) == names
+    both = [f"{expert}.{name}" for expert in ("transformer", "transformer_2") for name in names]
+    assert set(several.parameters) == set(both)
+
+
+def test_all_experts_train_have_a_reference_and_come_back(two_experts, make_env, tmp_path):
+    env = make_env(2, model=two_experts)
+    policy = FlowPolicy(two_experts, lora_rank=2, lora_targets=["to_q"]).bind(env)
+    latent, ids = torch.randn(2, 2, 3, 2, 2, generator=generator()), torch.tensor([0, 1])
+    sigma = torch.tensor([0.9, 0.1])
+    before = policy.velocity(latent, sigma, ids).detach()
+    with torch.no_grad():
+        for parameter in policy.parameters.values():
+            parameter.add_(0.5)
+    after = policy.velocity(latent, sigma, ids).detach()
+    assert ((after - before).flatten(1).abs().amax(dim=1) > 1e-3).all()
+    with policy.reference():
+        assert torch.equal(policy.velocity(latent, sigma, ids), before)
+    policy.save_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in policy.parameters.values():
+            parameter.zero_()
+    two_experts.load_trained(tmp_path)
+    assert torch.equal(policy.velocity(latent, sigma, ids), after)

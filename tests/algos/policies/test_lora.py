@@ -7,7 +7,7 @@ import torch
 
 from reelrl.algos.policies import FlowPolicy
 from reelrl.envs.models import SHIPPED
-from reelrl.envs.models.wan import CHECKPOINTS
+from reelrl.envs.models.folders import CHECKPOINTS
 
 
 def nudge(policy):
@@ -83,3 +83,26 @@ def test_a_second_adapter_and_unknown_layers_are_refused(tiny_model):
     FlowPolicy(tiny_model, lora_rank=2, lora_targets=["to_q"])
     with pytest.raises(ValueError, match="has a LoRA adapter already"):
         FlowPolicy(tiny_model, lora_rank=2, lora_targets=["to_q"])
+
+
+def test_a_saved_adapter_is_read_into_another_model(nano_env, tmp_path):
+    env = nano_env(2)
+    obs, _ = env.reset(seed=0)
+    policy = FlowPolicy(env.unwrapped.model, lora_rank=2).bind(env)
+    nudge(policy)
+    policy.save_pretrained(tmp_path)
+    fresh = nano_env(2)
+    other = FlowPolicy(fresh.unwrapped.model, lora_rank=2).bind(fresh)
+    assert not torch.allclose(other.forward(obs).velocity, policy.forward(obs).velocity)
+    other.model.load_trained(tmp_path)
+    assert torch.equal(other.forward(obs).velocity, policy.forward(obs).velocity)
+    for rank in (0, 4):
+        with pytest.raises(ValueError, match="weights do not fit the model"):
+            FlowPolicy(nano_env(2).unwrapped.model, lora_rank=rank).model.load_trained(tmp_path)
+
+
+def test_the_model_names_the_layers_for_adapters(tiny_model):
+    tiny_model.lora_targets = ("to_k",)
+    policy = FlowPolicy(tiny_model, lora_rank=2)
+    assert policy.parameters and all(name.startswith("to_k.lora") for name in policy.parameters)
+    assert policy.settings()["lora_targets"] == ("to_k",)

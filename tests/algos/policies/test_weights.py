@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from reelrl.algos.policies.weights import EMA, load_into, snapshot, swapped
+from reelrl.algos.policies.weights import EMA, snapshot, swapped
+from reelrl.envs.models.trained import load_into
 
 
 @pytest.fixture

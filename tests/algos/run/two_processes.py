@@ -145,10 +145,10 @@ def run(make, ranks, folder):
 def nan_on_one(ranks, folder):
     """Only process 1 has losses that are nan; both must leave every update out, and both stop."""
     learner = learner_of(ranks, max_skipped=2)
-    score = learner.policy.score
+    log_density = learner.policy.log_density
     broken = ranks.rank == ranks.count - 1
-    learner.policy.score = lambda step, action: (
-        score(step, action) * (torch.nan if broken and step.mean.requires_grad else 1)
+    learner.policy.log_density = lambda step, action: (
+        log_density(step, action) * (torch.nan if broken and step.mean.requires_grad else 1)
     )
     try:
         learner.learn(5)

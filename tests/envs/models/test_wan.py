@@ -202,3 +202,56 @@ def test_a_large_vocabulary_is_not_listed(nano, monkeypatch):
     monkeypatch.setattr("reelrl.envs.models.wan.VOCABULARY_SHOWN", 5)
     with pytest.raises(ValueError, match=r"not know: elephant; its 20 tokens are too many to list"):
         nano.check_prompts(["a red elephant moving right"])
+
+
+@pytest.mark.parametrize(
+    "config, shift",
+    [
+        ({"_class_name": "UniPCMultistepScheduler", "flow_shift": 5.0}, 5.0),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 8.0}, 8.0),
+        ({"flow_shift": 5.0, "shift": 1.0}, 5.0),
+        ({}, 3.0),
+        (None, 3.0),
+    ],
+)
+def test_the_shift_is_that_of_the_folders_scheduler(copy, config, shift):
+    path = copy / "scheduler" / "scheduler_config.json"
+    path.unlink()
+    if config is not None:
+        path.write_text(json.dumps(config))
+    assert VideoModel.from_pretrained(copy).default_shift == shift
+
+
+def test_a_rewards_gradient_reaches_the_latent_through_the_vae(nano):
+    generator = torch.Generator().manual_seed(0)
+    video = 0.3 + 0.4 * torch.rand(1, 9, 32, 32, 3, generator=generator)
+    weights = torch.randn(video.shape, generator=generator, dtype=torch.float64)
+    start = nano.encode_video(video)
+    direction = torch.randn(start.shape, generator=generator)
+
+    def reward(latent):
+        return (weights * nano.decode(latent).double()).sum()
+
+    latent = start.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(reward(latent), latent)
+    slope = float((gradient * direction).sum())
+    width = 1e-2  # of the order of float32's cube root: rounding and curvature are alike
+    with torch.no_grad():
+        ahead, behind = (reward(start + sign * width * direction) for sign in (1, -1))
+    assert slope == pytest.approx(float(ahead - behind) / (2 * width), rel=1e-2)
+    assert abs(slope) > 1
+    with torch.no_grad():
+        assert not nano.decode(latent).requires_grad
+
+
+def test_trained_weights_come_back(copy, tmp_path):
+    model, other = (VideoModel.from_pretrained(copy) for _ in range(2))
+    with torch.no_grad():
+        for parameter in model.transformer.parameters():
+            parameter.add_(1)
+    model.save_trained(tmp_path / "trained")
+    other.load_trained(tmp_path / "trained")
+    pairs = zip(model.transformer.parameters(), other.transformer.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(FileNotFoundError, match="no trained weights in"):
+        other.load_trained(tmp_path / "nowhere")

@@ -170,7 +170,6 @@ def test_ranges_given_as_arrays_survive_json():
     ("wrap", "message"),
     [
         (lambda env: VelocityAction(env, "flow"), "unknown kernel 'flow'; did you mean"),
-        (lambda env: VelocityAction(env, "ddim"), "predict the noise"),
         (lambda env: VelocityAction(env, "ode", eta=1), "unexpected keyword argument 'eta'"),
         (lambda env: GuidanceAction(env, "ode"), "take one of flow_sde, dance_sde, cps$"),
         (lambda env: GuidanceAction(env, "cps", noise_range=(0, 2)), "eta must be a number"),

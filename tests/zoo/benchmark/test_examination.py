@@ -155,7 +155,7 @@ def test_the_base_model_is_drawn_once_and_any_other_anew(tiny_suite, tmp_path, m
     examination.clips(learner.policy, "seen")
     assert len(calls) == made + 1
     with torch.no_grad():
-        next(iter(learner.policy.module.parameters())).view(-1)[0].add_(1e-3)
+        next(iter(learner.policy.experts.parameters())).view(-1)[0].add_(1e-3)
     examination.clips(learner.policy, "unseen")
     assert len(calls) == made + 2
     assert torch.equal(

@@ -64,7 +64,7 @@ def generate(
     seeds: list[int],
     *,
     num_steps: int = 10,
-    shift: float = 3.0,
+    shift: float | None = None,
     guidance_scale: float = 1.0,
 ) -> Iterator[Tensor]:
     """Clips (at most :data:`CHUNK` at a time, F, H, W, 3) for prompts and noise seeds."""
@@ -79,7 +79,9 @@ def generate(
             shift=shift,
             guidance_scale=guidance_scale,
         )
-        yield model.decode(latent).cpu()
+        with torch.no_grad():
+            clips = model.decode(latent).cpu()
+        yield clips
 
 
 def evaluate(

@@ -17,8 +17,9 @@ from pathlib import Path
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
+from reelrl.envs.models.folders import CHECKPOINTS
 from reelrl.envs.models.integrity import write_checksums
-from reelrl.envs.models.wan import CHECKPOINTS, WanVideoModel
+from reelrl.envs.models.wan import WanVideoModel
 from reelrl.zoo.pictures import save_sheet
 from reelrl.zoo.shipped.nano.autoencoder import (
     encode_dataset,

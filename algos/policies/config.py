@@ -1,0 +1,76 @@
+"""Settings of a flow policy: how a model denoises, and which of its weights may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from reelrl.envs import kernels, steps
+
+Precision = Literal["float32", "bfloat16", "float16"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class FlowPolicyConfig:
+    """How a model denoises, and which of its weights may change.
+
+    Attributes:
+        kernel: key of :data:`~reelrl.envs.kernels.KERNELS`.
+        eta: noise level of the kernel; None is the kernel's own default (``flow_sde`` 0.7).
+        guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 is none, None is the
+            model's own. Both branches run in one forward and both carry gradients.
+        reduction: of the log-probability over the D latent dimensions.
+        precision: of the forward pass, by autocast; weights stay as the model was loaded, means
+            and densities are float32 or better.
+        latent_dtype: what latents of a rollout are rounded to before they are scored and stored.
+        lora_rank: 0 trains all weights of the experts, which must be float32 for that; adapters
+            always are.
+        lora_alpha: adapters are scaled by alpha / rank; None is the rank.
+        lora_targets: endings of the names of the layers that get adapters; None is the model's own.
+        lora_seed: of the adapters' initialisation.
+        gradient_checkpointing: recompute blocks in the backward pass instead of keeping them.
+        compile: run the experts through ``torch.compile``.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    kernel: str = "flow_sde"
+    eta: float | None = None
+    guidance_scale: float | None = 1.0
+    reduction: steps.Reduction = "mean"
+    precision: Precision = "float32"
+    latent_dtype: Precision = "float32"
+    lora_rank: int = 0
+    lora_alpha: float | None = None
+    lora_targets: tuple[str, ...] | None = None
+    lora_seed: int = 0
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora_targets is not None:
+            object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+        for name, known in (
+            ("reduction", get_args(steps.Reduction)),
+            ("precision", tuple(DTYPES)),
+            ("latent_dtype", tuple(DTYPES)),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank must be at least 0, got {self.lora_rank}")
+
+    def make_kernel(self) -> kernels.StepKernel:
+        """The step kernel.
+
+        Raises:
+            ValueError: if there is none of that name, or it has no ``eta``.
+        """
+        config = {} if self.eta is None else {"eta": self.eta}
+        return kernels.make_kernel(self.kernel, **config)

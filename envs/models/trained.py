@@ -1,0 +1,87 @@
+"""Trained weights of a model: which they are, in a folder and back. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WEIGHTS = "trained.safetensors"
+RECORD = "trained.json"
+"""Names the model's class and the shape of each weight, for people and before weights are read."""
+
+
+def save_trained(folder: Path, kind: str, experts: Mapping[str, nn.Module]) -> None:
+    """Write the weights that require gradients, :data:`WEIGHTS`, and their :data:`RECORD`.
+
+    Args:
+        folder: made if it does not exist.
+        kind: name of the model's class.
+        experts: modules by name.
+
+    Raises:
+        ValueError: if no weight is trainable.
+    """
+    parameters = trainable_of(experts)
+    if not parameters:
+        raise ValueError(f"{kind} has no trainable weights to save")
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
+    save_file(copies, folder / WEIGHTS)
+    record = {"class": kind, "shapes": _shapes(parameters)}
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def load_trained(folder: Path, kind: str, experts: Mapping[str, nn.Module]) -> None:
+    """Read back what :func:`save_trained` wrote, into experts of the same trainable weights.
+
+    Raises:
+        FileNotFoundError: for a folder without :data:`RECORD`.
+        ValueError: for weights of another class, or other names or shapes.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(f"no trained weights in {folder}: {RECORD} is missing")
+    saved = json.loads(path.read_text())["class"]
+    if saved != kind:
+        raise ValueError(f"{folder} holds weights of a {saved}, expected weights of a {kind}")
+    load_into(trainable_of(experts), load_file(folder / WEIGHTS))
+
+
+def trainable_of(experts: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """Parameters of the experts that require gradients, by name.
+
+    The expert's name is a prefix only where there are several, so that weights of the many models
+    with one transformer carry the transformer's own names.
+    """
+    prefixes = {name: f"{name}." if len(experts) > 1 else "" for name in experts}
+    return {
+        prefixes[expert] + name: parameter
+        for expert, module in experts.items()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def load_into(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into parameters of the same names and shapes.
+
+    Raises:
+        ValueError: if names or shapes differ; names the first few.
+    """
+    have, want = _shapes(weights), _shapes(parameters)
+    wrong = sorted(name for name in have.keys() | want.keys() if have.get(name) != want.get(name))
+    if wrong:
+        shown = ", ".join(f"{n} (expected {want.get(n)}, got {have.get(n)})" for n in wrong[:3])
+        raise ValueError(f"{len(wrong)} weights do not fit the model: {shown}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
