@@ -10,10 +10,10 @@ import pytest
 
 from reelrl.algos.grpo import GRPO
 from reelrl.zoo.benchmark import runner
-from reelrl.zoo.benchmark.report.reading import read_rows
+from reelrl.zoo.benchmark.columns import read_rows
 from reelrl.zoo.benchmark.run import _alone_in, execute, finished
 from reelrl.zoo.benchmark.runner import bench
-from reelrl.zoo.benchmark.store import Results
+from reelrl.zoo.benchmark.store import Store, collect
 
 
 def rows_of(folder, scenario="goodhart"):
@@ -35,9 +35,10 @@ def test_parallel_equals_one_after_the_other_and_nothing_is_done_twice(
     assert facts["scenarios"]["goodhart"]["rewards"] == ["proxy_vq", "proxy_mq", "proxy_ta"]
 
     whole = tiny_suite()
-    alone = Results(tmp_path / "alone", whole)
+    alone = Store(tmp_path / "alone", whole)
     for run in whole.runs():
-        alone.add(run, execute(run, tmp_path / "alone_runs" / run.path, whole.examined), {})
+        execute(run, tmp_path / "alone_runs" / run.path, whole.examined)
+    alone.take(collect(whole.runs(), tmp_path / "alone_runs"), {})
     assert rows_of(tmp_path / "results") == [
         row for row in rows_of(tmp_path / "alone") if row["method"] == "grpo"
     ]
@@ -56,8 +57,9 @@ def test_parallel_equals_one_after_the_other_and_nothing_is_done_twice(
 def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, monkeypatch):
     suite = tiny_suite(methods=["gdpo"])
     (run,) = suite.runs()
-    straight = Results(tmp_path / "straight", suite)
-    straight.add(run, execute(run, tmp_path / "a", suite.examined), {})
+    straight = Store(tmp_path / "straight", suite)
+    execute(run, tmp_path / "a" / run.path, suite.examined)
+    straight.take(collect([run], tmp_path / "a"), {})
     iterate = GRPO._iterate
 
     def dies(self, log):
@@ -67,11 +69,13 @@ def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, mo
 
     monkeypatch.setattr(GRPO, "_iterate", dies)
     with pytest.raises(RuntimeError, match="planted"):
-        execute(run, tmp_path / "b", suite.examined)
+        execute(run, tmp_path / "b" / run.path, suite.examined)
     monkeypatch.undo()
-    assert not finished(run, tmp_path / "b")
-    resumed = Results(tmp_path / "resumed", suite)
-    resumed.add(run, execute(run, tmp_path / "b", suite.examined), {})
+    assert not finished(run, tmp_path / "b" / run.path)
+    assert collect([run], tmp_path / "b") == []
+    resumed = Store(tmp_path / "resumed", suite)
+    execute(run, tmp_path / "b" / run.path, suite.examined)
+    resumed.take(collect([run], tmp_path / "b"), {})
     assert rows_of(tmp_path / "resumed") == rows_of(tmp_path / "straight")
     for row, kl in zip(rows_of(tmp_path / "resumed"), (0, None, 1, 1), strict=True):
         assert (row["kl"] == "") if kl is None else (float(row["kl"]) > 0) == bool(kl)
@@ -83,24 +87,24 @@ def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, mo
 def test_results_of_other_settings_are_not_this_runs(tiny_suite, tmp_path):
     suite = tiny_suite(methods=["grpo"])
     (run,) = suite.runs()
-    kept = Results(tmp_path, suite)
+    kept = Store(tmp_path, suite)
     kept.facts["runs"] = {str(run.path): {"digest": run.digest}}
     assert kept.has(run)
     (other,) = tiny_suite(methods={"grpo": {"set": {"learner.learning_rate": 1e-9}}}).runs()
     assert other.path == run.path and not kept.has(other)
     kept.describe({}, [])
-    assert Results(tmp_path, suite).has(run)
+    assert Store(tmp_path, suite).has(run)
     examined_otherwise = tiny_suite(methods=["grpo"], examined={"clips": 3, "every": 2})
-    assert not Results(tmp_path, examined_otherwise).has(run)
+    assert not Store(tmp_path, examined_otherwise).has(run)
 
 
 def test_rows_of_a_run_replace_those_it_had_before(tiny_suite, tmp_path):
     suite = tiny_suite()
-    folder = tmp_path / "run"
-    folder.mkdir()
     runs = {run.method: run for run in suite.runs()}
 
-    def write(values):
+    def write(run, values):
+        folder = tmp_path / "out" / run.path
+        folder.mkdir(parents=True, exist_ok=True)
         lines = [
             json.dumps({"iteration": i, "watch/gold": v, "watch/kl": None, "time/rollout": 2.0})
             for i, v in enumerate(values)
@@ -108,11 +112,12 @@ def test_rows_of_a_run_replace_those_it_had_before(tiny_suite, tmp_path):
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
         for name in ("base.gif", "after.gif"):
             (folder / name).write_bytes(b"x")
+        (folder / "done.json").write_text(json.dumps({"digest": run.digest}))
 
-    kept = Results(tmp_path / "results", suite)
+    kept = Store(tmp_path / "results", suite)
     for method, values in (("gdpo", [0.1]), ("grpo", [0.2, 0.3]), ("gdpo", [0.4, 0.123456789])):
-        write(values)
-        kept.add(runs[method], folder, {"commit": "abc", "machine": "one"})
+        write(runs[method], values)
+        kept.take(collect([runs[method]], tmp_path / "out"), {"commit": "abc", "machine": "one"})
     rows = read_rows(tmp_path / "results" / "goodhart.csv")
     assert [(r["method"], r["iteration"], r["gold"]) for r in rows] == [
         ("grpo", "0", "0.2"), ("grpo", "1", "0.3"), ("gdpo", "0", "0.4"), ("gdpo", "1", "0.12346"),
