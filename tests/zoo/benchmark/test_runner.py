@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from reelrl.algos.grpo import GRPO
 from reelrl.zoo.benchmark import runner
+from reelrl.zoo.benchmark import store as storing
 from reelrl.zoo.benchmark.columns import read_rows
 from reelrl.zoo.benchmark.run import _alone_in, execute, finished
 from reelrl.zoo.benchmark.runner import bench
@@ -138,3 +140,104 @@ def test_a_run_waits_for_the_process_that_is_at_it(tmp_path):
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(timeout=15)
     assert other.communicate()[0] == b"in\n"
+
+
+def leave(run, folder, gold=0.25):
+    """What a finished run leaves, made up."""
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"iteration": i, "watch/gold": gold}) + "\n" for i in range(4)]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    for name in ("base.gif", "after.gif"):
+        (folder / name).write_bytes(b"x")
+    (folder / "done.json").write_text(json.dumps({"digest": run.digest}))
+
+
+def counted(monkeypatch, name):
+    """Arguments of every call of a function of the store."""
+    calls, function = [], getattr(storing, name)
+
+    def counting(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    monkeypatch.setattr(storing, name, counting)
+    return calls
+
+
+@pytest.mark.parametrize(("pause", "writes"), [(60.0, 1), (0.0, 8)])
+def test_results_are_written_seldom_and_every_run_is_read_once(
+    tiny_suite, tmp_path, monkeypatch, in_this_process, pause, writes
+):
+    suite = tiny_suite(seeds=[0, 1, 2, 3])
+    written, read = counted(monkeypatch, "write_rows"), counted(monkeypatch, "rows_of")
+    started = []
+
+    def execute(run, folder, examined):
+        # Without a pause a run is taken over before the next one finishes.
+        for _ in range(0 if pause else 2000):
+            if len(written) >= len(started):
+                break
+            time.sleep(0.01)
+        started.append(run)
+        leave(run, folder)
+
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(runner, "COLLECT", pause)
+    assert bench(suite, tmp_path / "out", tmp_path / "results", progress=False) == []
+    assert len(written) == writes and len(read) == 8
+    assert len(rows_of(tmp_path / "results")) == 8 * 4
+    facts = json.loads((tmp_path / "results" / "suite.json").read_text())
+    assert set(facts["runs"]) == {str(run.path) for run in suite.runs()}
+
+    # Nothing is missing: nothing is read, and no table is written again.
+    assert bench(suite, tmp_path / "out", tmp_path / "results", progress=False) == []
+    assert len(written) == writes and len(read) == 8
+
+
+def test_a_stopped_benchmark_goes_on_beside_results_made_elsewhere(
+    tiny_suite, tmp_path, monkeypatch, in_this_process
+):
+    suite = tiny_suite(seeds=[0, 1])
+    elsewhere, *others = suite.runs()
+    leave(elsewhere, tmp_path / "other" / elsewhere.path, gold=0.5)
+    store = Store(tmp_path / "results", suite)
+    store.take(collect([elsewhere], tmp_path / "other"), {"commit": "abc", "machine": "one"})
+    store.describe({}, [])
+    done = []
+
+    def stops(run, folder, examined):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(run)
+        leave(run, folder)
+
+    monkeypatch.setattr(runner, "execute", stops)
+    with pytest.raises(KeyboardInterrupt):
+        bench(suite, tmp_path / "out", tmp_path / "results", progress=False)
+    assert len(rows_of(tmp_path / "results")) == 2 * 4
+    # A kill leaves no time for that: a run may be finished and not be in the results.
+    leave(others[1], tmp_path / "out" / others[1].path)
+    done.clear()
+    monkeypatch.setattr(
+        runner, "execute", lambda run, folder, examined: (done.append(run), leave(run, folder))
+    )
+    assert bench(suite, tmp_path / "out", tmp_path / "results", progress=False) == []
+    assert [run.path for run in done] == [others[2].path]
+    rows = rows_of(tmp_path / "results")
+    assert len(rows) == 4 * 4
+    assert {r["gold"] for r in rows if (r["method"], r["seed"]) == ("grpo", "0")} == {"0.5"}
+    facts = json.loads((tmp_path / "results" / "suite.json").read_text())["runs"]
+    assert facts[str(elsewhere.path)]["commit"] == "abc" and len(facts) == 4
+
+
+def test_a_run_folder_tells_where_it_was_made(tiny_suite, tmp_path):
+    (run,) = tiny_suite(methods=["grpo"]).runs()
+    leave(run, tmp_path / run.path)
+    done = tmp_path / run.path / "done.json"
+    done.write_text(json.dumps({"digest": run.digest, "commit": "far", "machine": "away"}))
+    before = sorted(path.read_bytes() for path in done.parent.iterdir())
+    (found,) = collect([run], tmp_path)
+    assert found.place == {"commit": "far", "machine": "away"} and len(found.rows) == 4
+    assert sorted(path.read_bytes() for path in done.parent.iterdir()) == before
+    done.write_text(json.dumps({"digest": "of other settings"}))
+    assert collect([run], tmp_path) == []
