@@ -10,9 +10,7 @@ On one CPU thread the clock is the process's own CPU time, which other processes
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -27,6 +25,7 @@ from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.policies import FlowPolicy
 from reelrl.algos.trainer import GRPO, GRPOConfig
 from reelrl.envs.models import VideoModel
+from reelrl.zoo.speed.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -45,37 +44,6 @@ class Bench:
     """Denoising steps."""
     repeats: int = 3
     """Measurements; the fastest counts."""
-
-
-class Stopwatch:
-    """Seconds spent inside of functions, by name."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def running(self, name: str) -> Iterator[None]:
-        """Add the time of a block to ``name``."""
-        start = self._now()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
-
-    def wrap(self, owner: Any, attribute: str, name: str) -> None:
-        """Time every call of ``owner.attribute``."""
-        original = getattr(owner, attribute)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.running(name):
-                return original(*args, **kwargs)
-
-        setattr(owner, attribute, timed)
-
-    def _now(self) -> float:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        alone = self.device == "cpu" and torch.get_num_threads() == 1
-        return time.process_time() if alone else time.perf_counter()
 
 
 def make(bench: Bench, **rollout: Any) -> GRPO:
