@@ -60,6 +60,12 @@ def test_a_resumed_run_is_counted_anew_and_the_row_of_its_end_is_no_iteration(ru
     assert progress(run, tmp_path) == 9
     log = RunLog(tmp_path, 4)
     assert progress(run, tmp_path) == 4
+    log.scalars(4, {f"watch/{n}": 0.5 for n in range(20)})
+    log = RunLog(tmp_path, 5)
+    for iteration in range(5, 8):
+        log.scalars(iteration, {f"watch/{n}": 0.5 for n in range(20)})
+    assert progress(run, tmp_path) == 8  # larger than when it was counted, and another file
+    log = RunLog(tmp_path, 4)
     for iteration in range(4, 51):
         log.scalars(iteration, {"watch/gold": 0.5})
     log.close()

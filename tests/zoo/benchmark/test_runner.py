@@ -170,18 +170,24 @@ def test_results_are_written_seldom_and_every_run_is_read_once(
 ):
     suite = tiny_suite(seeds=[0, 1, 2, 3])
     written, read = counted(monkeypatch, "write_rows"), counted(monkeypatch, "rows_of")
-    started = []
+    started, asked = [], []
+    seldom = runner._Seldom.__call__
+
+    def counting(self):
+        seldom(self)
+        asked.append(self)
 
     def execute(run, folder, examined):
-        # Without a pause a run is taken over before the next one finishes.
-        for _ in range(0 if pause else 2000):
-            if len(written) >= len(started):
+        # The runner has dealt with a run before the next one finishes.
+        for _ in range(2000):
+            if len(asked) >= len(started):
                 break
             time.sleep(0.01)
         started.append(run)
         leave(run, folder)
 
     monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(runner._Seldom, "__call__", counting)
     monkeypatch.setattr(runner, "COLLECT", pause)
     assert bench(suite, tmp_path / "out", tmp_path / "results", progress=False) == []
     assert len(written) == writes and len(read) == 8
@@ -231,13 +237,18 @@ def test_a_stopped_benchmark_goes_on_beside_results_made_elsewhere(
 
 
 def test_a_run_folder_tells_where_it_was_made(tiny_suite, tmp_path):
-    (run,) = tiny_suite(methods=["grpo"]).runs()
+    suite = tiny_suite(methods=["grpo"])
+    (run,) = suite.runs()
     leave(run, tmp_path / run.path)
     done = tmp_path / run.path / "done.json"
     done.write_text(json.dumps({"digest": run.digest, "commit": "far", "machine": "away"}))
     before = sorted(path.read_bytes() for path in done.parent.iterdir())
     (found,) = collect([run], tmp_path)
     assert found.place == {"commit": "far", "machine": "away"} and len(found.rows) == 4
+    store = Store(tmp_path / "results", suite)
+    store.take([found], {"commit": "near", "machine": "here"})
+    (kept,) = store.facts["runs"].values()
+    assert kept == {"digest": run.digest, "commit": "far", "machine": "away"}
     assert sorted(path.read_bytes() for path in done.parent.iterdir()) == before
     done.write_text(json.dumps({"digest": "of other settings"}))
     assert collect([run], tmp_path) == []
