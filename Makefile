@@ -1,8 +1,9 @@
 # One virtual environment in .venv, made from constraints.txt; every target makes what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+SOURCES := build/src
 
-.PHONY: setup test lint bench docs clean
+.PHONY: setup test test-fast lint types check faults bench docs clean
 
 setup: .venv/.installed
 
@@ -16,9 +17,23 @@ setup: .venv/.installed
 test: setup
 	$(BIN)/python -m pytest
 
+# Two processes of one thread each: faster than one of two, because most tests are small.
+test-fast: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/python .ci/link_sources.py
+	MYPYPATH=$(SOURCES) $(BIN)/python -m mypy -p reelrl
+
+# What a change must pass before it is proposed; .ci/run is the whole of it.
+check: lint types test-fast
+
+faults: setup
+	$(BIN)/python tests/faults.py
 
 bench: setup
 	$(BIN)/reelrl bench

@@ -75,10 +75,17 @@ class GRPO(Trainer):
         )
 
     @classmethod
-    def _with(cls, learner: str, *args: Any, **kwargs: Any) -> Self:
+    def _with(
+        cls,
+        learner: str,
+        env: Any,
+        policy: FlowPolicy,
+        estimator: str | AdvantageEstimator,
+        **kwargs: Any,
+    ) -> Self:
         if learner != POLICY_GRADIENT:
             raise ValueError(
                 f"expected a run of the learner {POLICY_GRADIENT!r}, got one of {learner!r}: "
                 "load it by Trainer.load"
             )
-        return cls(*args, **kwargs)
+        return cls(env, policy, estimator, **kwargs)

@@ -382,9 +382,16 @@ class Trainer:
         return trainer
 
     @classmethod
-    def _with(cls, learner: str, *args: Any, **kwargs: Any) -> Self:
-        """A trainer with the learner of that name."""
-        return cls(*args, learner=learner, **kwargs)
+    def _with(
+        cls,
+        learner: str,
+        env: Any,
+        policy: FlowPolicy,
+        estimator: str | AdvantageEstimator,
+        **kwargs: Any,
+    ) -> Self:
+        """A trainer with the learner of that name; a class for one learner refuses others."""
+        return cls(env, policy, estimator, learner, **kwargs)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         facts, tensors = checkpoint.facts, checkpoint.tensors

@@ -93,6 +93,11 @@ class BaseEnv(EzPickle):
         return self.task.device
 
     @property
+    def shift(self) -> float:
+        """Of the noise schedule, the model's own if none was asked for."""
+        return self.task.shift
+
+    @property
     def flat(self) -> bool:
         """True if observations and actions are one-dimensional."""
         return self.task.flat

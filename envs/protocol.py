@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -17,8 +17,6 @@ from torch import Tensor
 from reelrl.envs.models import VideoModel
 from reelrl.envs.scoring import RewardFacts
 from reelrl.rewards import Reward
-
-P = TypeVar("P")
 
 
 class DenoisingTask(Protocol):
@@ -47,6 +45,10 @@ class DenoisingEnv(DenoisingTask, Protocol):
     @property
     def num_steps(self) -> int:
         """T, actions per episode."""
+
+    @property
+    def shift(self) -> float:
+        """Of the noise schedule."""
 
     @property
     def output(self) -> str:
@@ -101,7 +103,9 @@ def denoising_env(env: Any) -> DenoisingEnv:
     Raises:
         TypeError: if it does not offer what :class:`DenoisingEnv` lists.
     """
-    return _offering(DenoisingEnv, env)
+    _check_offers(DenoisingEnv, env.unwrapped)
+    base: DenoisingEnv = env.unwrapped
+    return base
 
 
 def denoising_batch(env: Any) -> DenoisingBatch:
@@ -110,11 +114,12 @@ def denoising_batch(env: Any) -> DenoisingBatch:
     Raises:
         TypeError: if it does not offer what :class:`DenoisingBatch` lists.
     """
-    return _offering(DenoisingBatch, env)
+    _check_offers(DenoisingBatch, env.unwrapped)
+    base: DenoisingBatch = env.unwrapped
+    return base
 
 
-def _offering(kind: type[P], env: Any) -> P:
-    base = env.unwrapped
+def _check_offers(kind: Any, base: object) -> None:
     # Not isinstance: before Python 3.12 it reads every property, and one of them encodes prompts.
     missing = sorted(_members(kind) - set(dir(base)))
     if missing:
@@ -122,7 +127,6 @@ def _offering(kind: type[P], env: Any) -> P:
             f"expected an environment of this library, made by gymnasium.make or make_vec, got "
             f"{type(base).__name__} without {', '.join(missing)}"
         )
-    return base
 
 
 def _members(protocol: type) -> set[str]:

@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,115 @@ def test_a_planted_climb_is_caught():
     assert climbs("envs", "import reelrl.algos.advantages") == {"algos"}
     assert climbs("algos", "from reelrl import zoo") == {"zoo"}
     assert climbs("zoo", "import reelrl.rewards") == set()
+
+
+WINGS = ("benchmark.report", "benchmark", "shipped", "documents", "speed")
+"""Sub-packages of zoo, an inner one before the one it lies in."""
+
+
+def sources():
+    """Module name -> source of every file of the floors."""
+    found = {}
+    for floor in FLOORS:
+        for path in (ROOT / floor).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            found[".".join(("reelrl", *parts))] = path.read_text()
+    return found
+
+
+def imports(found):
+    """Module -> the modules it imports, at the top or inside of a function, for types or to run."""
+    graph = {}
+    for module, source in found.items():
+        named = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    named.add(inner if inner in found else node.module)
+        graph[module] = (named & set(found)) - {module}
+    return graph
+
+
+def circles(graph):
+    """Sets of nodes that reach each other."""
+    reach = {node: set(after) for node, after in graph.items()}
+    changed = True
+    while changed:
+        changed = False
+        for after in reach.values():
+            more = set().union(*(reach.get(other, set()) for other in after)) - after
+            changed |= bool(more)
+            after |= more
+    return {
+        frozenset(other for other in after if node in reach.get(other, ()))
+        for node, after in reach.items()
+        if node in after
+    }
+
+
+def wings(graph):
+    """The graph of zoo's sub-packages; its loose files are the roof over them."""
+
+    def wing_of(module):
+        inside = module.removeprefix("reelrl.zoo.") + "."
+        return next((w for w in WINGS if inside.startswith(f"{w}.")), None)
+
+    found = {wing: set() for wing in WINGS}
+    for module, others in graph.items():
+        wing = wing_of(module)
+        if module.startswith("reelrl.zoo.") and wing:
+            ours = {wing_of(o) for o in others if o.startswith("reelrl.zoo.")}
+            found[wing] |= ours - {wing, None}
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circles(imports(sources())) == set()
+
+
+def test_no_wings_of_the_zoo_import_each_other_in_a_circle():
+    graph = wings(imports(sources()))
+    assert graph["benchmark.report"] == {"benchmark"} and graph["shipped"]
+    assert circles(graph) == set()
+
+
+def test_a_planted_circle_is_caught():
+    found = {
+        "reelrl.envs": "",
+        "reelrl.envs.a": "from reelrl.envs import b",
+        "reelrl.envs.b": "def f():\n    import reelrl.envs.c",
+        "reelrl.envs.c": "from reelrl.envs.a import g\nfrom reelrl.envs.d import h",
+        "reelrl.envs.d": "import torch",
+        "reelrl.zoo.benchmark.runner": "from reelrl.zoo.benchmark.report.write import report",
+        "reelrl.zoo.benchmark.report.write": "from reelrl.zoo.shipped.page import write",
+        "reelrl.zoo.shipped.page": "from reelrl.zoo.benchmark.design import Suite",
+        "reelrl.zoo.benchmark.design": "",
+    }
+    graph = imports(found)
+    assert circles(graph) == {frozenset(f"reelrl.envs.{name}" for name in "abc")}
+    # No two of these modules import each other, and their packages do.
+    assert circles(wings(graph)) == {frozenset({"benchmark", "benchmark.report", "shipped"})}
+    assert circles({"x": {"x"}, "y": {"x"}}) == {frozenset({"x"})}
+
+
+def twins(paths):
+    """File names that occur more than once."""
+    counts = Counter(path.name for path in paths)
+    return {n for n, c in counts.items() if c > 1 and n not in ("__init__.py", "base.py")}
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_a_file_name_occurs_once_on_a_floor(floor):
+    assert twins((ROOT / floor).rglob("*.py")) == set()
+
+
+def test_planted_twins_are_caught():
+    paths = ["a/train.py", "b/train.py", "a/base.py", "b/base.py", "a/__init__.py", "a/b.py"]
+    assert twins(map(Path, paths)) == {"train.py"}
 
 
 def modules():

@@ -22,6 +22,13 @@ REPORTS = {
 }
 """Report name -> module; each has ``main(out: Path | None) -> None`` that prints it."""
 
+WRITERS = {
+    "suite.json": "reelrl.zoo.benchmark.report.write",
+    "ablation.csv": "reelrl.zoo.shipped.soli.ablation_page",
+}
+"""File that tells what a folder of results holds -> module; each has ``report(folder)``, which
+writes the folder's pages and returns their paths."""
+
 LISTS = {
     "estimators": "reelrl.zoo.documents.estimator_list",
     "rewards": "reelrl.zoo.documents.reward_list",
@@ -201,9 +208,7 @@ class Report:
             )
         if self.out is not None:
             raise ValueError("a benchmark's pages go beside its numbers; leave out --out")
-        from reelrl.zoo.benchmark.report.write import report
-
-        for path in report(Path(self.name)):
+        for path in write_pages(Path(self.name)):
             print(f"wrote {path}")
 
 
@@ -218,6 +223,19 @@ class List:
     def run(self) -> None:
         """Print the list."""
         importlib.import_module(LISTS[self.what]).main(None)
+
+
+def write_pages(folder: Path) -> list[Path]:
+    """Write the pages of a folder of results and return them.
+
+    Raises:
+        ValueError: if the folder holds no results.
+    """
+    for file, module in WRITERS.items():
+        if (folder / file).is_file():
+            paths: list[Path] = importlib.import_module(module).report(folder)
+            return paths
+    raise ValueError(f"{folder} is no results folder: it has none of {', '.join(WRITERS)}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Contact sheets, strips and GIFs of clips, with nothing but Pillow."""
+"""Strips, sheets of them, and GIFs of clips, with nothing but Pillow."""
 
 from __future__ import annotations
 
@@ -33,10 +33,7 @@ def strip(video: Tensor, scale: int = SCALE) -> Image.Image:
     return sheet
 
 
-def contact_sheet(
-    videos: Tensor, labels: Sequence[str] = (), columns: int = 1, scale: int = SCALE
-) -> Image.Image:
-    """One strip per clip, in columns, each under its label if labels are given."""
+def _sheet(videos: Tensor, labels: Sequence[str], columns: int, scale: int) -> Image.Image:
     strips = [strip(video, scale) for video in videos]
     label = LABEL_HEIGHT if labels else 0
     rows = -(-len(strips) // columns)
@@ -58,9 +55,9 @@ def save_sheet(
     columns: int = 1,
     scale: int = SCALE,
 ) -> None:
-    """Write a :func:`contact_sheet` as PNG."""
+    """Write one strip per clip as PNG, in columns, each under its label if labels are given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(videos, labels, columns, scale).save(path, optimize=True)
+    _sheet(videos, labels, columns, scale).save(path, optimize=True)
 
 
 def save_gif(path: Path, video: Tensor, *, scale: int = 8, milliseconds: int = 120) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from reelrl.envs.models import VideoModel
 from reelrl.rewards.moving_shapes.gold import gold_axes
 from reelrl.rewards.moving_shapes.world import caption_to_factors
+from reelrl.zoo.generate import generate
 from reelrl.zoo.pictures import save_gif, save_sheet
-from reelrl.zoo.shipped.nano.measurement import generate
 
 
 def sample(

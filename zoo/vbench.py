@@ -108,6 +108,9 @@ def main(
     model: str = "nano",
     fps: float = 8.0,
     num_steps: int = 10,
+    num_frames: int = 9,
+    height: int = 32,
+    width: int = 32,
 ) -> None:
     """Draw five clips of every prompt of a file and write them for VBench.
 
@@ -117,16 +120,27 @@ def main(
         model: shipped name or folder of a Wan pipeline.
         fps: frame rate to declare.
         num_steps: denoising steps.
+        num_frames: frames of a clip; the defaults are a nano model's size.
+        height: pixels from top to bottom.
+        width: pixels from left to right.
     """
     from reelrl.envs.models import VideoModel
-    from reelrl.zoo.shipped.nano.measurement import generate
+    from reelrl.zoo.generate import generate
 
     lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines()]
     repeated = [line for line in lines if line for _ in range(CLIPS_PER_PROMPT)]
     for prompt in repeated:
         file_name(prompt, 0)
     seeds = list(range(len(repeated)))
-    clips = generate(VideoModel.from_pretrained(model), repeated, seeds, num_steps=num_steps)
+    clips = generate(
+        VideoModel.from_pretrained(model),
+        repeated,
+        seeds,
+        num_steps=num_steps,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+    )
     files = export(out, repeated, torch.cat(list(clips)), fps)
     print(f"wrote {len(files)} clips to {out} and their prompts to {listing_file(out)}")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from reelrl.algos.policies import lora
 from reelrl.algos.policies.base import Observation
-from reelrl.algos.policies.config import DTYPES, FlowPolicyConfig
+from reelrl.algos.policies.settings import DTYPES, FlowPolicyConfig
 from reelrl.algos.policies.weights import Weights, snapshot, swapped
 from reelrl.envs import kernels, steps
 from reelrl.envs.models import VideoModel

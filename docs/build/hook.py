@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,6 @@ from latex2mathml.converter import convert
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
-SOURCES = "build/site/reelrl"
-"""Below the root; its parent is in ``paths`` of mkdocstrings."""
 FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\(?P<open>[(\[])(?P<latex>.*?)\\[)\]]</(?P=tag)>',
     re.DOTALL,
@@ -42,7 +41,7 @@ def generated(root: Path) -> dict[str, str]:
 def on_config(config: Any) -> Any:
     """Generate the pages and complete the table of contents."""
     root = Path(config.config_file_path).parent
-    reference.lay_out_sources(root / SOURCES)
+    runpy.run_path(str(root / ".ci" / "link_sources.py"))["link_sources"](root)
     made = generated(root)
     written = {
         str(path.relative_to(config.docs_dir)) for path in Path(config.docs_dir).rglob("*.md")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from pathlib import Path
-
-import reelrl
 
 FLOORS = ("rewards", "envs", "algos", "zoo")
 
@@ -42,19 +39,3 @@ def page(package: str) -> str:
         if not name.startswith("_"):
             lines += [f"::: {package}.{name}", ""]
     return "\n".join(lines)
-
-
-def lay_out_sources(target: Path) -> None:
-    """Make the folder tree in which ``reelrl.envs`` lies in ``reelrl/envs``, out of links.
-
-    The parser of docstrings reads folders and knows nothing of setuptools' ``package-dir``.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    wanted = {path.name: path.resolve() for path in Path(reelrl.__file__).parent.glob("*.py")}
-    for floor in FLOORS:
-        wanted[floor] = Path(importlib.import_module(f"reelrl.{floor}").__path__[0]).resolve()
-    for name, path in wanted.items():
-        link = target / name
-        if link.is_symlink():
-            link.unlink()
-        link.symlink_to(path)

@@ -90,7 +90,14 @@ class VideoAlignScorer(VLMScorer):
         """The model with its reward head, opened when first used."""
         from reelrl.rewards.vlm.videoalign_model import open_videoalign
 
-        return open_videoalign(self)
+        return open_videoalign(
+            self.folder,
+            self.base,
+            tokens=TOKENS,
+            max_pixels=self.max_pixels,
+            dtype=self.dtype,
+            device=self.device,
+        )
 
     def score_queries(self, queries: Sequence[Query]) -> Tensor:
         """(n, 3) z-scores."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from reelrl.rewards.vlm.model import QwenVL, load_weights, model_folder, open_tokenizer
 from reelrl.rewards.vlm.patches import PatchConfig
-
-if TYPE_CHECKING:
-    from reelrl.rewards.vlm.videoalign import VideoAlignScorer
 
 PRESENT_NAMES = {
     "key_mapping": {
@@ -38,41 +35,52 @@ class VideoAlignModel(Qwen2VLForConditionalGeneration):
         self.rm_head = nn.Linear(config.text_config.hidden_size, 1, bias=False)
 
 
-def open_videoalign(scorer: VideoAlignScorer) -> QwenVL:
-    """The model of a scorer's folder, ours or the published one.
+def open_videoalign(
+    folder: Path,
+    base: Path | None,
+    *,
+    tokens: Sequence[str],
+    max_pixels: int,
+    dtype: torch.dtype,
+    device: str,
+) -> QwenVL:
+    """The model of a folder, ours or the published one.
+
+    Args:
+        folder: holds ``config.json`` and weights, or the published checkpoint.
+        base: folder of Qwen2-VL-2B-Instruct, which the published one needs.
+        tokens: at which the axes are read; they are added to the tokenizer of ``base``.
+        max_pixels: largest area of a frame.
+        dtype: of the weights.
+        device: of the model.
 
     Raises:
         ValueError: if the published folder comes without ``base``, or with a head of another size.
         FileNotFoundError: if there are no weights in it.
     """
-    folder = scorer.folder
     if (folder / "config.json").is_file():
-        model = load_weights(VideoAlignModel, folder, dtype=scorer.dtype, **PRESENT_NAMES)
+        model = load_weights(VideoAlignModel, folder, dtype=dtype, **PRESENT_NAMES)
         tokenizer, source = open_tokenizer(folder), folder
     else:
-        model, tokenizer, source = _open_published(scorer)
+        model, tokenizer, source = _open_published(folder, base, tokens, dtype)
     patches = PatchConfig.from_folder(source)
-    low = min(patches.min_pixels, scorer.max_pixels)
-    patches = replace(
-        patches, min_pixels=low, max_pixels=min(patches.max_pixels, scorer.max_pixels)
-    )
-    return QwenVL(model.to(scorer.device), tokenizer, patches)
+    low = min(patches.min_pixels, max_pixels)
+    patches = replace(patches, min_pixels=low, max_pixels=min(patches.max_pixels, max_pixels))
+    return QwenVL(model.to(device), tokenizer, patches)
 
 
-def _open_published(scorer: VideoAlignScorer) -> tuple[VideoAlignModel, Any, Path]:
-    from reelrl.rewards.vlm.videoalign import TOKENS
-
-    weights = sorted(scorer.folder.glob("checkpoint-*/model.pth"))
+def _open_published(
+    folder: Path, base: Path | None, tokens: Sequence[str], dtype: torch.dtype
+) -> tuple[VideoAlignModel, Any, Path]:
+    weights = sorted(folder.glob("checkpoint-*/model.pth"))
     if not weights:
-        raise FileNotFoundError(
-            f"{scorer.folder} holds neither config.json nor checkpoint-*/model.pth"
-        )
-    if scorer.base is None:
+        raise FileNotFoundError(f"{folder} holds neither config.json nor checkpoint-*/model.pth")
+    if base is None:
         raise ValueError("the published folder needs base=, the folder of Qwen2-VL-2B-Instruct")
-    base = model_folder(scorer.base)
+    base = model_folder(base)
     # weights_only: a pickle may run code when it is read, a dict of tensors may not.
     state = torch.load(weights[-1], map_location="cpu", weights_only=True, mmap=True)
-    facts = json.loads((scorer.folder / "model_config.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / "model_config.json").read_text(encoding="utf-8"))
     state = merge_lora(state, lora_scale(facts.get("peft_lora_config") or {}))
     rows = next(v.shape[0] for k, v in state.items() if k.endswith("embed_tokens.weight"))
     outputs = len(state["rm_head.weight"])
@@ -81,11 +89,11 @@ def _open_published(scorer: VideoAlignScorer) -> tuple[VideoAlignModel, Any, Pat
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     config.text_config.vocab_size = rows
     model = load_weights(
-        VideoAlignModel, None, config=config, state_dict=state, dtype=scorer.dtype, **PRESENT_NAMES
+        VideoAlignModel, None, config=config, state_dict=state, dtype=dtype, **PRESENT_NAMES
     )
     own = weights[-1].parent / "tokenizer"
     tokenizer = open_tokenizer(own if own.is_dir() else base)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS)})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
     return model, tokenizer, base
 
 

@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 from PIL import Image
 
@@ -63,3 +65,12 @@ def test_settings_add_up_however_they_are_given(options, name, module, monkeypat
     )
     main([name, *options])
     assert seen == [("a=1", "b=2", "c=3")]
+
+
+def test_a_folder_of_results_is_told_by_the_file_its_writer_writes():
+    from reelrl.zoo.benchmark.columns import SUITE
+    from reelrl.zoo.cli import WRITERS
+    from reelrl.zoo.shipped.soli.ablation import TABLE
+
+    assert list(WRITERS) == [SUITE, TABLE]
+    assert all(callable(importlib.import_module(module).report) for module in WRITERS.values())

@@ -75,3 +75,12 @@ def test_five_clips_of_every_prompt_of_a_file(tmp_path, capsys):
     assert names[:2] == ["a blue square moving up-0.mp4", "a blue square moving up-1.mp4"]
     assert names[-1] == "a red circle moving right-4.mp4"
     assert "wrote 10 clips" in capsys.readouterr().out
+
+
+def test_clips_of_a_wan_folder_have_the_size_that_is_asked_for(tmp_path, wan_folder):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle moving right\n")
+    size = {"num_frames": 5, "height": 48, "width": 64}
+    main(prompts, tmp_path / "out", model=str(wan_folder), num_steps=1, **size)
+    shapes = {read(file)[1].shape for file in (tmp_path / "out").glob("*.mp4")}
+    assert shapes == {(5, 48, 64, 3)}

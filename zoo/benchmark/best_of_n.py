@@ -16,11 +16,11 @@ from torch import Tensor
 
 from reelrl.envs.models import VideoModel
 from reelrl.envs.scoring import RewardList
-from reelrl.rewards.moving_shapes.gold import gold_axes_of_prompts
+from reelrl.zoo.benchmark.columns import SPLITS, Row
 from reelrl.zoo.benchmark.design import Suite
-from reelrl.zoo.benchmark.examination import SPLITS, proxy_of
-from reelrl.zoo.benchmark.store import Row
-from reelrl.zoo.shipped.nano.measurement import evaluation_captions, generate
+from reelrl.zoo.benchmark.truth import build_truth, repeated
+from reelrl.zoo.benchmark.watch import proxy_of
+from reelrl.zoo.generate import Sampler
 from reelrl.zoo.train import make_env
 
 PROMPTS = 8
@@ -59,37 +59,43 @@ def expected_best(proxy: Tensor, gold: Tensor, n: int) -> tuple[float, float]:
 
 
 def best_of_n(suite: Suite, seed: int) -> list[Row]:
-    """Rows (scenario, seed, n, split, proxy, gold, kl) of one seed for all scenarios."""
+    """Rows of one seed for all scenarios.
+
+    Columns: scenario, seed, n, split, proxy, kl, and the truth's score by its name.
+    """
     torch.set_num_threads(1)
     first = suite.run(next(iter(suite.scenarios)), next(iter(suite.methods)), seed)
     env = make_env(first.config)
-    model, steps = env.unwrapped.model, env.unwrapped.num_steps
-    shift = first.config.env_args.get("shift", 3.0)
+    model, sampler = env.unwrapped.model, Sampler.of(env)
+    truth = build_truth(suite.truth)
+    score = truth.axes[0]
     rows: list[Row] = []
     for place, split in enumerate(SPLITS):
-        videos, prompts = _clips(model, suite.best_of, split, seed * 2 + place, steps, shift)
-        gold = gold_axes_of_prompts(videos, prompts).gold.double().view(PROMPTS, -1)
+        if not truth.prompts(split):
+            continue
+        asked = repeated(truth.prompts(split), PROMPTS)
+        videos, prompts = _clips(model, sampler, asked, suite.best_of, seed * 2 + place)
+        gold = truth(videos, prompts)[score].double().view(PROMPTS, -1)
         for name, scenario in suite.scenarios.items():
             proxy = _proxy(RewardList(scenario.rewards), videos, prompts).view(PROMPTS, -1)
             for power in range(suite.best_of.bit_length()):
                 mean_proxy, mean_gold = expected_best(proxy, gold, 2**power)
                 rows.append({
                     "scenario": name, "seed": seed, "n": 2**power, "split": split,
-                    "proxy": mean_proxy, "gold": mean_gold, "kl": divergence(2**power),
+                    "proxy": mean_proxy, score: mean_gold, "kl": divergence(2**power),
                 })  # fmt: skip
     return rows
 
 
 @torch.no_grad()
 def _clips(
-    model: VideoModel, count: int, split: str, stream: int, num_steps: int, shift: float
+    model: VideoModel, sampler: Sampler, asked: Sequence[str], count: int, stream: int
 ) -> tuple[Tensor, list[str]]:
-    captions = evaluation_captions(SPLITS[split], PROMPTS)
-    prompts = [caption for caption in captions for _ in range(count)]
+    """``count`` clips of each prompt with noise of a stream of its own, and their prompts."""
+    prompts = [prompt for prompt in asked for _ in range(count)]
     start = SEED + stream * len(prompts)
     seeds = list(range(start, start + len(prompts)))
-    batches = generate(model, prompts, seeds, num_steps=num_steps, shift=shift)
-    return torch.cat(list(batches)), prompts
+    return torch.cat(list(sampler(model, prompts, seeds))), prompts
 
 
 def _proxy(rewards: RewardList, videos: Tensor, prompts: Sequence[str]) -> Tensor:

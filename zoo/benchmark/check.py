@@ -11,8 +11,11 @@ import gymnasium as gym
 
 from reelrl.algos.advantages import make_estimator
 from reelrl.envs.task import Task
+from reelrl.rewards.base import Reward
 from reelrl.rewards.spec import build_reward
+from reelrl.zoo.benchmark.columns import SPLITS
 from reelrl.zoo.benchmark.design import Run, Suite
+from reelrl.zoo.benchmark.truth import HeldOutJudges, build_truth
 from reelrl.zoo.settings import nearest
 
 
@@ -30,6 +33,7 @@ def check(suite: Suite, runs: Iterable[Run]) -> None:
         if name is not None and name not in suite.methods:
             known = nearest(name, list(suite.methods))
             raise ValueError(f"expected the {role} to be one of the methods, got {name!r}{known}")
+    judges = _judges(suite)
     seen: set[str] = set()
     for run in runs:
         rewards = run.config.env_args.get("rewards", [])
@@ -45,18 +49,37 @@ def check(suite: Suite, runs: Iterable[Run]) -> None:
                 continue
             seen.add(key)
             try:
-                _look_up(kind, value)
+                _look_up(kind, value, judges)
             except Exception as error:
                 raise ValueError(f"{run.scenario}/{run.method}: {kind}: {error}") from error
 
 
-def _look_up(kind: str, value: Any) -> None:
+def _judges(suite: Suite) -> set[str]:
+    """Names of the held-out judges of a suite, which no run may train on."""
+    try:
+        truth = build_truth(suite.truth)
+    except Exception as error:
+        raise ValueError(f"truth: {error}") from error
+    if not any(truth.prompts(split) for split in SPLITS):
+        raise ValueError(f"truth: expected prompts of {' or '.join(SPLITS)}, got none")
+    held_out = truth.judges if isinstance(truth, HeldOutJudges) else []
+    return {name for judge in held_out for name in _names(judge)}
+
+
+def _names(reward: Reward) -> set[str]:
+    """Name of a component and of all it is made of."""
+    return {reward.name}.union(*map(_names, reward.parts))
+
+
+def _look_up(kind: str, value: Any, judges: set[str]) -> None:
     if kind == "estimator":
         make_estimator(value)
     elif kind == "env":
         gym.spec(value)
     elif kind == "reward":
-        build_reward(value)
+        trained = _names(build_reward(value)) & judges
+        if trained:
+            raise ValueError(f"expected no held-out judge among the rewards, got {min(trained)!r}")
     else:
         known = list(inspect.signature(Task).parameters)
         for name in value:

@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 
 from reelrl.algos.advantages import list_estimators
+from reelrl.zoo.benchmark.columns import DEFAULT_TRUTH
+from reelrl.zoo.benchmark.truth import TruthSpec
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, nearest, override
 
 SUITES = PRESETS / "bench"
@@ -61,7 +63,7 @@ class Scenario:
 
 
 @dataclass(frozen=True)
-class Examined:
+class ExaminationConfig:
     """The fixed examination of every run.
 
     Attributes:
@@ -101,12 +103,14 @@ class Run:
         method: name.
         seed: of prompts, sampling noise and order; methods of one seed see the same.
         values: the settings as given, which is what results are remembered by.
+        truth: what is measured, as the suite names it.
     """
 
     scenario: str
     method: str
     seed: int
     values: dict[str, Any]
+    truth: TruthSpec = DEFAULT_TRUTH
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -124,8 +128,10 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """Of the settings: results of other settings are not this run's."""
-        text = json.dumps(self.values, sort_keys=True)
+        """Of settings and truth: results of others are not this run's."""
+        # Results are older than the choice of a truth: the default one leaves no trace in a digest.
+        truth = {} if self.truth == DEFAULT_TRUTH else {"truth": self.truth}
+        text = json.dumps(self.values | truth, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -145,6 +151,7 @@ class Suite:
         control: method that must not gain anything, if there is one.
         examined: the examination.
         best_of: clips per prompt of the baseline without training; 0 leaves it out.
+        truth: what is measured, as :func:`~reelrl.zoo.benchmark.truth.build_truth` takes it.
     """
 
     name: str
@@ -156,8 +163,9 @@ class Suite:
     margin: float
     baseline: str
     control: str | None
-    examined: Examined
+    examined: ExaminationConfig
     best_of: int
+    truth: TruthSpec
 
     @property
     def iterations(self) -> int:
@@ -180,7 +188,7 @@ class Suite:
         }
         settings = [f"{key}={json.dumps(value)}" for key, value in wanted.set.items()]
         values = override(values, [*settings, f"learner.seed={seed}"])
-        return Run(scenario, method, seed, values)
+        return Run(scenario, method, seed, values, self.truth)
 
 
 def list_suites() -> list[str]:
@@ -210,8 +218,10 @@ def read_suite(name_or_path: str) -> Suite:
     for scenario in scenarios.values():
         names |= {name: None for name in scenario.methods if name not in names}
     methods = {name: _method(library["methods"], name, given) for name, given in names.items()}
-    examined = build(Examined, values.pop("examined", {}), "examined.")
-    defaults = {"margin": 0.05, "baseline": "grpo", "control": None, "best_of": 0}
+    examined = build(ExaminationConfig, values.pop("examined", {}), "examined.")
+    defaults = {
+        "margin": 0.05, "baseline": "grpo", "control": None, "best_of": 0, "truth": DEFAULT_TRUTH
+    }  # fmt: skip
     plain = build(_Plain, defaults | values)
     suite = Suite(path.stem, **vars(plain), scenarios=scenarios, methods=methods, examined=examined)
     for run in suite.runs():
@@ -228,6 +238,7 @@ class _Plain:
     baseline: str
     control: str | None
     best_of: int
+    truth: str | dict[str, Any]
 
 
 def _named(given: Any) -> list[tuple[str, Any]]:

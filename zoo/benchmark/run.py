@@ -8,14 +8,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from reelrl.algos.grpo import GRPO
-from reelrl.algos.run.runlog import RunLog, read_metrics
+from reelrl.algos.run.runlog import RunLog
+from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.scoring import RewardList
-from reelrl.zoo.benchmark.design import Examined, Run
-from reelrl.zoo.benchmark.examination import FixedExamination, RolloutMeasures
+from reelrl.zoo.benchmark.design import ExaminationConfig, Run
+from reelrl.zoo.benchmark.examination import FixedExamination
+from reelrl.zoo.benchmark.place import place
+from reelrl.zoo.benchmark.truth import build_truth
+from reelrl.zoo.benchmark.watch import RolloutMeasures
+from reelrl.zoo.generate import Sampler
 from reelrl.zoo.pictures import save_gif
 from reelrl.zoo.train import make_env, open_run
 
@@ -29,11 +35,16 @@ GIF_SCALE = 1
 
 def finished(run: Run, folder: Path) -> bool:
     """True if the folder holds this run with all its iterations."""
+    return read_done(folder).get("digest") == run.digest
+
+
+def read_done(folder: Path) -> dict[str, Any]:
+    """Digest, commit and machine of the finished run in a folder; empty if there is none."""
     path = folder / DONE
-    return path.is_file() and json.loads(path.read_text())["digest"] == run.digest
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def execute(run: Run, folder: Path, examined: Examined) -> Path:
+def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
     """Train, measure and leave ``metrics.jsonl``, two GIFs and ``done.json``.
 
     One thread and generators of the run's own: the numbers do not depend on what runs beside it.
@@ -62,7 +73,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train(run: Run, folder: Path, examined: Examined) -> None:
+def _train(run: Run, folder: Path, examined: ExaminationConfig) -> None:
     learner, examination = _open(run, folder, examined)
     remaining = run.config.iterations - learner.iteration
     if remaining > 0 and len(learner.learn(remaining)) < remaining:
@@ -70,28 +81,22 @@ def _train(run: Run, folder: Path, examined: Examined) -> None:
     _measure_end(learner, folder)
     _save_clips(learner, examination, folder, "after")
     temporary = folder / f".{DONE}"
-    temporary.write_text(json.dumps({"digest": run.digest}))
+    temporary.write_text(json.dumps({"digest": run.digest, **place()}))
     os.replace(temporary, folder / DONE)
 
 
-def progress_of(run: Run, folder: Path) -> int:
-    """Iterations done so far."""
-    return min(run.config.iterations, len(read_metrics(folder)))
-
-
-def _open(run: Run, folder: Path, examined: Examined) -> tuple[GRPO, FixedExamination]:
+def _open(run: Run, folder: Path, examined: ExaminationConfig) -> tuple[GRPO, FixedExamination]:
     config = run.config
     env = make_env(config)
-    task = env.unwrapped
-    components = task.reward_components
+    truth = build_truth(run.truth)
     examination = FixedExamination(
         examined,
-        RewardList(components),
+        truth,
+        RewardList(denoising_batch(env).reward_components),
         config.learner.reward_weights,
-        num_steps=task.num_steps,
-        shift=config.env_args.get("shift", 3.0),
+        Sampler.of(env),
     )
-    measures = RolloutMeasures(examined.every, config.iterations)
+    measures = RolloutMeasures(truth, examined.every, config.iterations)
     learner = open_run(config, folder, env, examination, observe=measures)
     if learner.iteration == 0:
         learner.policy.keep_reference()
@@ -113,7 +118,8 @@ def _measure_end(learner: GRPO, folder: Path) -> None:
 
 
 def _save_clips(learner: GRPO, examination: FixedExamination, folder: Path, name: str) -> None:
-    """The first clips of the unseen split side by side, as a GIF."""
-    videos, _ = examination.clips(learner.policy, "unseen", learner.updater.ema, first=SHOWN)
+    """The first clips of the last split, unseen if there is one, side by side as a GIF."""
+    split = examination.splits[-1]
+    videos, _ = examination.clips(learner.policy, split, learner.updater.ema, first=SHOWN)
     row = torch.cat(list(videos), dim=2)
     save_gif(folder / CLIPS[name], row, scale=GIF_SCALE)

@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import platform
-import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-import reelrl
 from reelrl.zoo.benchmark.best_of_n import best_of_n
 from reelrl.zoo.benchmark.check import check
+from reelrl.zoo.benchmark.columns import BEST_OF_N, write_rows
 from reelrl.zoo.benchmark.design import Run, Suite
-from reelrl.zoo.benchmark.report.reading import BEST_OF_N, read_rows
-from reelrl.zoo.benchmark.run import execute, finished, progress_of
-from reelrl.zoo.benchmark.store import Results, Row, write_rows
+from reelrl.zoo.benchmark.place import facts_of
+from reelrl.zoo.benchmark.progress import Progress
+from reelrl.zoo.benchmark.run import execute
+from reelrl.zoo.benchmark.store import Store, collect
 
 POLL = 1.0
 """Seconds between two looks at the progress of the runs."""
+COLLECT = 60.0
+"""Seconds between two looks at finished runs. A killed benchmark loses none of them: their folders
+are collected when it goes on."""
 ATTEMPTS = 2
 """Times a run is started before the death of its process counts as its failure."""
 
@@ -62,26 +63,42 @@ def bench(
     Raises:
         ValueError: before the first run, for a name or argument that is not known.
     """
-    kept = Results(results, suite)
-    missing = [run for run in suite.runs() if not kept.has(run)]
+    store = Store(results, suite)
     failures: Failures = []
     facts = facts_of(command)
     workers = jobs or os.cpu_count() or 1
 
-    def keep(run: Run) -> None:
-        kept.add(run, out / run.path, facts)
-        kept.describe(facts, failures)
+    def keep() -> None:
+        found = collect(store.missing(), out)
+        if found:
+            store.take(found, facts)
+            store.describe(facts, failures)
 
-    for run in [run for run in missing if finished(run, out / run.path)]:
-        keep(run)
-        missing.remove(run)
+    keep()
+    missing = store.missing()
     check(suite, missing)
     if missing:
-        failures += _Crew(suite, out, workers, progress).work(missing, keep)
+        try:
+            _Crew(suite, out, workers, progress).work(missing, _Seldom(keep), failures)
+        finally:
+            keep()
     if suite.best_of:
-        _baseline(suite, results, workers)
-    kept.describe(facts, failures)
+        _baseline(suite, store, workers)
+    store.describe(facts, failures)
     return failures
+
+
+class _Seldom:
+    """Calls a function, but not again within :data:`COLLECT` seconds of the last time."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+        self.last = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.last >= COLLECT:
+            self.function()
+            self.last = time.monotonic()
 
 
 class _Crew:
@@ -89,10 +106,16 @@ class _Crew:
 
     def __init__(self, suite: Suite, out: Path, jobs: int, progress: bool) -> None:
         self.suite, self.out, self.jobs, self.progress = suite, out, jobs, progress
+        self.progress_of = Progress()
 
-    def work(self, runs: Sequence[Run], keep: Any) -> Failures:
-        """Do all runs; a dead process takes others of its pool with it, so those start again."""
-        failures: Failures = []
+    def work(self, runs: Sequence[Run], keep: Callable[[], None], failures: Failures) -> None:
+        """Do all runs; a dead process takes others of its pool with it, so those start again.
+
+        Args:
+            runs: to do.
+            keep: called after each run that finishes.
+            failures: gets the runs that fail.
+        """
         waiting = list(runs)
         tries = dict.fromkeys((run.path for run in runs), 0)
         with tqdm(
@@ -106,9 +129,10 @@ class _Crew:
                 failures += [
                     (run, "its process died") for run in unfinished if tries[run.path] >= ATTEMPTS
                 ]
-        return failures
 
-    def _round(self, runs: Sequence[Run], keep: Any, failures: Failures, bar: Any) -> list[Run]:
+    def _round(
+        self, runs: Sequence[Run], keep: Callable[[], None], failures: Failures, bar: Any
+    ) -> list[Run]:
         """One pool; returns the runs that it did not live to finish."""
         # Not forked: a forked process inherits locks of torch's threads.
         context = multiprocessing.get_context("spawn")
@@ -135,13 +159,13 @@ class _Crew:
         self,
         future: Future[Path],
         run: Run,
-        keep: Any,
+        keep: Callable[[], None],
         failures: Failures,
         unfinished: list[Run],
     ) -> None:
         error = future.exception()
         if error is None:
-            keep(run)
+            keep()
         elif isinstance(error, BrokenProcessPool):
             unfinished.append(run)
         elif isinstance(error, KeyboardInterrupt):
@@ -151,7 +175,7 @@ class _Crew:
             tqdm.write(f"failed: {run.path}: {failures[-1][1]}")
 
     def _show(self, bar: Any, runs: Sequence[Run], failures: Failures) -> None:
-        counts = [progress_of(run, self.out / run.path) for run in runs]
+        counts = [self.progress_of(run, self.out / run.path) for run in runs]
         bar.n = bar.total - sum(run.config.iterations for run in runs) + sum(counts)
         complete = sum(n == run.config.iterations for n, run in zip(counts, runs, strict=True))
         bar.set_postfix_str(f"{complete} of {len(runs)} runs, {len(failures)} failed")
@@ -162,10 +186,9 @@ def _single_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _baseline(suite: Suite, results: Path, jobs: int) -> None:
+def _baseline(suite: Suite, store: Store, jobs: int) -> None:
     """Best of n, for the seeds that are not there yet."""
-    path = results / f"{BEST_OF_N}.csv"
-    rows: list[Row] = list(read_rows(path))
+    rows = list(store.best_of_n)
     scenarios = set(suite.scenarios)
     have = {
         seed
@@ -178,37 +201,4 @@ def _baseline(suite: Suite, results: Path, jobs: int) -> None:
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_single_thread) as pool:
         for part in pool.map(best_of_n, [suite] * len(wanted), wanted):
             rows += part
-            write_rows(path, rows)
-
-
-def facts_of(command: str) -> dict[str, Any]:
-    """Where and with what a benchmark is run."""
-    return {
-        "command": command,
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "machine": f"{os.cpu_count()} cores ({_processor()}, "
-        f"{torch.backends.cpu.get_cpu_capability()}), {platform.system()}, "
-        f"torch {torch.__version__}",
-        "versions": {
-            "reelrl": reelrl.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _git(*words: str) -> str | None:
-    here = Path(__file__).resolve().parent
-    answer = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
-    return answer.stdout.strip() or None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.is_file() else ())
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.processor()
+            write_rows(store.folder / f"{BEST_OF_N}.csv", rows)

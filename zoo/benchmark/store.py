@@ -1,40 +1,70 @@
-"""Results of a benchmark: tidy CSV files and one JSON file, small enough to be committed.
+"""The results of a benchmark, collected from the folders of its runs and small enough to commit.
 
-``<scenario>.csv`` has one row per method, seed and iteration; the last iteration is a measurement
-of the finished policy. A cell is empty where nothing was measured.
+:func:`collect` reads run folders and writes nothing. :class:`Store` merges what it finds with what
+the results folder has already: runs that were made elsewhere stay.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from reelrl.algos.run.runlog import read_metrics
 from reelrl.rewards.spec import build_reward
+from reelrl.zoo.benchmark.columns import (
+    BEST_OF_N,
+    DEFAULT_TRUTH,
+    SUITE,
+    Row,
+    read_rows,
+    renamed,
+    write_rows,
+    write_text,
+)
 from reelrl.zoo.benchmark.design import Run, Suite
-from reelrl.zoo.benchmark.report.reading import SUITE, read_rows
-from reelrl.zoo.benchmark.run import CLIPS
-
-KEYS = ("method", "seed", "iteration")
-DIGITS = 5
-RENAMED = {
-    "train/clip_fraction": "clip_fraction",
-    "train/grad_norm": "grad_norm",
-    "health/skipped_updates": "skipped",
-}
-"""Column of ``metrics.jsonl`` -> column of the results."""
-
-Row = dict[str, Any]
+from reelrl.zoo.benchmark.run import CLIPS, read_done
+from reelrl.zoo.benchmark.truth import TruthSpec, build_truth
 
 
-def columns_of(run: Run, folder: Path) -> list[Row]:
+@dataclass(frozen=True)
+class Finished:
+    """What the folder of a finished run holds.
+
+    Attributes:
+        run: which.
+        folder: its own.
+        rows: of the results, one per iteration.
+        place: ``commit`` and ``machine`` it was made with; empty if the folder does not tell.
+    """
+
+    run: Run
+    folder: Path
+    rows: tuple[Row, ...]
+    place: Mapping[str, Any]
+
+
+def collect(runs: Iterable[Run], out: Path) -> list[Finished]:
+    """The finished ones of some runs, read from their folders; nothing is written.
+
+    Args:
+        runs: to look for.
+        out: folder of the run folders.
+    """
+    found = []
+    for run in runs:
+        folder = out / run.path
+        done = read_done(folder)
+        if done.get("digest") == run.digest:
+            place: dict[str, Any] = {key: done[key] for key in ("commit", "machine") if key in done}
+            found.append(Finished(run, folder, tuple(rows_of(run, folder)), place))
+    return found
+
+
+def rows_of(run: Run, folder: Path) -> list[Row]:
     """The rows of a run from what its folder holds."""
     clips = run.config.learner.prompts_per_iteration * run.config.learner.group_size
     rows, wall = [], 0.0
@@ -53,25 +83,16 @@ def columns_of(run: Run, folder: Path) -> list[Row]:
     return rows
 
 
-def renamed(key: str) -> str:
-    """Column of a metric, empty if it is none."""
-    if key.startswith("watch/"):
-        return key.removeprefix("watch/")
-    if key.startswith("eval/"):
-        return key.replace("eval/", "eval_", 1)
-    if key.startswith("advantage/influence/"):
-        return key.removeprefix("advantage/")
-    if key.startswith("reward/") and key.count("/") == 1:
-        return key
-    return RENAMED.get(key, "")
-
-
-class Results:
-    """The folder of results.
+class Store:
+    """A folder of results.
 
     Args:
-        folder: made if it does not exist.
-        suite: what they are of.
+        folder: made by the first write.
+        suite: what the results are of.
+
+    Attributes:
+        best_of_n: rows of the baseline that trains nothing, as they were found; none of another
+            truth.
     """
 
     def __init__(self, folder: Path, suite: Suite) -> None:
@@ -79,45 +100,62 @@ class Results:
         path = folder / SUITE
         self.facts: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         examined = asdict(suite.examined)
-        if self.facts.get("examined", examined) != examined:
+        same_truth = not self.facts or self._truth() == suite.truth
+        if not same_truth or self.facts.get("examined", examined) != examined:
             self.facts["runs"] = {}  # read from other clips, they compare with nothing from now on
+        self.best_of_n = tuple(read_rows(folder / f"{BEST_OF_N}.csv")) if same_truth else ()
+
+    def _truth(self) -> TruthSpec:
+        """The truth of the results that are here."""
+        spec: TruthSpec = self.facts.get("truth", {}).get("spec", DEFAULT_TRUTH)
+        return spec
 
     def has(self, run: Run) -> bool:
         """True if these are results of that run, with the settings it has now."""
         return self.facts.get("runs", {}).get(str(run.path), {}).get("digest") == run.digest
 
-    def add(self, run: Run, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Take over the rows and clips of a finished run.
+    def missing(self) -> list[Run]:
+        """Runs of the suite that are not here, or with other settings."""
+        return [run for run in self.suite.runs() if not self.has(run)]
+
+    def take(self, finished: Sequence[Finished], here: Mapping[str, Any]) -> None:
+        """Take over the rows and clips of finished runs; each scenario's file is written once.
 
         Args:
-            run: which.
-            folder: its own.
-            facts: ``commit`` and ``machine`` are remembered with it: a benchmark that is killed and
-                goes on may do so elsewhere.
+            finished: from :func:`collect`.
+            here: ``commit`` and ``machine`` of runs whose folders do not tell. They are remembered
+                run by run: a benchmark that is killed and goes on may do so elsewhere.
         """
-        path = self.folder / f"{run.scenario}.csv"
-        mine = columns_of(run, folder)
-        others = [
-            row for row in read_rows(path)
-            if (row["method"], int(row["seed"])) != (run.method, run.seed)
-        ]  # fmt: skip
+        for scenario in dict.fromkeys(found.run.scenario for found in finished):
+            self._merge(scenario, [found for found in finished if found.run.scenario == scenario])
+        for found in finished:
+            run = found.run
+            if run.seed == self.suite.seeds[0]:
+                clips = self.folder / "clips" / run.scenario
+                clips.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(found.folder / CLIPS["after"], clips / f"{run.method}.gif")
+                shutil.copyfile(found.folder / CLIPS["base"], clips.parent / "base.gif")
+            place = found.place or here
+            self.facts.setdefault("runs", {})[str(run.path)] = {
+                "digest": run.digest,
+                "commit": place.get("commit"),
+                "machine": place.get("machine"),
+            }
+
+    def _merge(self, scenario: str, finished: Sequence[Finished]) -> None:
+        """Put the rows of runs of one scenario in the place of the rows they had before."""
+        path = self.folder / f"{scenario}.csv"
+        mine = {(found.run.method, found.run.seed) for found in finished}
+        rows: list[Row] = [
+            row for row in read_rows(path) if (row["method"], int(row["seed"])) not in mine
+        ]
+        rows += [row for found in finished for row in found.rows]
         order = {name: place for place, name in enumerate(self.suite.methods)}
-        rows = sorted(
-            [*others, *mine],
+        rows.sort(
             key=lambda r: (order.get(r["method"], len(order)), r["method"], int(r["seed"]),
                            int(r["iteration"])),
         )  # fmt: skip
         write_rows(path, rows)
-        if run.seed == self.suite.seeds[0]:
-            clips = self.folder / "clips" / run.scenario
-            clips.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / CLIPS["after"], clips / f"{run.method}.gif")
-            shutil.copyfile(folder / CLIPS["base"], clips.parent / "base.gif")
-        self.facts.setdefault("runs", {})[str(run.path)] = {
-            "digest": run.digest,
-            "commit": facts.get("commit"),
-            "machine": facts.get("machine"),
-        }
 
     def describe(self, facts: Mapping[str, Any], failed: Iterable[tuple[Run, str]]) -> None:
         """Write what was run, where, and what failed."""
@@ -133,6 +171,7 @@ class Results:
             "seeds": list(suite.seeds),
             "base": suite.base,
             "examined": asdict(suite.examined),
+            "truth": {"spec": suite.truth, "axes": list(build_truth(suite.truth).axes)},
             "scenarios": {
                 name: {**asdict(scenario), "rewards": self._reward_names(name),
                        "methods": list(scenario.methods)}
@@ -149,32 +188,7 @@ class Results:
             "runs": dict(sorted(self.facts.get("runs", {}).items())),
         }  # fmt: skip
         self.facts = described
-        _write(self.folder / SUITE, json.dumps(described, indent=1) + "\n")
+        write_text(self.folder / SUITE, json.dumps(described, indent=1) + "\n")
 
     def _reward_names(self, scenario: str) -> list[str]:
         return [build_reward(spec).name for spec in self.suite.scenarios[scenario].rewards]
-
-
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write rows with the union of their columns: keys first, the others in alphabetical order."""
-    keys = [key for key in KEYS if any(key in row for row in rows)]
-    names = [*keys, *sorted({name for row in rows for name in row} - set(keys))]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    _write(path, text.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"{value:.{DIGITS}g}" if isinstance(value, float) else value
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one step: a kill in between costs nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

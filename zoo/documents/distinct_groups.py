@@ -7,7 +7,6 @@ The paper prints the curves of figure 3 without numbers; these are the numbers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations_with_replacement, product
 from pathlib import Path
@@ -60,11 +59,6 @@ def tables() -> tuple[dict[str, list[int]], dict[str, list[int]]]:
     by_size = {name: [distinct(e, g, 2) for g in GROUP_SIZES] for name, e in rows.items()}
     by_count = {name: [distinct(e, 4, k) for k in COMPONENT_COUNTS] for name, e in rows.items()}
     return by_size, by_count
-
-
-def closed_form(members: int, components: int) -> int:
-    """C(G + K - 1, K): multisets of sums modulo a shift, the count without the std."""
-    return math.comb(members + components - 1, components)
 
 
 def markdown(corner: str, header: Sequence[int], rows: dict[str, list[int]]) -> str:

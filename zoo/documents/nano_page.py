@@ -24,8 +24,9 @@ from reelrl.rewards.moving_shapes.world import (
     caption_to_factors,
     sample_clips,
 )
+from reelrl.zoo.generate import CHUNK
 from reelrl.zoo.pictures import save_sheet
-from reelrl.zoo.shipped.nano.measurement import CHUNK, Evaluation, evaluate
+from reelrl.zoo.shipped.nano.measurement import ScoredClips, scored_clips
 from reelrl.zoo.shipped.nano.record import RECORD
 
 AXES = ("gold", "align", "phys", "fid")
@@ -64,7 +65,7 @@ def vae_table(model: WanVideoModel, count: int) -> str:
     return table(["clips", "PSNR dB", "GOLD", *AXES[1:]], rows)
 
 
-def hits(result: Evaluation) -> dict[str, Tensor]:
+def hits(result: ScoredClips) -> dict[str, Tensor]:
     """Per clip, whether each captioned factor is what the parser sees, (N,) bool each."""
     factors = [caption_to_factors(caption) for caption in result.captions]
     parsed = parse(result.videos)
@@ -88,7 +89,7 @@ def index_of(names: Iterable[str], factors: list[Factors], key: str) -> Tensor:
     return torch.tensor([order.index(getattr(f, key)) for f in factors])
 
 
-def factor_table(result: Evaluation) -> str:
+def factor_table(result: ScoredClips) -> str:
     """GOLD and how often the factor is right, per value of each factor."""
     factors = [caption_to_factors(caption) for caption in result.captions]
     right = hits(result)
@@ -109,13 +110,13 @@ def factor_table(result: Evaluation) -> str:
 
 def split_rows(
     name: str, model: WanVideoModel, count: int
-) -> tuple[list[list[object]], Evaluation]:
+) -> tuple[list[list[object]], ScoredClips]:
     """One row of means per split and sampler setting, and the train evaluation."""
     rows: list[list[object]] = []
-    kept: Evaluation | None = None
+    kept: ScoredClips | None = None
     for split in GENERATED_SPLITS:
         for steps, guidance in ((10, 1.0), (20, 1.0), (10, 2.0)):
-            result = evaluate(model, split, count, num_steps=steps, guidance_scale=guidance)
+            result = scored_clips(model, split, count, num_steps=steps, guidance_scale=guidance)
             kept = kept or result
             means = [result.axes()[axis] for axis in AXES]
             rows.append([name, split, steps, f"{guidance:g}", *means])
@@ -140,7 +141,7 @@ def main(out: Path | None = None, count: int = 384) -> None:
     """
     models = {name: WanVideoModel.from_pretrained(name) for name in SHIPPED}
     rows: list[list[object]] = []
-    train: dict[str, Evaluation] = {}
+    train: dict[str, ScoredClips] = {}
     for name, model in models.items():
         more, train[name] = split_rows(name, model, count)
         rows += more

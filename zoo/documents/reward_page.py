@@ -104,7 +104,8 @@ spread of the clean clips: an optimiser of it is drawn there. ↓ marks penaltie
 
 `reelrl.rewards.vbench.aggregate` is VBench's own aggregation. Dimensions that were not measured are
 named and left out, and without all sixteen there is no total. `python -m reelrl.zoo.vbench` writes
-clips in the folder layout that VBench's scripts read.
+clips in the folder layout that VBench's scripts read; `--num-frames`, `--height` and `--width` say
+their size.
 
 {vbench}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from reelrl.algos.policies.weights import EMA
+from reelrl.envs.models.trained import load_into
 
 LOG_EVERY = 50
 """Updates between two logged losses."""
@@ -85,43 +86,6 @@ def learning_rate(step: int, total: int, peak: float, warmup: int = 200) -> floa
     return peak * 0.5 * (1 + torch.cos(torch.pi * progress).item())
 
 
-class Average:
-    """Exponential moving average of a module's parameters, with the usual early-step correction."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module = module
-        self.decay = decay
-        self.updates = 0
-        self.shadow = {name: p.detach().clone() for name, p in module.named_parameters()}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Fold the current parameters in."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, parameter in self.module.named_parameters():
-            self.shadow[name].lerp_(parameter, 1 - decay)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within the block the module holds the averaged parameters."""
-        own = {name: p.detach().clone() for name, p in self.module.named_parameters()}
-        self._assign(self.shadow)
-        try:
-            yield
-        finally:
-            self._assign(own)
-
-    def write_back(self) -> None:
-        """Leave the averaged parameters in the module."""
-        self._assign(self.shadow)
-
-    @torch.no_grad()
-    def _assign(self, values: dict[str, Tensor]) -> None:
-        for name, parameter in self.module.named_parameters():
-            parameter.copy_(values[name])
-
-
 class Training:
     """One module in training: optimiser, averaged weights, step count, and their state file.
 
@@ -152,13 +116,13 @@ class Training:
         self.module, self.path, self.total, self.lr = module, path, total, lr
         self.warmup = warmup
         self.optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=betas)
-        self.average = Average(module, ema)
+        self.average = EMA(dict(module.named_parameters()), ema)
         self.step = 0
         if path.exists():
             state = torch.load(path, weights_only=True)
             module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.average.shadow, self.average.updates = state["average"], state["updates"]
+            self.average.average, self.average.updates = state["average"], state["updates"]
             self.step = state["step"]
 
     def progress(self, title: str) -> tqdm[int]:
@@ -182,7 +146,7 @@ class Training:
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average.shadow,
+            "average": self.average.average,
             "updates": self.average.updates,
             "step": self.step,
         }
@@ -196,5 +160,5 @@ class Training:
 
     def finished(self) -> nn.Module:
         """The module with its averaged weights, frozen and in evaluation mode."""
-        self.average.write_back()
+        load_into(self.average.parameters, self.average.average)
         return self.module.eval().requires_grad_(False)

@@ -11,11 +11,9 @@ and is not lengthened by other processes on a busy one. Elsewhere it is wall tim
 
 from __future__ import annotations
 
-import time
 import tracemalloc
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import gymnasium as gym
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from reelrl.envs.models import VideoModel
 from reelrl.envs.vector import TextToVideoVectorEnv
+from reelrl.zoo.speed.stopwatch import Stopwatch
 
 Output = Literal["numpy", "torch"]
 OUTPUTS: tuple[Output, ...] = ("numpy", "torch")
@@ -49,34 +48,6 @@ class BenchConfig:
     """CPU threads of torch."""
 
 
-@dataclass
-class Stopwatch:
-    """Seconds spent inside wrapped functions, waiting for the device where there is one."""
-
-    device: torch.device
-    clock: Callable[[], float]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time added to ``name``."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            self.wait()
-            start = self.clock()
-            result = function(*args, **kwargs)
-            self.wait()
-            elapsed = self.clock() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
-            return result
-
-        return timed
-
-    def wait(self) -> None:
-        """Wait for the device's queue."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
 @dataclass(frozen=True)
 class Timing:
     """Seconds of one episode of a batch, in all and by part, and its length."""
@@ -96,8 +67,7 @@ def instrumented(
 ) -> tuple[TextToVideoVectorEnv, Stopwatch]:
     """A batched environment whose model and rewards report their time."""
     model = VideoModel.from_pretrained(config.model, device=config.device)
-    alone = config.threads == 1 and model.device.type == "cpu"
-    watch = Stopwatch(model.device, time.process_time if alone else time.perf_counter)
+    watch = Stopwatch(model.device)
     envs = gym.make_vec(
         config.env, num_envs=num_envs, model=model, output=output, autoreset_mode="Disabled"
     ).unwrapped
@@ -107,7 +77,7 @@ def instrumented(
         (model, "decode", "decode"),
         (envs.task, "score_videos", "rewards"),
     ):
-        setattr(owner, method, watch.wrap(name, getattr(owner, method)))
+        watch.wrap(owner, method, name)
     return envs, watch
 
 
@@ -134,11 +104,9 @@ def measure(config: BenchConfig, num_envs: int, output: Output) -> Timing:
     timings = []
     for _ in range(config.repeats):
         watch.seconds.clear()
-        watch.wait()
-        start = watch.clock()
+        start = watch.now()
         play(envs, embeddings)
-        watch.wait()
-        total = watch.clock() - start
+        total = watch.now() - start
         timings.append(Timing(total, dict(watch.seconds), envs.num_steps))
     return min(timings, key=lambda timing: timing.total)
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 
 from reelrl.algos.advantages import RewardBatch, make_estimator
+from reelrl.zoo.speed.stopwatch import times
 
 NAMES = ("grpo", "gdpo", "taros")
 GROUPS, MEMBERS, COMPONENTS = 100_000, 16, 5
@@ -30,17 +29,6 @@ def batch(groups: int) -> RewardBatch:
     rewards = np.random.default_rng(0).random((groups, MEMBERS, COMPONENTS))
     names = tuple(f"r{k}" for k in range(COMPONENTS))
     return RewardBatch(rewards, names, bounds=np.tile([0.0, 1.0], (COMPONENTS, 1)))
-
-
-def times(call: Callable[[], object], repeats: int = REPEATS) -> list[float]:
-    """Seconds of each call, after one that warms up."""
-    call()
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - start)
-    return found
 
 
 def _z(values: list[float], eps: float) -> list[float]:
@@ -122,9 +110,9 @@ def speed_table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for name in NAMES:
-        found = times(partial(make_estimator(name), whole))
-        lists = factor * min(times(partial(LOOPS[name], rewards.tolist()), 3))
-        arrays = factor * min(times(partial(NUMPY[name], rewards), 3))
+        found = [took.wall for took in times(partial(make_estimator(name), whole), REPEATS)]
+        lists = factor * min(times(partial(LOOPS[name], rewards.tolist()), 3)).wall
+        arrays = factor * min(times(partial(NUMPY[name], rewards), 3)).wall
         best, median = min(found), statistics.median(found)
         lines.append(
             f"| {name} | {1e3 * best:.0f} | {1e3 * median:.0f} | {1e3 * lists:.0f} | "
@@ -141,7 +129,7 @@ def growth_table() -> str:
     ]
     for name in NAMES:
         estimator = make_estimator(name)
-        best = [min(times(partial(estimator, batch(groups)))) for groups in SIZES]
+        best = [min(times(partial(estimator, batch(n)), REPEATS)).wall for n in SIZES]
         exponent = np.polyfit(np.log(SIZES), np.log(best), 1)[0]
         cells = " | ".join(f"{1e3 * t:.1f}" for t in best)
         lines.append(f"| {name} (ms) | {cells} | {exponent:.2f} |")

@@ -7,7 +7,6 @@ machine too.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -16,20 +15,9 @@ import torch
 from reelrl.rewards import make_reward
 from reelrl.rewards.moving_shapes.gold import gold_axes_of_prompts
 from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.zoo.speed.stopwatch import least, times
 
 REPEATS = 20
-
-
-def milliseconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Least wall-clock and processor time of ``repeats`` calls after one to warm up."""
-    work()
-    wall, processor = [], []
-    for _ in range(repeats):
-        start = time.perf_counter(), time.process_time()
-        work()
-        wall.append(1000 * (time.perf_counter() - start[0]))
-        processor.append(1000 * (time.process_time() - start[1]))
-    return min(wall), min(processor)
 
 
 def main() -> None:
@@ -51,8 +39,8 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, CPU\n")
     print("| work | wall ms | processor ms |\n|---|---|---|")
     for label, repeats, work in rows:
-        wall, processor = milliseconds(work, repeats)
-        print(f"| {label} | {wall:.1f} | {processor:.1f} |")
+        took = least(times(work, repeats))
+        print(f"| {label} | {1000 * took.wall:.1f} | {1000 * took.processor:.1f} |")
 
 
 if __name__ == "__main__":

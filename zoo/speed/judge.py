@@ -27,6 +27,9 @@ from reelrl.rewards import Reward, RewardOutput, make_reward
 from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.cache import adopt
 from reelrl.rewards.judges.loopback import LoopbackServer, frames_of, yes_reply
+from reelrl.zoo.speed.stopwatch import Stopwatch
+
+BLOCKED = "blocked"
 
 
 @dataclass(frozen=True)
@@ -49,30 +52,17 @@ class BenchConfig:
     """CPU threads of torch."""
 
 
-class Clock:
-    """Seconds spent inside the calls it is asked to time."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def time(self, function: Callable[[], RewardOutput]) -> RewardOutput:
-        """The function's result."""
-        start = time.perf_counter()
-        result = function()
-        self.seconds += time.perf_counter() - start
-        return result
-
-
 class Waited(Reward):
     """A component in the foreground, timed."""
 
-    def __init__(self, reward: Reward, clock: Clock) -> None:
-        self.reward, self.clock = reward, clock
+    def __init__(self, reward: Reward, watch: Stopwatch) -> None:
+        self.reward, self.watch = reward, watch
         adopt(self, reward)
 
     def __call__(self, *batch: Any) -> RewardOutput:
         """Score and count the seconds."""
-        return self.clock.time(lambda: self.reward(*batch))
+        with self.watch.running(BLOCKED):
+            return self.reward(*batch)
 
     def score(self, *batch: Any) -> torch.Tensor:
         """Scores of the component."""
@@ -82,38 +72,44 @@ class Waited(Reward):
 class Background(AsyncReward):
     """A component in the background, its waits timed."""
 
-    def __init__(self, reward: Reward, clock: Clock) -> None:
+    def __init__(self, reward: Reward, watch: Stopwatch) -> None:
         super().__init__(reward)
-        self.clock = clock
+        self.watch = watch
 
     def begin(self, *batch: Any) -> Callable[[], RewardOutput]:
         """Start; the seconds of waiting are counted."""
         wait = super().begin(*batch)
-        return lambda: self.clock.time(wait)
+
+        def timed() -> RewardOutput:
+            with self.watch.running(BLOCKED):
+                return wait()
+
+        return timed
 
 
 def measure(
-    config: BenchConfig, kind: Callable[[Reward, Clock], Reward], url: str
+    config: BenchConfig, kind: Callable[[Reward, Stopwatch], Reward], url: str
 ) -> tuple[float, float, Rollout]:
     """Seconds per rollout, seconds of it blocked, and the clips."""
-    clock = Clock()
+    watch = Stopwatch("cpu", time.perf_counter)
     judge = make_reward("openai_judge", model="judge", base_url=url, concurrency=config.concurrency)
     envs: Any = gym.make_vec(
         "reelrl:reelrl/MovingShapes-v0",
         num_envs=config.sub_envs,
         model=config.model,
-        rewards=["proxy_mq", kind(judge, clock)],
+        rewards=["proxy_mq", kind(judge, watch)],
         output="torch",
         autoreset_mode="Disabled",
     )
     policy = FlowPolicy(envs.unwrapped.model)
     prompts = list(range(config.clips // 4))
     clips = collect(envs, policy, prompts, 4, seed=0)
-    clock.seconds, start = 0.0, time.perf_counter()
+    watch.seconds.clear()
+    start = time.perf_counter()
     for _ in range(config.repeats):
         clips = collect(envs, policy, prompts, 4, seed=0)
     total = time.perf_counter() - start
-    return total / config.repeats, clock.seconds / config.repeats, clips
+    return total / config.repeats, watch.seconds[BLOCKED] / config.repeats, clips
 
 
 def main() -> None:

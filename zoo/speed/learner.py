@@ -10,9 +10,7 @@ On one CPU thread the clock is the process's own CPU time, which other processes
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -27,6 +25,7 @@ from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.grpo import GRPO, GRPOConfig
 from reelrl.algos.policies import FlowPolicy
 from reelrl.envs.models import VideoModel
+from reelrl.zoo.speed.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -45,37 +44,6 @@ class Bench:
     """Denoising steps."""
     repeats: int = 3
     """Measurements; the fastest counts."""
-
-
-class Stopwatch:
-    """Seconds spent inside of functions, by name."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def running(self, name: str) -> Iterator[None]:
-        """Add the time of a block to ``name``."""
-        start = self._now()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
-
-    def wrap(self, owner: Any, attribute: str, name: str) -> None:
-        """Time every call of ``owner.attribute``."""
-        original = getattr(owner, attribute)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.running(name):
-                return original(*args, **kwargs)
-
-        setattr(owner, attribute, timed)
-
-    def _now(self) -> float:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        alone = self.device == "cpu" and torch.get_num_threads() == 1
-        return time.process_time() if alone else time.perf_counter()
 
 
 def make(bench: Bench, **rollout: Any) -> GRPO:
@@ -187,22 +155,22 @@ def _pipeline(model: Any) -> Any:
 def replay(bench: Bench) -> None:
     """Forward and backward through all stochastic steps of one group, batched and one by one."""
     learner = make(bench)
-    rollout = learner.collect()
+    transitions = learner.collect().stochastic()
     policy = learner.policy
-    row, column = rollout.transitions.rows()
-    items = torch.arange(rollout.transitions.num_items)
-    print(f"replay of {len(rollout.transitions.steps)} steps of n clips, forward and backward")
+    row, column = transitions.rows()
+    items = torch.arange(transitions.num_items)
+    print(f"replay of {len(transitions.steps)} steps of n clips, forward and backward")
     for clips in (1, 2, bench.group_size):
 
         def run(one_by_one: bool, clips: int = clips) -> float:
             mine = items[row < clips]
             parts = [mine]
             if one_by_one:
-                parts = [mine[column[mine] == s] for s in range(len(rollout.transitions.steps))]
+                parts = [mine[column[mine] == s] for s in range(len(transitions.steps))]
             watch = Stopwatch(bench.device)
             with watch.running("all"):
                 for part in parts:
-                    stored = rollout.transitions.items(part)
+                    stored = transitions.items(part)
                     policy.log_prob(stored.obs, stored.action).sum().backward()
             return watch.seconds["all"]
 

@@ -21,7 +21,7 @@ from reelrl.rewards import make_reward
 from reelrl.rewards.moving_shapes.world import sample_clips
 from reelrl.zoo.documents.reward_list import table
 from reelrl.zoo.documents.reward_page import programmatic
-from reelrl.zoo.speed.gold import milliseconds
+from reelrl.zoo.speed.stopwatch import least, times
 
 SMALL, LARGE = (64, 9, 32, 32), (16, 81, 480, 832)
 GROUP = 8
@@ -60,7 +60,7 @@ def time_all(videos: Tensor, repeats: int) -> dict[str, Timing]:
     found = {}
     for name in programmatic():
         call = partial(make_reward(name), videos, prompts)
-        found[name] = Timing(*milliseconds(call, repeats))
+        found[name] = Timing(*(1000 * seconds for seconds in least(times(call, repeats))))
         print(f"{name}: {found[name].wall:.1f} ms", flush=True)
     return found
 

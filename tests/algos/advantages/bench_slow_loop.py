@@ -11,7 +11,8 @@ import numpy as np
 import test_slow_loop as loops
 
 from reelrl.algos.advantages import make_estimator
-from reelrl.zoo.speed.estimators import COMPONENTS, GROUPS, LOOP_GROUPS, NAMES, batch, times
+from reelrl.zoo.speed.estimators import COMPONENTS, GROUPS, LOOP_GROUPS, NAMES, REPEATS, batch
+from reelrl.zoo.speed.stopwatch import times
 
 
 def main() -> None:
@@ -21,8 +22,9 @@ def main() -> None:
     whole, rewards = batch(GROUPS), np.asarray(batch(LOOP_GROUPS).rewards).tolist()
     print(f"| {GROUPS:,} groups | best ms | test loop ms | times faster |\n|---|---|---|---|")
     for name in NAMES:
-        fast = min(times(partial(make_estimator(name), whole)))
-        slow = min(times(partial(getattr(loops, name), rewards, {}), 3)) * GROUPS / LOOP_GROUPS
+        fast = min(times(partial(make_estimator(name), whole), REPEATS)).wall
+        slow = min(times(partial(getattr(loops, name), rewards, {}), 3)).wall
+        slow *= GROUPS / LOOP_GROUPS
         print(f"| {name} | {1e3 * fast:.0f} | {1e3 * slow:.0f} | {slow / fast:.0f} |")
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
+import runpy
+import shutil
+from pathlib import Path
 from typing import ClassVar
 
 import components
@@ -13,6 +16,7 @@ import presets
 import pytest
 import reference
 
+import reelrl
 from reelrl.rewards import Reward, base
 from reelrl.zoo.benchmark.design import read_suite
 
@@ -110,11 +114,17 @@ def test_the_reference_has_a_page_per_package_but_not_of_the_site():
     assert "::: reelrl.envs.models.wan\n" in made["api/envs.models.md"]
 
 
-def test_the_parser_finds_the_packages_where_they_are_imported_from(tmp_path):
-    for _ in range(2):
-        reference.lay_out_sources(tmp_path / "reelrl")
-    assert (tmp_path / "reelrl/envs/models/wan.py").is_file()
-    assert (tmp_path / "reelrl/__init__.py").is_file()
+def test_tools_that_read_folders_find_the_packages_where_they_are_imported_from(tmp_path):
+    root = Path(reelrl.__file__).resolve().parents[1]
+    shutil.copytree(root / "reelrl", tmp_path / "reelrl")
+    link_sources = runpy.run_path(str(root / ".ci" / "link_sources.py"))["link_sources"]
+    for name in ("one", "two"):
+        (tmp_path / "reelrl" / f"{name}.py").touch()
+        target = link_sources(tmp_path)
+        assert (target / "reelrl" / f"{name}.py").is_file()
+        assert (target / "reelrl" / "__init__.py").is_file()
+        # The links stand where the packages are imported from, and point to the four folders.
+        assert (target / "reelrl" / "envs").readlink() == tmp_path / "envs"
 
 
 @pytest.mark.parametrize("scenario, method", [run[:2] for run in figures.RUNS])

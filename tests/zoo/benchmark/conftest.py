@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import yaml
 
+from reelrl.zoo.benchmark import runner
 from reelrl.zoo.benchmark.design import read_suite
 
 TINY = {
@@ -39,3 +42,15 @@ def tiny_suite(tmp_path):
         return read_suite(str(path))
 
     return make
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """The runner's processes are one thread of this one, so that what is patched stays so."""
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, jobs, *, mp_context, initializer):
+            super().__init__(1, initializer=initializer)
+
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(runner, "POLL", 0.01)

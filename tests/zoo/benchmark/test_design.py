@@ -7,8 +7,8 @@ import yaml
 
 from reelrl.algos.advantages import make_estimator
 from reelrl.rewards.spec import build_reward
-from reelrl.zoo.benchmark.design import Examined, list_suites, read_suite
-from reelrl.zoo.benchmark.examination import AXES
+from reelrl.zoo.benchmark.columns import GOLD_AXES
+from reelrl.zoo.benchmark.design import ExaminationConfig, list_suites, read_suite
 from reelrl.zoo.benchmark.report.compare import PREDICTED
 
 
@@ -28,7 +28,7 @@ def test_a_suite_that_ships_can_start(name):
         names = [name_of(spec) for spec in scenario.rewards]
         assert len(set(names)) == len(names) and scenario.prediction and scenario.about
         # A bent axis under the axis's own name would be measured in its place.
-        truth = {name for name in names if name in AXES}
+        truth = {name for name in names if name in GOLD_AXES}
         assert truth <= {spec for spec in scenario.rewards if isinstance(spec, str)}
         assert set(scenario.expect) <= set(PREDICTED)
         for kind, entries in scenario.expect.items():
@@ -107,17 +107,17 @@ def test_typos(write, changes, message):
 
 
 def test_splits_share_no_noise_and_unseen_may_be_the_larger_one():
-    examined = Examined(clips=3, unseen=7, seed=100)
+    examined = ExaminationConfig(clips=3, unseen=7, seed=100)
     seeds = [examined.noise_seeds(split) for split in ("seen", "unseen", "open")]
     assert [len(s) for s in seeds] == [3, 7, 3]
     assert len({seed for s in seeds for seed in s}) == 13
-    alike = Examined(clips=3, seed=100)
+    alike = ExaminationConfig(clips=3, seed=100)
     assert [alike.noise_seeds(s).start for s in ("seen", "unseen", "open")] == [100, 103, 106]
 
 
 def test_fewer_unseen_clips_than_others_are_refused():
     with pytest.raises(ValueError, match=r"at least examined\.clips = 4, got 2"):
-        Examined(clips=4, unseen=2)
+        ExaminationConfig(clips=4, unseen=2)
 
 
 def test_unknown_suites_name_the_nearest():

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from reelrl.algos.grpo import GRPO
 from reelrl.zoo.benchmark import runner
-from reelrl.zoo.benchmark.report.reading import read_rows
+from reelrl.zoo.benchmark import store as storing
+from reelrl.zoo.benchmark.columns import read_rows
 from reelrl.zoo.benchmark.run import _alone_in, execute, finished
 from reelrl.zoo.benchmark.runner import bench
-from reelrl.zoo.benchmark.store import Results
+from reelrl.zoo.benchmark.store import Store, collect
 
 
 def rows_of(folder, scenario="goodhart"):
@@ -35,9 +37,10 @@ def test_parallel_equals_one_after_the_other_and_nothing_is_done_twice(
     assert facts["scenarios"]["goodhart"]["rewards"] == ["proxy_vq", "proxy_mq", "proxy_ta"]
 
     whole = tiny_suite()
-    alone = Results(tmp_path / "alone", whole)
+    alone = Store(tmp_path / "alone", whole)
     for run in whole.runs():
-        alone.add(run, execute(run, tmp_path / "alone_runs" / run.path, whole.examined), {})
+        execute(run, tmp_path / "alone_runs" / run.path, whole.examined)
+    alone.take(collect(whole.runs(), tmp_path / "alone_runs"), {})
     assert rows_of(tmp_path / "results") == [
         row for row in rows_of(tmp_path / "alone") if row["method"] == "grpo"
     ]
@@ -56,8 +59,9 @@ def test_parallel_equals_one_after_the_other_and_nothing_is_done_twice(
 def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, monkeypatch):
     suite = tiny_suite(methods=["gdpo"])
     (run,) = suite.runs()
-    straight = Results(tmp_path / "straight", suite)
-    straight.add(run, execute(run, tmp_path / "a", suite.examined), {})
+    straight = Store(tmp_path / "straight", suite)
+    execute(run, tmp_path / "a" / run.path, suite.examined)
+    straight.take(collect([run], tmp_path / "a"), {})
     iterate = GRPO._iterate
 
     def dies(self, log):
@@ -67,11 +71,13 @@ def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, mo
 
     monkeypatch.setattr(GRPO, "_iterate", dies)
     with pytest.raises(RuntimeError, match="planted"):
-        execute(run, tmp_path / "b", suite.examined)
+        execute(run, tmp_path / "b" / run.path, suite.examined)
     monkeypatch.undo()
-    assert not finished(run, tmp_path / "b")
-    resumed = Results(tmp_path / "resumed", suite)
-    resumed.add(run, execute(run, tmp_path / "b", suite.examined), {})
+    assert not finished(run, tmp_path / "b" / run.path)
+    assert collect([run], tmp_path / "b") == []
+    resumed = Store(tmp_path / "resumed", suite)
+    execute(run, tmp_path / "b" / run.path, suite.examined)
+    resumed.take(collect([run], tmp_path / "b"), {})
     assert rows_of(tmp_path / "resumed") == rows_of(tmp_path / "straight")
     for row, kl in zip(rows_of(tmp_path / "resumed"), (0, None, 1, 1), strict=True):
         assert (row["kl"] == "") if kl is None else (float(row["kl"]) > 0) == bool(kl)
@@ -83,24 +89,24 @@ def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, mo
 def test_results_of_other_settings_are_not_this_runs(tiny_suite, tmp_path):
     suite = tiny_suite(methods=["grpo"])
     (run,) = suite.runs()
-    kept = Results(tmp_path, suite)
+    kept = Store(tmp_path, suite)
     kept.facts["runs"] = {str(run.path): {"digest": run.digest}}
     assert kept.has(run)
     (other,) = tiny_suite(methods={"grpo": {"set": {"learner.learning_rate": 1e-9}}}).runs()
     assert other.path == run.path and not kept.has(other)
     kept.describe({}, [])
-    assert Results(tmp_path, suite).has(run)
+    assert Store(tmp_path, suite).has(run)
     examined_otherwise = tiny_suite(methods=["grpo"], examined={"clips": 3, "every": 2})
-    assert not Results(tmp_path, examined_otherwise).has(run)
+    assert not Store(tmp_path, examined_otherwise).has(run)
 
 
 def test_rows_of_a_run_replace_those_it_had_before(tiny_suite, tmp_path):
     suite = tiny_suite()
-    folder = tmp_path / "run"
-    folder.mkdir()
     runs = {run.method: run for run in suite.runs()}
 
-    def write(values):
+    def write(run, values):
+        folder = tmp_path / "out" / run.path
+        folder.mkdir(parents=True, exist_ok=True)
         lines = [
             json.dumps({"iteration": i, "watch/gold": v, "watch/kl": None, "time/rollout": 2.0})
             for i, v in enumerate(values)
@@ -108,11 +114,12 @@ def test_rows_of_a_run_replace_those_it_had_before(tiny_suite, tmp_path):
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
         for name in ("base.gif", "after.gif"):
             (folder / name).write_bytes(b"x")
+        (folder / "done.json").write_text(json.dumps({"digest": run.digest}))
 
-    kept = Results(tmp_path / "results", suite)
+    kept = Store(tmp_path / "results", suite)
     for method, values in (("gdpo", [0.1]), ("grpo", [0.2, 0.3]), ("gdpo", [0.4, 0.123456789])):
-        write(values)
-        kept.add(runs[method], folder, {"commit": "abc", "machine": "one"})
+        write(runs[method], values)
+        kept.take(collect([runs[method]], tmp_path / "out"), {"commit": "abc", "machine": "one"})
     rows = read_rows(tmp_path / "results" / "goodhart.csv")
     assert [(r["method"], r["iteration"], r["gold"]) for r in rows] == [
         ("grpo", "0", "0.2"), ("grpo", "1", "0.3"), ("gdpo", "0", "0.4"), ("gdpo", "1", "0.12346"),
@@ -133,3 +140,115 @@ def test_a_run_waits_for_the_process_that_is_at_it(tmp_path):
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(timeout=15)
     assert other.communicate()[0] == b"in\n"
+
+
+def leave(run, folder, gold=0.25):
+    """What a finished run leaves, made up."""
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"iteration": i, "watch/gold": gold}) + "\n" for i in range(4)]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    for name in ("base.gif", "after.gif"):
+        (folder / name).write_bytes(b"x")
+    (folder / "done.json").write_text(json.dumps({"digest": run.digest}))
+
+
+def counted(monkeypatch, name):
+    """Arguments of every call of a function of the store."""
+    calls, function = [], getattr(storing, name)
+
+    def counting(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    monkeypatch.setattr(storing, name, counting)
+    return calls
+
+
+@pytest.mark.parametrize(("pause", "writes"), [(60.0, 1), (0.0, 8)])
+def test_results_are_written_seldom_and_every_run_is_read_once(
+    tiny_suite, tmp_path, monkeypatch, in_this_process, pause, writes
+):
+    suite = tiny_suite(seeds=[0, 1, 2, 3])
+    written, read = counted(monkeypatch, "write_rows"), counted(monkeypatch, "rows_of")
+    started, asked = [], []
+    seldom = runner._Seldom.__call__
+
+    def counting(self):
+        seldom(self)
+        asked.append(self)
+
+    def execute(run, folder, examined):
+        # The runner has dealt with a run before the next one finishes.
+        for _ in range(2000):
+            if len(asked) >= len(started):
+                break
+            time.sleep(0.01)
+        started.append(run)
+        leave(run, folder)
+
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(runner._Seldom, "__call__", counting)
+    monkeypatch.setattr(runner, "COLLECT", pause)
+    assert bench(suite, tmp_path / "out", tmp_path / "results", progress=False) == []
+    assert len(written) == writes and len(read) == 8
+    assert len(rows_of(tmp_path / "results")) == 8 * 4
+    facts = json.loads((tmp_path / "results" / "suite.json").read_text())
+    assert set(facts["runs"]) == {str(run.path) for run in suite.runs()}
+
+    # Nothing is missing: nothing is read, and no table is written again.
+    assert bench(suite, tmp_path / "out", tmp_path / "results", progress=False) == []
+    assert len(written) == writes and len(read) == 8
+
+
+def test_a_stopped_benchmark_goes_on_beside_results_made_elsewhere(
+    tiny_suite, tmp_path, monkeypatch, in_this_process
+):
+    suite = tiny_suite(seeds=[0, 1])
+    elsewhere, *others = suite.runs()
+    leave(elsewhere, tmp_path / "other" / elsewhere.path, gold=0.5)
+    store = Store(tmp_path / "results", suite)
+    store.take(collect([elsewhere], tmp_path / "other"), {"commit": "abc", "machine": "one"})
+    store.describe({}, [])
+    done = []
+
+    def stops(run, folder, examined):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(run)
+        leave(run, folder)
+
+    monkeypatch.setattr(runner, "execute", stops)
+    with pytest.raises(KeyboardInterrupt):
+        bench(suite, tmp_path / "out", tmp_path / "results", progress=False)
+    assert len(rows_of(tmp_path / "results")) == 2 * 4
+    # A kill leaves no time for that: a run may be finished and not be in the results.
+    leave(others[1], tmp_path / "out" / others[1].path)
+    done.clear()
+    monkeypatch.setattr(
+        runner, "execute", lambda run, folder, examined: (done.append(run), leave(run, folder))
+    )
+    assert bench(suite, tmp_path / "out", tmp_path / "results", progress=False) == []
+    assert [run.path for run in done] == [others[2].path]
+    rows = rows_of(tmp_path / "results")
+    assert len(rows) == 4 * 4
+    assert {r["gold"] for r in rows if (r["method"], r["seed"]) == ("grpo", "0")} == {"0.5"}
+    facts = json.loads((tmp_path / "results" / "suite.json").read_text())["runs"]
+    assert facts[str(elsewhere.path)]["commit"] == "abc" and len(facts) == 4
+
+
+def test_a_run_folder_tells_where_it_was_made(tiny_suite, tmp_path):
+    suite = tiny_suite(methods=["grpo"])
+    (run,) = suite.runs()
+    leave(run, tmp_path / run.path)
+    done = tmp_path / run.path / "done.json"
+    done.write_text(json.dumps({"digest": run.digest, "commit": "far", "machine": "away"}))
+    before = sorted(path.read_bytes() for path in done.parent.iterdir())
+    (found,) = collect([run], tmp_path)
+    assert found.place == {"commit": "far", "machine": "away"} and len(found.rows) == 4
+    store = Store(tmp_path / "results", suite)
+    store.take([found], {"commit": "near", "machine": "here"})
+    (kept,) = store.facts["runs"].values()
+    assert kept == {"digest": run.digest, "commit": "far", "machine": "away"}
+    assert sorted(path.read_bytes() for path in done.parent.iterdir()) == before
+    done.write_text(json.dumps({"digest": "of other settings"}))
+    assert collect([run], tmp_path) == []

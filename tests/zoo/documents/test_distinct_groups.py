@@ -28,8 +28,9 @@ def test_tables_are_reproduced_exactly() -> None:
 
 
 def test_without_the_std_the_count_has_a_closed_form() -> None:
-    sizes = [distinct_groups.closed_form(g, 2) for g in distinct_groups.GROUP_SIZES]
-    counts = [distinct_groups.closed_form(4, k) for k in distinct_groups.COMPONENT_COUNTS]
+    """C(G + K - 1, K): multisets of sums modulo a shift."""
+    sizes = [math.comb(g + 1, 2) for g in distinct_groups.GROUP_SIZES]
+    counts = [math.comb(3 + k, k) for k in distinct_groups.COMPONENT_COUNTS]
     assert (sizes, counts) == (BY_SIZE["GRPO w/o std"], BY_COUNT["GRPO w/o std"])
 
 

@@ -8,12 +8,13 @@ import torch
 from reelrl.envs.models import WanVideoModel
 from reelrl.rewards.moving_shapes.gold import E0, gold_axes
 from reelrl.rewards.moving_shapes.world import BACKGROUND, caption_to_factors, sample_clips
+from reelrl.zoo.benchmark.truth import evaluation_captions
 from reelrl.zoo.documents.nano_page import factor_table, hits, round_trip, table
-from reelrl.zoo.shipped.nano.measurement import Evaluation, evaluation_captions
+from reelrl.zoo.shipped.nano.measurement import ScoredClips
 
 
 def evaluation(videos, captions):
-    return Evaluation(
+    return ScoredClips(
         videos, captions, gold_axes(videos, [caption_to_factors(c) for c in captions])
     )
 

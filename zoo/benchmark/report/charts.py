@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from reelrl.zoo.benchmark.report.curves import GaoFit, ema, gao_fit
-from reelrl.zoo.benchmark.report.numbers import AXES, Results, gap_curve
-from reelrl.zoo.benchmark.report.reading import Run, Scenario
+from reelrl.zoo.benchmark.report.numbers import Results, gap_curve
+from reelrl.zoo.benchmark.report.reading import RecordedRun, RecordedScenario
 from reelrl.zoo.benchmark.report.statistics import Floats, mean_interval, performance_profile
 from reelrl.zoo.benchmark.report.tables import (
     best_of_n_curve,
 )
 
 Json = dict[str, Any]
-Curve = Callable[[Run], tuple[Floats, Floats]]
+Curve = Callable[[RecordedRun], tuple[Floats, Floats]]
 """A run -> x and y of its curve."""
 
 LEAST_FOR_BAND = 3
@@ -38,7 +38,7 @@ def _points(x: Floats, y: Floats) -> Json:
     return {"x": _round(x[kept]), "y": _round(y[kept])}
 
 
-def _series(runs: Sequence[Run], curve: Curve, *, seeds: bool = True) -> Json | None:
+def _series(runs: Sequence[RecordedRun], curve: Curve, *, seeds: bool = True) -> Json | None:
     """Mean, band and runs of one method; None if nothing was measured."""
     curves = [curve(run) for run in runs]
     curves = [(x, y) for x, y in curves if (np.isfinite(x) & np.isfinite(y)).any()]
@@ -63,7 +63,7 @@ def _series(runs: Sequence[Run], curve: Curve, *, seeds: bool = True) -> Json | 
 
 def _view(
     results: Results,
-    scenario: Scenario,
+    scenario: RecordedScenario,
     name: str,
     labels: tuple[str, str],
     curve: Curve,
@@ -95,7 +95,7 @@ def _evaluated(name: str, x: str = "iteration") -> Curve:
 def _trained(name: str) -> Curve:
     """A column of every rollout, smoothed."""
 
-    def curve(run: Run) -> tuple[Floats, Floats]:
+    def curve(run: RecordedRun) -> tuple[Floats, Floats]:
         x, y = run.column("iteration"), run.column(name)
         kept = np.isfinite(y)
         smooth = np.full(len(y), np.nan)
@@ -110,15 +110,16 @@ def _gain(values: Floats) -> Floats:
     return values - values[0]
 
 
-def learning_chart(results: Results, scenario: Scenario) -> Json | None:
+def learning_chart(results: Results, scenario: RecordedScenario) -> Json | None:
     """Evaluated scores against iterations, seconds and reward calls."""
     at = f"eval_{results.split}/"
     other = "seen" if results.split == "unseen" else "unseen"
+    score, *axes = results.suite.axes
     plain = [
-        (f"GOLD, {results.split} prompts", f"{at}gold"),
-        (f"GOLD, {other} prompts", f"eval_{other}/gold"),
+        (f"GOLD, {results.split} prompts", at + score),
+        (f"GOLD, {other} prompts", f"eval_{other}/{score}"),
         ("proxy", f"{at}proxy"),
-        *((axis.replace("gold_", "gold: "), at + axis) for axis in AXES),
+        *((axis.replace(f"{score}_", f"{score}: ", 1), at + axis) for axis in axes),
         *((f"reward: {name}", at + name) for name in scenario.rewards),
     ]
     views = [_view(results, scenario, n, ("iteration", n), _evaluated(c)) for n, c in plain]
@@ -133,13 +134,13 @@ def learning_chart(results: Results, scenario: Scenario) -> Json | None:
         ),
     )
     for label, column in (("seconds of training", "wall_s"), ("reward calls", "reward_calls")):
-        curve = _evaluated(f"{at}gold", column)
+        curve = _evaluated(at + score, column)
         views.append(_view(results, scenario, f"GOLD by {label}", (label, "GOLD"), curve))
     note = "Deterministic sampler, fixed prompts and noise."
     return _chart("learning", "Learning curves", note, views)
 
 
-def _without_training(results: Results, scenario: Scenario, column: int) -> list[Json]:
+def _without_training(results: Results, scenario: RecordedScenario, column: int) -> list[Json]:
     """Best of n as an extra line; ``column`` 1 is sqrt(KL), 2 the proxy gain."""
     points = np.array(best_of_n_curve(results.suite, scenario.name, results.split))
     if not len(points):
@@ -158,7 +159,7 @@ def _fitted(fit: GaoFit, end: float) -> Json:
     return {**_points(grid, fit(grid)), "text": text}
 
 
-def _stops(results: Results, scenario: Scenario, view: Json, x_of: Curve) -> None:
+def _stops(results: Results, scenario: RecordedScenario, view: Json, x_of: Curve) -> None:
     """Mark on every mean curve where early stopping would have ended it, on average."""
     for series in view["series"]:
         method = results.suite.methods[series["method"]]
@@ -173,12 +174,12 @@ def _stops(results: Results, scenario: Scenario, view: Json, x_of: Curve) -> Non
             series["stop"] = _round(np.mean(marks, axis=0))
 
 
-def proxy_chart(results: Results, scenario: Scenario) -> Json | None:
+def proxy_chart(results: Results, scenario: RecordedScenario) -> Json | None:
     """Gold gain against proxy gain."""
     at = f"eval_{results.split}/"
 
-    def curve(run: Run) -> tuple[Floats, Floats]:
-        return _gain(run.evaluated(f"{at}proxy")), _gain(run.evaluated(f"{at}gold"))
+    def curve(run: RecordedRun) -> tuple[Floats, Floats]:
+        return _gain(run.evaluated(f"{at}proxy")), _gain(run.gold(results.split))
 
     view = _view(results, scenario, "", ("proxy gain", "GOLD gain"), curve)
     if view is not None:
@@ -191,12 +192,11 @@ def proxy_chart(results: Results, scenario: Scenario) -> Json | None:
     return _chart("proxy", "GOLD against proxy", note, [view])
 
 
-def kl_chart(results: Results, scenario: Scenario) -> Json | None:
+def kl_chart(results: Results, scenario: RecordedScenario) -> Json | None:
     """Gold gain against the square root of KL, with the laws of Gao et al. 2023."""
-    at = f"eval_{results.split}/"
 
-    def curve(run: Run) -> tuple[Floats, Floats]:
-        return np.sqrt(np.maximum(run.kl(), 0)), _gain(run.evaluated(f"{at}gold"))
+    def curve(run: RecordedRun) -> tuple[Floats, Floats]:
+        return np.sqrt(np.maximum(run.kl(), 0)), _gain(run.gold(results.split))
 
     view = _view(results, scenario, "", ("sqrt(KL / nats)", "GOLD gain"), curve)
     if view is not None:
@@ -217,13 +217,13 @@ def kl_chart(results: Results, scenario: Scenario) -> Json | None:
     return _chart("kl", "GOLD against distance from the base model", note, [view])
 
 
-def spread_chart(results: Results, scenario: Scenario) -> Json | None:
+def spread_chart(results: Results, scenario: RecordedScenario) -> Json | None:
     """Within-group spread (TaRoS, figure 2) and the health of the learning signal."""
     columns = [
         ("spread of the proxy within groups", "within_std/proxy", True),
         *((f"spread of {n} within groups", f"within_std/{n}", True) for n in scenario.rewards),
         ("spread of the advantage", "within_std/advantage", False),
-        ("correlation of advantage and GOLD", "corr_gold", False),
+        ("correlation of advantage and GOLD", f"corr_{results.suite.axes[0]}", False),
         ("share of zero advantages", "zero_advantage", False),
         ("share of groups without spread", "zero_std_groups", False),
         ("advantage collisions", "collisions", False),
@@ -238,7 +238,7 @@ def spread_chart(results: Results, scenario: Scenario) -> Json | None:
     return _chart("spread", "Spread and learning signal", note, views)
 
 
-def influence_chart(results: Results, scenario: Scenario) -> Json | None:
+def influence_chart(results: Results, scenario: RecordedScenario) -> Json | None:
     """Who drives the update: influence of and correlation with every component."""
     views = [
         _view(results, scenario, f"{label} {n}", ("iteration", label), _trained(f"{c}/{n}"),
@@ -273,7 +273,7 @@ def profile_chart(results: Results) -> Json | None:
 CHARTS = (learning_chart, proxy_chart, kl_chart, spread_chart, influence_chart)
 
 
-def charts(results: Results, scenario: Scenario) -> list[Json]:
+def charts(results: Results, scenario: RecordedScenario) -> list[Json]:
     """All charts of a scenario that have data."""
     found = [chart(results, scenario) for chart in CHARTS]
     return [

@@ -17,7 +17,7 @@ import numpy as np
 
 from reelrl.zoo.benchmark.report.numbers import Results
 from reelrl.zoo.benchmark.report.statistics import FAILS, HOLDS, UNKNOWN, Interval, mean_interval
-from reelrl.zoo.table import Table, interval
+from reelrl.zoo.benchmark.report.table import Table, interval
 
 INF = np.inf
 REGIONS: dict[str, Callable[[float], tuple[float, float]]] = {

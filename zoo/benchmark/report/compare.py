@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from reelrl.zoo.benchmark.report.numbers import Results
-from reelrl.zoo.benchmark.report.reading import Scenario
+from reelrl.zoo.benchmark.report.reading import RecordedScenario
 from reelrl.zoo.benchmark.report.statistics import (
     BETTER,
     FAILS,
@@ -29,7 +29,7 @@ from reelrl.zoo.benchmark.report.statistics import (
     stratified_bootstrap,
     verdict,
 )
-from reelrl.zoo.table import COLLAPSED, side
+from reelrl.zoo.benchmark.report.table import COLLAPSED, side
 
 SEED = 0
 """Of every bootstrap, so that a report regenerates to the byte."""
@@ -178,7 +178,7 @@ PREDICTED = {
 """Kind of a prediction -> its text, and the verdict under which it holds."""
 
 
-def predictions(results: Results, scenario: Scenario) -> list[Prediction]:
+def predictions(results: Results, scenario: RecordedScenario) -> list[Prediction]:
     """The predicted gold gains, of pairs of methods and of single ones, with what was found."""
     expected = scenario.meta.get("expect") or {}
     return [

@@ -7,11 +7,12 @@ Everything here is a function of logged numbers, one array per quantity and one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from reelrl.algos.advantages.methods.dynamic_weight import hypervolume
 
 Floats = NDArray[np.float64]
 
@@ -220,29 +221,16 @@ def early_stopped(watched: ArrayLike, values: ArrayLike) -> tuple[int, float]:
     return best, float(v[best])
 
 
-def hypervolume(points: ArrayLike) -> float:
-    """Volume between the origin and the Pareto front of ``points`` (N, 3), all maximised. Exact.
+def volume(points: ArrayLike) -> float:
+    """Volume between the origin and the Pareto front of ``points`` (N, K), all maximised. Exact.
 
-    Zitzler and Thiele 1999, reference point 0. The volume is cut into slabs along the third axis;
-    each is a staircase in the other two. Coordinates at or below 0 add nothing.
+    Zitzler and Thiele 1999, reference point 0. A point with a coordinate that is missing, or at or
+    below 0, adds nothing.
 
     Raises:
-        ValueError: if the points do not have three coordinates.
+        ValueError: if the points are not (N, K).
     """
     p = np.asarray(points, float)
-    if p.ndim != 2 or p.shape[1] != 3:
-        raise ValueError(f"points must have shape (N, 3), got {p.shape}")
-    p = p[np.isfinite(p).all(1) & (p > 0).all(1)]
-    edges = np.unique(np.append(p[:, 2], 0.0))
-    return float(
-        sum((top - bottom) * _staircase(p[p[:, 2] >= top, :2]) for bottom, top in pairwise(edges))
-    )
-
-
-def _staircase(points: Floats) -> float:
-    """Area between the origin and the front of (N, 2) positive points."""
-    area, height = 0.0, 0.0
-    for x, y in points[np.lexsort((-points[:, 1], -points[:, 0]))]:
-        area += x * max(0.0, y - height)
-        height = max(height, y)
-    return area
+    if p.ndim != 2:
+        raise ValueError(f"points must have shape (N, K), got {p.shape}")
+    return hypervolume(p[np.isfinite(p).all(1)], np.zeros(p.shape[1]))

@@ -15,8 +15,9 @@ from reelrl.zoo.benchmark.report.claims import claims_table
 from reelrl.zoo.benchmark.report.compare import methods_of, predictions
 from reelrl.zoo.benchmark.report.markdown import definitions, facts, headlines
 from reelrl.zoo.benchmark.report.numbers import Results
-from reelrl.zoo.benchmark.report.reading import Scenario
+from reelrl.zoo.benchmark.report.reading import RecordedScenario
 from reelrl.zoo.benchmark.report.statistics import mean_interval
+from reelrl.zoo.benchmark.report.table import NONE, Table, interval
 from reelrl.zoo.benchmark.report.tables import (
     best_of_n_table,
     control_table,
@@ -29,7 +30,6 @@ from reelrl.zoo.benchmark.report.tables import (
     scenario_table,
     speed_table,
 )
-from reelrl.zoo.table import NONE, Table, interval
 
 FULL_SHADE = 0.3
 """Gold gain at which a cell of the matrix has its full colour."""
@@ -94,7 +94,7 @@ def _clip(results: Results, path: str, label: str, place: int | None) -> str:
     )
 
 
-def _clips(results: Results, scenario: Scenario) -> str:
+def _clips(results: Results, scenario: RecordedScenario) -> str:
     found = [
         _clip(results, f"{scenario.name}/{method}.gif", method, place)
         for place, method in enumerate(results.suite.methods)
@@ -129,7 +129,7 @@ def _details(title: str, table: Table) -> str:
     return f"<details><summary>{escape(title)}</summary>{table.html()}</details>"
 
 
-def _scenario(results: Results, scenario: Scenario, drawn: Sequence[Json]) -> str:
+def _scenario(results: Results, scenario: RecordedScenario, drawn: Sequence[Json]) -> str:
     if not scenario.runs:
         return ""
     about = escape(str(scenario.meta.get("about", "")))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reelrl.zoo.benchmark.columns import DEFAULT_TRUTH, eval_column
 from reelrl.zoo.benchmark.report.claims import claims_table, examine_all
 from reelrl.zoo.benchmark.report.compare import (
     BROKEN,
@@ -20,7 +21,7 @@ from reelrl.zoo.benchmark.report.compare import (
     predictions,
 )
 from reelrl.zoo.benchmark.report.numbers import Results, half_way
-from reelrl.zoo.benchmark.report.reading import Scenario, Suite
+from reelrl.zoo.benchmark.report.reading import RecordedScenario, RecordedSuite
 from reelrl.zoo.benchmark.report.statistics import (
     BETTER,
     FAILS,
@@ -30,6 +31,7 @@ from reelrl.zoo.benchmark.report.statistics import (
     WORSE,
     verdict,
 )
+from reelrl.zoo.benchmark.report.table import Table, interval, number
 from reelrl.zoo.benchmark.report.tables import (
     best_of_n_table,
     control_table,
@@ -43,7 +45,6 @@ from reelrl.zoo.benchmark.report.tables import (
     scenario_table,
     speed_table,
 )
-from reelrl.zoo.table import Table, interval, number
 
 AT_THE_FLOOR = "both lost all gold"
 MOST_NAMED = 8
@@ -55,6 +56,7 @@ SPLIT_TEXT = {
     "unseen": "combinations of factors that no training prompt has",
     "seen": "the training prompts",
 }
+AXIS_TEXT = {"gold_align": "alignment", "gold_phys": "physics", "gold_fid": "fidelity"}
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
@@ -71,10 +73,16 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("runs", f"{len(runs)} finished, {seconds / 3600:.1f} h of training in all"),
         ("seeds", f"{', '.join(map(str, suite.seeds))}, paired: same prompts and sampling noise"),
         ("iterations", str(meta.get("iterations", "unknown"))),
-        ("measured on", f"{results.split} prompts ({SPLIT_TEXT[results.split]}), fixed noise"),
+        ("measured on", f"{results.split} prompts ({_split_text(results)}), fixed noise"),
         ("margin", f"{suite.margin:g} of GOLD, fixed before the runs"),
     ]
     return found
+
+
+def _split_text(results: Results) -> str:
+    if results.split == "unseen" and results.suite.truth != DEFAULT_TRUTH:
+        return "none of them is trained on"
+    return SPLIT_TEXT[results.split]
 
 
 def _distinct(meta: Mapping[str, Any], fact: str) -> str:
@@ -169,10 +177,10 @@ def _start_line(results: Results) -> str:
         for method in methods_of(results, scenario.name):
             runs = [run for (m, _), run in scenario.runs.items() if m == method]
             first = {
-                name: [run.evaluated(f"eval_{results.split}/{name}")[0] for run in runs]
-                for name in ("gold", "proxy", "std_proxy")
+                name: [run.evaluated(eval_column(results.split, name))[0] for run in runs]
+                for name in ("proxy", "std_proxy")
             }
-            golds += first["gold"]
+            golds += [run.gold(results.split)[0] for run in runs]
             if np.ptp(first["proxy"]) > SAME_START * max(first["std_proxy"]):
                 apart.append(f"{scenario.name}/{method}")
     if np.ptp(golds) > SAME_START * results.suite.margin:
@@ -196,14 +204,14 @@ def _table(title: str, about: str, table: Table) -> str:
     return _section(title, about, table.markdown()) if table.rows else ""
 
 
-def scenario_text(scenario: Scenario) -> str:
+def scenario_text(scenario: RecordedScenario) -> str:
     """What a scenario is and what was predicted of it."""
     about = str(scenario.meta.get("about", ""))
     prediction = scenario.meta.get("prediction")
     return f"{about} *Predicted:* {prediction}" if prediction else about
 
 
-def _scenario_section(results: Results, scenario: Scenario) -> str:
+def _scenario_section(results: Results, scenario: RecordedScenario) -> str:
     if not scenario.runs:
         return ""
     return _section(
@@ -216,7 +224,7 @@ def _scenario_section(results: Results, scenario: Scenario) -> str:
     )
 
 
-def _best_of_n_section(suite: Suite, split: str) -> str:
+def _best_of_n_section(suite: RecordedSuite, split: str) -> str:
     return _table(
         "## Without training: best of n",
         "The clip of n that the trained score likes best, gains over the mean clip.",
@@ -226,7 +234,7 @@ def _best_of_n_section(suite: Suite, split: str) -> str:
 
 DEFINITIONS = """## How to read this
 
-- **GOLD** = alignment x physics x fidelity in [0, 1], never shown to the learner except where it
+- **GOLD** = {gold}, never shown to the learner except where it
   is the reward. *Gold gain*: at the end minus the base model, deterministic sampler.
 - **[95 %]** within a scenario is Student's interval over seeds. Over scenarios it is the stratified
   percentile bootstrap of the interquartile mean (Agarwal et al. 2021). `[?]`: too few seeds for it,
@@ -255,7 +263,7 @@ DEFINITIONS = """## How to read this
   that every run of the scenario reached, seconds counted by that median. **half way**:
   first evaluation at which GOLD reaches {threshold}, half of the way from the base model to
   {ceiling}; runs that never do count as never.
-- **hypervolume** of (alignment, physics, fidelity), reference point 0, above that of the base
+- **hypervolume** of ({axes}), reference point 0, above that of the base
   model: over all checkpoints of a run, and of its last alone.
 - **stopped early**: the checkpoint with the most gold on the {other} prompts, read on the {split}
   ones.
@@ -267,8 +275,23 @@ def definitions(results: Results) -> str:
     threshold, ceiling = half_way(results.suite, results.split)
     other = "seen" if results.split == "unseen" else "unseen"
     return DEFINITIONS.format(
-        threshold=number(threshold), ceiling=number(ceiling), other=other, split=results.split
+        threshold=number(threshold),
+        ceiling=number(ceiling),
+        other=other,
+        split=results.split,
+        gold=_gold(results.suite),
+        axes=", ".join(
+            AXIS_TEXT.get(axis, axis.removeprefix(f"{results.suite.axes[0]}_"))
+            for axis in results.suite.axes[1:]
+        ),
     )
+
+
+def _gold(suite: RecordedSuite) -> str:
+    """What the score is made of."""
+    if suite.truth == DEFAULT_TRUTH:
+        return "alignment x physics x fidelity in [0, 1]"
+    return f"`{suite.axes[0]}`, the score of the truth `{suite.truth}` that this suite names"
 
 
 def results_page(results: Results) -> str:

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reelrl.zoo.benchmark.columns import DEFAULT_TRUTH, SPLITS, eval_column
 from reelrl.zoo.benchmark.report.curves import (
     area_under_curve,
     at_common_level,
     early_stopped,
     goodhart_onset,
     hacking_gap,
-    hypervolume,
     steps_to_threshold,
+    volume,
     z_score,
 )
-from reelrl.zoo.benchmark.report.reading import SPLITS, Run, Scenario, Suite
+from reelrl.zoo.benchmark.report.reading import JUDGED, RecordedRun, RecordedScenario, RecordedSuite
 from reelrl.zoo.benchmark.report.statistics import Floats, mean_interval
 
-AXES = ("gold_align", "gold_phys", "gold_fid")
 BUDGETS = ("iteration", "wall", "calls")
 """What an area under the curve may be counted in."""
 
@@ -41,7 +41,7 @@ class Results:
         values: (scenario, method) -> measure -> (seeds,), nan for a seed without the run.
     """
 
-    suite: Suite
+    suite: RecordedSuite
     split: str
     values: Mapping[tuple[str, str], Mapping[str, Floats]]
 
@@ -55,13 +55,12 @@ class Results:
         return (scenario, method) in self.values
 
 
-def judged_split(suite: Suite) -> str:
+def judged_split(suite: RecordedSuite) -> str:
     """The first split with a measurement: unseen prompts if there are any."""
-    for split in SPLITS:
-        name = f"eval_{split}/gold"
-        if any(np.isfinite(r.column(name)).any() for s in suite.scenarios for r in s.runs.values()):
+    for split in JUDGED:
+        if any(np.isfinite(r.gold(split)).any() for s in suite.scenarios for r in s.runs.values()):
             return split
-    return SPLITS[0]
+    return JUDGED[0]
 
 
 def _gain(curve: Floats) -> float:
@@ -75,14 +74,14 @@ def _last_over_first(curve: Floats) -> float:
     return float(curve[-1] / curve[0]) if len(curve) > 1 and curve[0] > 0 else np.nan
 
 
-def _late(run: Run, name: str) -> float:
+def _late(run: RecordedRun, name: str) -> float:
     """Mean over the last quarter of the iterations."""
     values = run.column(name)
     values = values[np.isfinite(values)]
     return float(values[-max(1, len(values) // 4) :].mean()) if len(values) else np.nan
 
 
-def _rise(run: Run, name: str) -> float:
+def _rise(run: RecordedRun, name: str) -> float:
     """Mean over the last quarter of the iterations minus that over the first."""
     values = run.column(name)
     values = values[np.isfinite(values)]
@@ -90,33 +89,34 @@ def _rise(run: Run, name: str) -> float:
     return float(values[-quarter:].mean() - values[:quarter].mean()) if len(values) > 1 else np.nan
 
 
-def gap_curve(run: Run, split: str) -> Floats:
+def gap_curve(run: RecordedRun, split: str) -> Floats:
     """Hacking gap over the evaluations."""
-    at = f"eval_{split}/"
-    stds = [run.evaluated(f"{at}std_{name}")[0] for name in ("proxy", "gold")]
-    return hacking_gap(run.evaluated(f"{at}proxy"), run.evaluated(f"{at}gold"), *stds)
+    stds = run.evaluated(eval_column(split, "std_proxy"))[0], run.gold_std(split)[0]
+    return hacking_gap(run.evaluated(eval_column(split, "proxy")), run.gold(split), *stds)
 
 
-def _evaluation_measures(run: Run, split: str, rewards: list[str]) -> dict[str, float]:
+def _evaluation_measures(run: RecordedRun, split: str, rewards: list[str]) -> dict[str, float]:
     at = f"eval_{split}/"
-    gold, proxy = run.evaluated(f"{at}gold"), run.evaluated(f"{at}proxy")
+    gold, proxy = run.gold(split), run.evaluated(f"{at}proxy")
     measures = {
         "gold_gain": _gain(gold),
         "gold_base": float(gold[0]),
         "gold_final": float(gold[-1]),
         "peak_gain": float(np.nanmax(gold) - gold[0]),
         "eval_drop": float(np.nanmax(gold) - gold[-1]),
-        "gold_gain_seen": _gain(run.evaluated("eval_seen/gold")),
+        "gold_gain_seen": _gain(run.gold("seen")),
         "proxy_gain": _gain(proxy),
         "proxy_gain_z": float(z_score(proxy, run.evaluated(f"{at}std_proxy")[0])[-1]),
         "gap": float(gap_curve(run, split)[-1]),
         "kl": float(run.kl()[-1]),
     }
-    axes = np.stack([run.evaluated(at + axis) for axis in AXES], axis=1)
-    # The base model is one of the checkpoints, so the volume never falls below its own.
-    measures["hypervolume_gain"] = hypervolume(axes) - hypervolume(axes[:1])
-    measures["hypervolume_end_gain"] = hypervolume(axes[-1:]) - hypervolume(axes[:1])
-    for name in (*AXES, *rewards):
+    explaining = run.axes[1:]
+    if explaining:
+        axes = np.stack([run.evaluated(at + axis) for axis in explaining], axis=1)
+        # The base model is one of the checkpoints, so the volume never falls below its own.
+        measures["hypervolume_gain"] = volume(axes) - volume(axes[:1])
+        measures["hypervolume_end_gain"] = volume(axes[-1:]) - volume(axes[:1])
+    for name in (*explaining, *rewards):
         measures[f"gain/{name}"] = _gain(run.evaluated(at + name))
         measures[f"base/{name}"] = float(run.evaluated(at + name)[0])
     for name in ("vendi", "pairwise", "coverage"):
@@ -124,10 +124,10 @@ def _evaluation_measures(run: Run, split: str, rewards: list[str]) -> dict[str, 
     return measures
 
 
-def _stopping_measures(run: Run, split: str) -> dict[str, float]:
+def _stopping_measures(run: RecordedRun, split: str) -> dict[str, float]:
     """Gold of the checkpoint that peaks on the other split."""
-    other = next(s for s in reversed(SPLITS) if s != split)
-    watched, values = run.evaluated(f"eval_{other}/gold"), run.evaluated(f"eval_{split}/gold")
+    other = next(s for s in SPLITS if s != split)
+    watched, values = run.gold(other), run.gold(split)
     if not (np.isfinite(watched) & np.isfinite(values)).any():
         return {}
     row, gold = early_stopped(watched, values)
@@ -137,9 +137,9 @@ def _stopping_measures(run: Run, split: str) -> dict[str, float]:
     }
 
 
-def _training_measures(run: Run, rewards: list[str]) -> dict[str, float]:
+def _training_measures(run: RecordedRun, rewards: list[str]) -> dict[str, float]:
     measures = {
-        "corr_gold": mean_interval(run.column("corr_gold")).estimate,
+        "corr_gold": mean_interval(run.column(f"corr_{run.axes[0]}")).estimate,
         "late_std": _late(run, "within_std/proxy"),
         "late_zero_advantage": _late(run, "zero_advantage"),
         "zero_std_rise": _rise(run, "zero_std_groups"),
@@ -148,7 +148,7 @@ def _training_measures(run: Run, rewards: list[str]) -> dict[str, float]:
     }
     for name in rewards:
         measures[f"late_influence/{name}"] = _late(run, f"influence/{name}")
-    iteration, gold, proxy = (run.column(c) for c in ("iteration", "gold", "proxy"))
+    iteration, gold, proxy = (run.column(c) for c in ("iteration", run.axes[0], "proxy"))
     if (np.isfinite(gold) & np.isfinite(proxy)).any():
         onset = goodhart_onset(iteration, gold, proxy)
         measures |= {
@@ -161,7 +161,7 @@ def _training_measures(run: Run, rewards: list[str]) -> dict[str, float]:
     return measures
 
 
-def run_measures(run: Run, split: str, rewards: list[str]) -> dict[str, float]:
+def run_measures(run: RecordedRun, split: str, rewards: list[str]) -> dict[str, float]:
     """Every measure of one run that needs no other run."""
     return {
         **_evaluation_measures(run, split, rewards),
@@ -170,17 +170,21 @@ def run_measures(run: Run, split: str, rewards: list[str]) -> dict[str, float]:
     }
 
 
-def half_way(suite: Suite, split: str) -> tuple[float, float]:
+def half_way(suite: RecordedSuite, split: str) -> tuple[float, float]:
     """Threshold ``base + (ceiling - base) / 2`` of GOLD, and the ceiling.
 
     The ceiling is what the baseline's mean curve reaches when it is trained on gold itself (the
-    first of :data:`TRUTHFUL`); 1, the bound of the score, where none was run.
+    first of :data:`TRUTHFUL`); 1, the bound of the score, where none was run. Other truths have no
+    such scenario and perhaps no bound: there it is the highest score that any run reached.
     """
     runs = [r for s in suite.scenarios for r in s.runs.values()]
-    base = float(np.nanmean([r.evaluated(f"eval_{split}/gold")[0] for r in runs]))
+    base = float(np.nanmean([r.gold(split)[0] for r in runs]))
+    if suite.truth != DEFAULT_TRUTH:
+        ceiling = float(np.nanmax(np.concatenate([r.gold(split) for r in runs])))
+        return base + (ceiling - base) / 2, ceiling
     honest = next((s for s in suite.scenarios if s.name in TRUTHFUL and s.runs), None)
     curves = [
-        r.evaluated(f"eval_{split}/gold")
+        r.gold(split)
         for (method, _), r in (honest.runs if honest else {}).items()
         if method == suite.baseline
     ]
@@ -190,7 +194,7 @@ def half_way(suite: Suite, split: str) -> tuple[float, float]:
     return base + (ceiling - base) / 2, ceiling
 
 
-def _pace(scenario: Scenario, method: str) -> float:
+def _pace(scenario: RecordedScenario, method: str) -> float:
     """Seconds an iteration takes by a method: the median over all of its runs.
 
     A run's own clock also tells what else the machine did at the time, which no method is to blame
@@ -206,7 +210,7 @@ def _pace(scenario: Scenario, method: str) -> float:
     return float(np.median(known)) if len(known) else np.nan
 
 
-def _spent(run: Run, label: str, pace: float) -> Floats:
+def _spent(run: RecordedRun, label: str, pace: float) -> Floats:
     """What was spent by each evaluation: iterations, seconds, or scored clips."""
     if label == "calls":
         return run.evaluated("reward_calls")
@@ -214,7 +218,7 @@ def _spent(run: Run, label: str, pace: float) -> Floats:
 
 
 def _budget_measures(
-    scenario: Scenario, split: str, threshold: float
+    scenario: RecordedScenario, split: str, threshold: float
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Area under the gold curve at the budget that all runs of a scenario reach, and speed."""
     paces = {method: _pace(scenario, method) for method in scenario.methods()}
@@ -225,18 +229,18 @@ def _budget_measures(
         spent = {key: _spent(run, label, paces[key[0]]) for key, run in scenario.runs.items()}
         upto = float(min(np.nanmax(x, initial=-np.inf) for x in spent.values()))
         for key, run in scenario.runs.items():
-            gold = run.evaluated(f"eval_{split}/gold")
+            gold = run.gold(split)
             measures[key][f"auc_{label}"] = area_under_curve(spent[key], gold, upto) - float(
                 gold[0]
             )
     for key, run in scenario.runs.items():
         measures[key]["steps_to_threshold"] = steps_to_threshold(
-            run.evaluated("iteration"), run.evaluated(f"eval_{split}/gold"), threshold
+            run.evaluated("iteration"), run.gold(split), threshold
         )
     return measures
 
 
-def proxies_compare(suite: Suite, scenario: Scenario, method: str) -> bool:
+def proxies_compare(suite: RecordedSuite, scenario: RecordedScenario, method: str) -> bool:
     """Whether a proxy gain means the same to a method and to the baseline.
 
     It does not if one of them is trained on rewards of its own, if the proxy is the truth, where
@@ -250,7 +254,7 @@ def proxies_compare(suite: Suite, scenario: Scenario, method: str) -> bool:
 
 
 def _against_baseline(
-    suite: Suite, scenario: Scenario, split: str
+    suite: RecordedSuite, scenario: RecordedScenario, split: str
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Gold minus the baseline's of the same seed where both have gained as much proxy, or KL."""
     at, baseline = f"eval_{split}/", suite.baseline
@@ -264,7 +268,7 @@ def _against_baseline(
         # Where one of the two did not move, both are still the base model: nothing to compare.
         least = {"proxy": 0.1 * np.nan_to_num(run.evaluated(f"{at}std_proxy")[0]), "kl": 0.0}
         moved = {"proxy": [p - p[0] for p in proxies], "kl": [r.kl() for r in (run, other)]}
-        gold, gold_other = (r.evaluated(f"{at}gold") for r in (run, other))
+        gold, gold_other = (r.gold(split) for r in (run, other))
         if not proxies_compare(suite, scenario, method):
             del moved["proxy"]
         for label, (x, x_other) in moved.items():
@@ -275,7 +279,7 @@ def _against_baseline(
     return measures
 
 
-def measure(suite: Suite) -> Results:
+def measure(suite: RecordedSuite) -> Results:
     """All measures of a suite."""
     split = judged_split(suite)
     threshold, _ = half_way(suite, split)

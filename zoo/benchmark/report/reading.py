@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,21 +11,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reelrl.zoo.benchmark.columns import (
+    BEST_OF_N,
+    DEFAULT_TRUTH,
+    GOLD_AXES,
+    KEYS,
+    OPEN,
+    SPLITS,
+    SUITE,
+    eval_column,
+    read_rows,
+)
 from reelrl.zoo.benchmark.report.statistics import Floats
 
-SUITE = "suite.json"
-BEST_OF_N = "best_of_n"
-SPLITS = ("unseen", "seen")
-"""Prompts the policy was not, and was, trained on; the first that was measured is judged."""
+JUDGED = SPLITS[::-1]
+"""Splits, unseen prompts first: the first that was measured is judged."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One (scenario, method, seed): columns, one row per iteration, nan where not measured."""
+class RecordedRun:
+    """One (scenario, method, seed).
+
+    Attributes:
+        method: name.
+        seed: number.
+        columns: of the CSV, one row per iteration, nan where not measured.
+        axes: of the truth, the score first.
+    """
 
     method: str
     seed: int
     columns: Mapping[str, Floats]
+    axes: tuple[str, ...] = GOLD_AXES
 
     def column(self, name: str) -> Floats:
         """A metric over iterations; all nan if it was never logged."""
@@ -35,12 +51,20 @@ class Run:
 
     def evaluations(self) -> NDArray[np.intp]:
         """Rows at which the policy was evaluated on any split."""
-        gold = [self.column(f"eval_{split}/gold") for split in SPLITS]
+        gold = [self.column(eval_column(split, self.axes[0])) for split in SPLITS]
         return np.flatnonzero(np.isfinite(gold).any(0))
 
     def evaluated(self, name: str) -> Floats:
         """A metric at the evaluated iterations."""
         return self.column(name)[self.evaluations()]
+
+    def gold(self, split: str) -> Floats:
+        """The truth's score at the evaluated iterations."""
+        return self.evaluated(eval_column(split, self.axes[0]))
+
+    def gold_std(self, split: str) -> Floats:
+        """Standard deviation of the truth's score over clips, at the evaluated iterations."""
+        return self.evaluated(eval_column(split, f"std_{self.axes[0]}"))
 
     def kl(self) -> Floats:
         """KL to the base model at the evaluated iterations; the base model's own is 0."""
@@ -51,12 +75,12 @@ class Run:
 
     def diversity(self, name: str) -> Floats:
         """A diversity at the evaluated iterations, of the first split that has it."""
-        columns = [self.evaluated(f"eval_{split}/{name}") for split in ("open", *SPLITS)]
+        columns = [self.evaluated(eval_column(split, name)) for split in (OPEN, *JUDGED)]
         return next((c for c in columns if np.isfinite(c).any()), columns[0])
 
 
 @dataclass(frozen=True)
-class Scenario:
+class RecordedScenario:
     """One reward configuration and its runs.
 
     Attributes:
@@ -69,7 +93,7 @@ class Scenario:
 
     name: str
     meta: Mapping[str, Any]
-    runs: Mapping[tuple[str, int], Run]
+    runs: Mapping[tuple[str, int], RecordedRun]
     unfinished: tuple[tuple[str, int], ...]
     absent: tuple[tuple[str, int], ...]
 
@@ -96,7 +120,7 @@ class Scenario:
 
 
 @dataclass(frozen=True)
-class Suite:
+class RecordedSuite:
     """All of a results folder.
 
     Attributes:
@@ -110,7 +134,7 @@ class Suite:
 
     folder: Path
     meta: Mapping[str, Any]
-    scenarios: tuple[Scenario, ...]
+    scenarios: tuple[RecordedScenario, ...]
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     best_of_n: tuple[Mapping[str, str], ...]
@@ -119,6 +143,17 @@ class Suite:
     def name(self) -> str:
         """Name of the preset."""
         return str(self.meta.get("suite") or self.folder.name)
+
+    @property
+    def truth(self) -> str:
+        """Name of the truth that was measured."""
+        spec = self.meta.get("truth", {}).get("spec", DEFAULT_TRUTH)
+        return str(spec if isinstance(spec, str) else spec["name"])
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Axes of that truth, the score first."""
+        return _axes(self.meta)
 
     @property
     def margin(self) -> float:
@@ -135,7 +170,7 @@ class Suite:
         """The method that cannot learn."""
         return str(self.meta.get("control") or "random_sign")
 
-    def scenario(self, name: str) -> Scenario | None:
+    def scenario(self, name: str) -> RecordedScenario | None:
         """A scenario by name."""
         return next((s for s in self.scenarios if s.name == name), None)
 
@@ -151,26 +186,26 @@ class Suite:
         return found
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV as text; none if there is no such file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _axes(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(meta.get("truth", {}).get("axes", GOLD_AXES))
 
 
 def _number(text: str | None) -> float:
     return float(text) if text else np.nan
 
 
-def read_runs(path: Path) -> dict[tuple[str, int], Run]:
+def read_runs(path: Path, axes: tuple[str, ...] = GOLD_AXES) -> dict[tuple[str, int], RecordedRun]:
     """Runs of a tidy CSV with columns method, seed, iteration and metrics.
+
+    Args:
+        path: the CSV.
+        axes: of the truth, the score first.
 
     Raises:
         ValueError: if one of the three key columns is missing.
     """
     rows = read_rows(path)
-    if rows and not {"method", "seed", "iteration"} <= rows[0].keys():
+    if rows and not set(KEYS) <= rows[0].keys():
         raise ValueError(
             f"{path} needs the columns method, seed and iteration, got {list(rows[0])[:5]} ..."
         )
@@ -182,11 +217,11 @@ def read_runs(path: Path) -> dict[tuple[str, int], Run]:
         group.sort(key=lambda row: float(row["iteration"]))
         names = [name for name in group[0] if name not in ("method", "seed")]
         columns = {name: np.array([_number(row.get(name)) for row in group]) for name in names}
-        runs[method, seed] = Run(method, seed, columns)
+        runs[method, seed] = RecordedRun(method, seed, columns, axes)
     return runs
 
 
-def _finished(run: Run, iterations: float) -> bool:
+def _finished(run: RecordedRun, iterations: float) -> bool:
     """Whether the last evaluation is at the end; numbering may start at 0 or 1."""
     rows = run.evaluations()
     return bool(len(rows)) and run.columns["iteration"][rows[-1]] >= iterations - 1
@@ -194,8 +229,8 @@ def _finished(run: Run, iterations: float) -> bool:
 
 def _scenario(
     folder: Path, name: str, meta: Mapping[str, Any], suite: Mapping[str, Any]
-) -> Scenario:
-    found = read_runs(folder / f"{name}.csv")
+) -> RecordedScenario:
+    found = read_runs(folder / f"{name}.csv", _axes(suite))
     if "runs" in suite:  # rows of a run that is not there are of other settings
         kept = {tuple(path.split("/")) for path in suite["runs"]}
         found = {(m, s): r for (m, s), r in found.items() if (name, m, f"seed_{s}") in kept}
@@ -205,7 +240,7 @@ def _scenario(
     done = {key: run for key, run in found.items() if _finished(run, iterations)}
     asked = [(m, int(s)) for m in meta.get("methods", []) for s in suite.get("seeds", [])]
     keys = sorted(done, key=lambda key: (order.index(key[0]), key[1]))
-    return Scenario(
+    return RecordedScenario(
         name,
         meta,
         {key: done[key] for key in keys},
@@ -214,7 +249,7 @@ def _scenario(
     )
 
 
-def read_suite(folder: Path) -> Suite:
+def read_results(folder: Path) -> RecordedSuite:
     """Read a results folder; whatever is missing is listed, not an error.
 
     Raises:
@@ -233,7 +268,7 @@ def read_suite(folder: Path) -> Suite:
         raise ValueError(f"{folder} holds no finished run")
     present = {run.method for run in runs}
     methods = dict.fromkeys([*(m for m in meta.get("methods", {}) if m in present)])
-    return Suite(
+    return RecordedSuite(
         folder,
         meta,
         scenarios,

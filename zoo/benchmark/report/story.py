@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from reelrl.zoo.benchmark.columns import eval_column
 from reelrl.zoo.benchmark.report.numbers import Results
-from reelrl.zoo.benchmark.report.reading import Run, Scenario
+from reelrl.zoo.benchmark.report.reading import RecordedRun, RecordedScenario
 from reelrl.zoo.benchmark.report.statistics import mean_interval
 
 TOLD = ("goodhart", "goodhart_extreme", "proxies")
@@ -17,17 +18,18 @@ MOST_METHODS = 8
 COLOURS = {"proxy": "#d4572a", "gold": "#1f6fd1"}
 
 
-def _scores(run: Run, split: str) -> dict[str, np.ndarray]:
+def _scores(run: RecordedRun, split: str) -> dict[str, np.ndarray]:
     """Proxy and gold in standard deviations of the base model's clips."""
     found = {}
     for name in COLOURS:
-        values = run.evaluated(f"eval_{split}/{name}")
-        std = run.evaluated(f"eval_{split}/std_{name}")[0]
+        column = run.axes[0] if name == "gold" else name
+        values = run.evaluated(eval_column(split, column))
+        std = run.evaluated(eval_column(split, f"std_{column}"))[0]
         found[name] = (values - values[0]) / std
     return found
 
 
-def _panel(axes: Any, runs: list[Run], split: str) -> None:
+def _panel(axes: Any, runs: list[RecordedRun], split: str) -> None:
     curves = [_scores(run, split) for run in runs]
     x = runs[0].evaluated("iteration")
     for name, colour in COLOURS.items():
@@ -42,7 +44,7 @@ def _panel(axes: Any, runs: list[Run], split: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _told(results: Results) -> list[Scenario]:
+def _told(results: Results) -> list[RecordedScenario]:
     scenarios = [s for s in results.suite.scenarios if s.runs]
     return [s for s in scenarios if s.name in TOLD] or scenarios[:1]
 

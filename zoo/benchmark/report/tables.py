@@ -18,9 +18,9 @@ from reelrl.zoo.benchmark.report.compare import (
     ranks,
 )
 from reelrl.zoo.benchmark.report.numbers import BUDGETS, Results
-from reelrl.zoo.benchmark.report.reading import Scenario, Suite
+from reelrl.zoo.benchmark.report.reading import RecordedScenario, RecordedSuite
 from reelrl.zoo.benchmark.report.statistics import Interval, mean_interval
-from reelrl.zoo.table import NONE, Table, interval, number, said
+from reelrl.zoo.benchmark.report.table import NONE, Table, interval, number, said
 
 ALL = "all"
 MANY = 8
@@ -105,7 +105,7 @@ def overall_table(results: Results) -> Table:
     return Table(header, rows)
 
 
-def scenario_table(results: Results, scenario: Scenario) -> Table:
+def scenario_table(results: Results, scenario: RecordedScenario) -> Table:
     """One row per method of a scenario."""
     suite, name = results.suite, scenario.name
     placed = ranks(results, name)
@@ -152,11 +152,12 @@ def _rank(place: Interval) -> str:
     return f"{int(place.estimate)} ({low}-{high})" if low != high else str(int(place.estimate))
 
 
-def mechanism_table(results: Results, scenario: Scenario) -> Table:
+def mechanism_table(results: Results, scenario: RecordedScenario) -> Table:
     """Gold axes, components and the learning signal, means over seeds."""
     name, rewards = scenario.name, scenario.rewards
+    score, *axes = results.suite.axes
     columns = {
-        "align": "gain/gold_align", "phys": "gain/gold_phys", "fid": "gain/gold_fid",
+        **{axis.removeprefix(f"{score}_"): f"gain/{axis}" for axis in axes},
         **{f"reward {r}": f"gain/{r}" for r in rewards},
         **{f"late influence {r}": f"late_influence/{r}" for r in rewards},
         "late std of proxy": "late_std", "late zero advantage": "late_zero_advantage",
@@ -173,7 +174,7 @@ def mechanism_table(results: Results, scenario: Scenario) -> Table:
     return Table(["method", *columns], rows)
 
 
-def speed_table(results: Results, scenario: Scenario) -> Table:
+def speed_table(results: Results, scenario: RecordedScenario) -> Table:
     """How fast gold came: pace, areas, half-way times, hypervolume, early stopping."""
     name = scenario.name
     rows = []
@@ -201,7 +202,7 @@ def speed_table(results: Results, scenario: Scenario) -> Table:
     return Table(header, rows)
 
 
-def pairs_table(results: Results, scenario: Scenario) -> Table:
+def pairs_table(results: Results, scenario: RecordedScenario) -> Table:
     """All pairs of methods of a scenario; only those with the baseline where methods are many."""
     suite, name = results.suite, scenario.name
     tested = pairs(results, name)
@@ -260,7 +261,7 @@ def _seeds_of(results: Results, scenario: str, method: str, measure: str) -> int
     return int((np.isfinite(values) & np.isfinite(paired)).sum())
 
 
-def best_of_n_table(suite: Suite, split: str) -> Table:
+def best_of_n_table(suite: RecordedSuite, split: str) -> Table:
     """Gold and proxy of the best of n clips by the trained score, gains over n = 1."""
     rows = []
     for scenario in suite.scenarios:
@@ -271,13 +272,15 @@ def best_of_n_table(suite: Suite, split: str) -> Table:
     return Table(["scenario", "n", "KL (nats)", "proxy gain", "gold gain"], rows)
 
 
-def best_of_n_curve(suite: Suite, scenario: str, split: str) -> list[tuple[float, ...]]:
+def best_of_n_curve(suite: RecordedSuite, scenario: str, split: str) -> list[tuple[float, ...]]:
     """(n, KL, proxy gain, gold gain), means over seeds, gains over the mean clip (n = 1)."""
     rows = [r for r in suite.best_of_n if r["scenario"] == scenario and r["split"] == split]
     means = {}
     for n in sorted({int(r["n"]) for r in rows}):
         mine = [r for r in rows if int(r["n"]) == n]
-        means[n] = [float(np.mean([float(r[c]) for r in mine])) for c in ("kl", "proxy", "gold")]
+        means[n] = [
+            float(np.mean([float(r[c]) for r in mine])) for c in ("kl", "proxy", suite.axes[0])
+        ]
     if 1 not in means:
         return []
     _, proxy, gold = means[1]
@@ -294,7 +297,7 @@ def control_table(results: Results) -> Table:
     return Table(["scenario", f"gold gain of {results.suite.control} [95 %]", "control"], rows)
 
 
-def missing_table(suite: Suite) -> Table:
+def missing_table(suite: RecordedSuite) -> Table:
     """What was asked for and is not in the numbers; "all" where a seed lacks a whole scenario."""
     asked = {s.name: set(s.meta.get("methods", [])) for s in suite.scenarios}
     cells: dict[tuple[int, str, str], list[str]] = {}

@@ -7,10 +7,8 @@ from pathlib import Path
 from reelrl.zoo.benchmark.report.html import report_page
 from reelrl.zoo.benchmark.report.markdown import results_page
 from reelrl.zoo.benchmark.report.numbers import measure
-from reelrl.zoo.benchmark.report.reading import read_suite
+from reelrl.zoo.benchmark.report.reading import read_results
 from reelrl.zoo.benchmark.report.story import story
-from reelrl.zoo.shipped.soli.ablation import TABLE
-from reelrl.zoo.shipped.soli.ablation_page import write_page
 
 RESULTS, PAGE, STORY = "RESULTS.md", "report.html", "story.png"
 
@@ -22,8 +20,7 @@ def report(folder: Path) -> list[Path]:
     neither network nor server.
 
     Args:
-        folder: holds ``suite.json`` and one CSV per scenario; or the table of an ablation of reward
-            models, which gets ``RESULTS.md`` alone.
+        folder: holds ``suite.json`` and one CSV per scenario.
 
     Returns:
         The files written.
@@ -31,9 +28,7 @@ def report(folder: Path) -> list[Path]:
     Raises:
         ValueError: if it is no results folder or holds no finished run.
     """
-    if (folder / TABLE).is_file():
-        return [write_page(folder)]
-    results = measure(read_suite(folder))
+    results = measure(read_results(folder))
     paths = [folder / name for name in (RESULTS, PAGE, STORY)]
     paths[0].write_text(results_page(results), encoding="utf-8")
     paths[1].write_text(report_page(results), encoding="utf-8")

@@ -29,7 +29,7 @@ from reelrl.zoo.shipped.nano.autoencoder import (
 )
 from reelrl.zoo.shipped.nano.export import export_pipeline, replace_folder
 from reelrl.zoo.shipped.nano.generator import Dataset, Generator, train_generator
-from reelrl.zoo.shipped.nano.measurement import evaluate
+from reelrl.zoo.shipped.nano.measurement import scored_clips
 from reelrl.zoo.shipped.nano.record import write_record
 from reelrl.zoo.shipped.training import NanoConfig
 
@@ -55,7 +55,7 @@ def main(config: NanoConfig) -> None:
     def on_evaluation(model: Generator, step: int) -> str:
         snapshot = config.out / "snapshot"
         export_pipeline(snapshot, model, vae)
-        result = evaluate(WanVideoModel(snapshot), "train", config.eval_clips)
+        result = scored_clips(WanVideoModel(snapshot), "train", config.eval_clips)
         for axis, value in result.axes().items():
             log.add_scalar(f"generator/{axis}", value, step)
         save_sheet(

@@ -41,7 +41,8 @@ from reelrl.rewards.moving_shapes.world import (
 )
 from reelrl.rewards.vlm.model import QwenVL, model_folder
 from reelrl.zoo.benchmark.report.statistics import wilson
-from reelrl.zoo.shipped.nano.measurement import evaluation_captions, generate
+from reelrl.zoo.benchmark.truth import evaluation_captions
+from reelrl.zoo.generate import generate
 from reelrl.zoo.shipped.nano_judge.card import RECORD, write_card
 from reelrl.zoo.shipped.nano_judge.judged_clips import MILD, MODELS, drawn_clips
 from reelrl.zoo.shipped.nano_judge.packing import pack, packed_logits

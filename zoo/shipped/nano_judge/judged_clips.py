@@ -13,7 +13,7 @@ from torch import Tensor
 from reelrl.envs.models.wan import WanVideoModel
 from reelrl.rewards.moving_shapes import attacks, attacks_invented
 from reelrl.rewards.moving_shapes.world import Clips, captions, sample_clips
-from reelrl.zoo.shipped.nano.measurement import generate
+from reelrl.zoo.generate import generate
 
 MODELS = ("nano", "nano-early")
 MODEL_SEED = 20_000_000

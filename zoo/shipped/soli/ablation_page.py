@@ -91,11 +91,11 @@ def results_page(folder: Path) -> str:
     )
 
 
-def write_page(folder: Path) -> Path:
-    """Write ``RESULTS.md`` beside the table."""
+def report(folder: Path) -> list[Path]:
+    """Write ``RESULTS.md`` beside the table, and return its path in a list."""
     path = folder / RESULTS
     path.write_text(results_page(folder), encoding="utf-8")
-    return path
+    return [path]
 
 
 def _section(rows: Sequence[Row], name: str, dimension: str) -> str:

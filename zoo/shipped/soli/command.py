@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from reelrl.zoo.shipped.soli.ablation import ABLATIONS, DIMENSIONS, Plan, run_ablation
-from reelrl.zoo.shipped.soli.ablation_page import write_page
+from reelrl.zoo.shipped.soli.ablation_page import report
 from reelrl.zoo.shipped.soli.config import PRESET, read_config
 from reelrl.zoo.shipped.soli.fit_head import CACHE, HELD_OUT, ROOT, train_reward_model
 
@@ -58,4 +58,5 @@ def train_reward(
     run_ablation(
         config, Plan(names, tuple(seeds), dimensions), out or ROOT / "models", results, cache=cache
     )
-    print(f"wrote {write_page(results)}")
+    for path in report(results):
+        print(f"wrote {path}")

@@ -22,7 +22,7 @@ from reelrl.envs.sampling import NOISE_SEEDS
 from reelrl.rewards.moving_shapes.attacks import ATTACKS
 from reelrl.rewards.moving_shapes.gold import gold_axes_of_prompts
 from reelrl.rewards.moving_shapes.world import captions, sample_clips
-from reelrl.zoo.shipped.nano.measurement import generate
+from reelrl.zoo.generate import generate
 from reelrl.zoo.shipped.soli.config import DataConfig
 from reelrl.zoo.shipped.training import stream_seed
 

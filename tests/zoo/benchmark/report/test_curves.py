@@ -16,8 +16,8 @@ from reelrl.zoo.benchmark.report.curves import (
     gao_fit,
     goodhart_onset,
     hacking_gap,
-    hypervolume,
     steps_to_threshold,
+    volume,
 )
 
 CURVE = arrays(float, st.integers(1, 30), elements=st.floats(-10, 10, allow_subnormal=False))
@@ -133,13 +133,13 @@ def slow_volume(points):
 
 @given(POINTS)
 def test_hypervolume_is_the_volume_of_the_dominated_cells(points):
-    assert hypervolume(points) == pytest.approx(slow_volume(points), abs=1e-12)
+    assert volume(points) == pytest.approx(slow_volume(points), abs=1e-12)
 
 
 def test_hypervolume_by_hand():
-    assert hypervolume([[0.5, 0.4, 0.3]]) == pytest.approx(0.06)
-    assert hypervolume([[1, 1, 0.5], [0.5, 0.5, 1]]) == pytest.approx(0.5 + 0.125)
-    assert hypervolume([[0.5, 0.4, 0.3], [0.4, 0.3, 0.2]]) == pytest.approx(0.06)
-    assert hypervolume([[-1, 1, 1]]) == 0
-    with pytest.raises(ValueError, match=r"\(N, 3\)"):
-        hypervolume([[1.0, 2.0]])
+    assert volume([[0.5, 0.4, 0.3]]) == pytest.approx(0.06)
+    assert volume([[1, 1, 0.5], [0.5, 0.5, 1]]) == pytest.approx(0.5 + 0.125)
+    assert volume([[0.5, 0.4, 0.3], [0.4, 0.3, 0.2]]) == pytest.approx(0.06)
+    assert volume([[-1, 1, 1]]) == 0
+    with pytest.raises(ValueError, match=r"\(N, K\)"):
+        volume([1.0, 2.0])

@@ -9,7 +9,7 @@ import pytest
 
 from reelrl.zoo.benchmark.report.html import report_page
 from reelrl.zoo.benchmark.report.numbers import measure
-from reelrl.zoo.benchmark.report.reading import read_suite
+from reelrl.zoo.benchmark.report.reading import read_results
 from reelrl.zoo.benchmark.report.write import PAGE, STORY, report
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,7 +25,7 @@ VISIBLE = (
 @pytest.fixture(scope="module")
 def page(planted, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / PAGE
-    path.write_text(report_page(measure(read_suite(planted))), encoding="utf-8")
+    path.write_text(report_page(measure(read_results(planted))), encoding="utf-8")
     return path
 
 
@@ -132,7 +132,7 @@ def test_text_of_the_suite_cannot_become_markup(planter, effects, tmp_path):
     folder = planter(tmp_path / "markup", effects, seeds=(0,))
     path = folder / "suite.json"
     path.write_text(path.read_text().replace("Planted.", "</script><script>alert(1)</script>"))
-    text = report_page(measure(read_suite(folder)))
+    text = report_page(measure(read_results(folder)))
     assert "<script>alert(1)" not in text
 
 

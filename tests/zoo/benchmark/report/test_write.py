@@ -19,15 +19,15 @@ from reelrl.zoo.benchmark.report.compare import (
 )
 from reelrl.zoo.benchmark.report.markdown import headlines, results_page
 from reelrl.zoo.benchmark.report.numbers import measure
-from reelrl.zoo.benchmark.report.reading import read_suite
+from reelrl.zoo.benchmark.report.reading import read_results
 from reelrl.zoo.benchmark.report.statistics import verdict
+from reelrl.zoo.benchmark.report.table import said
 from reelrl.zoo.benchmark.report.tables import (
     missing_table,
     scenario_table,
 )
 from reelrl.zoo.benchmark.report.write import RESULTS
 from reelrl.zoo.cli import main
-from reelrl.zoo.table import said
 
 ROOT = Path(__file__).resolve().parents[4]
 PROXY, KL = "equal proxy gain", "equal KL"
@@ -35,7 +35,7 @@ PROXY, KL = "equal proxy gain", "equal KL"
 
 @pytest.fixture(scope="module")
 def results(planted):
-    return measure(read_suite(planted))
+    return measure(read_results(planted))
 
 
 def words(results, scenario, terms):
@@ -102,7 +102,7 @@ def test_over_all_scenarios_is_the_iqm_of_all_runs(results, planter, effects, tm
     methods = ("grpo", "gdpo", "taros")
     effects |= {("third", m): effects["honest", m] for m in methods}
     folder = planter(tmp_path / "three", effects)
-    results = measure(read_suite(folder))
+    results = measure(read_results(folder))
     rows = {o.method: o for o in overall(results)}
     gains = [results.get(s.name, "gdpo", "gold_gain") for s in results.suite.scenarios]
     assert rows["gdpo"].gain.estimate == pytest.approx(trim_mean(np.concatenate(gains), 0.25))
@@ -110,7 +110,7 @@ def test_over_all_scenarios_is_the_iqm_of_all_runs(results, planter, effects, tm
     assert rows["grpo"].improvement is None and rows["gdpo"].improvement.estimate > 0.5
     assert [rows[m].scenarios for m in ("grpo", "random_sign")] == [3, 2]
     assert rows["random_sign"].mean_baseline < rows["grpo"].mean == rows["grpo"].mean_baseline
-    few = measure(read_suite(planter(tmp_path / "few", effects, seeds=(0, 1, 2, 3))))
+    few = measure(read_results(planter(tmp_path / "few", effects, seeds=(0, 1, 2, 3))))
     assert all(np.isinf(o.gain.low) for o in overall(few))
     assert all(np.isinf(rank.low) for rank in ranks(few, "honest").values())
 
@@ -120,7 +120,7 @@ def test_equal_proxy_is_not_asked_where_proxies_do_not_compare(planter, effects,
         meta = json.loads((folder / "suite.json").read_text())
         meta["methods"]["taros"]["set"] = changes
         (folder / "suite.json").write_text(json.dumps(meta))
-        found = measure(read_suite(folder))
+        found = measure(read_results(folder))
         return {t: np.isfinite(against_baseline(found, "honest", "taros", t).estimate)
                 for t in (PROXY, KL)}  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_equal_proxy_is_not_asked_where_proxies_do_not_compare(planter, effects,
 
 def test_a_method_is_not_slower_for_what_else_the_machine_did(planter, effects, tmp_path):
     folder = planter(tmp_path / "busy", effects)
-    before = measure(read_suite(folder)).get("honest", "gdpo", "auc_wall")
+    before = measure(read_results(folder)).get("honest", "gdpo", "auc_wall")
     path = folder / "honest.csv"
     header, *lines = path.read_text().splitlines()
     place = header.split(",").index("wall_s")
@@ -148,7 +148,7 @@ def test_a_method_is_not_slower_for_what_else_the_machine_did(planter, effects, 
             cells[place] = str(9 * float(cells[place]))
         slowed.append(",".join(cells))
     path.write_text("\n".join([header, *slowed]) + "\n")
-    found = measure(read_suite(folder))
+    found = measure(read_results(folder))
     assert (found.get("honest", "gdpo", "seconds") == 2).all()
     np.testing.assert_allclose(found.get("honest", "gdpo", "auc_wall"), before)
 
@@ -168,13 +168,13 @@ def test_runs_that_start_apart_are_reported(results, planter, effects, tmp_path)
                 cells[place] = str(float(cells[place]) + 0.1) if cells[place] else ""
             moved.append(",".join(cells))
         path.write_text("\n".join([header, *moved]) + "\n")
-        assert any(words in line for line in headlines(measure(read_suite(folder)))), column
+        assert any(words in line for line in headlines(measure(read_results(folder)))), column
 
 
 def test_a_shared_floor_is_no_agreement_in_the_headline(planter, effects, tmp_path):
     for method in ("grpo", "taros"):
         effects["goodhart_extreme", method] = (lambda t: -0.45 * t, lambda t: t)
-    found = headlines(measure(read_suite(planter(tmp_path / "floor", effects))))
+    found = headlines(measure(read_results(planter(tmp_path / "floor", effects))))
     assert any("equal iterations" in line and "both lost all gold: 1" in line for line in found)
 
 
@@ -194,13 +194,13 @@ def test_a_passing_control_and_a_broken_benchmark(results, planter, effects, tmp
     assert control_state(results, "honest")[0] == "passed"
     assert not any("BROKEN" in line for line in headlines(results))
     effects["honest", "random_sign"] = effects["honest", "gdpo"]
-    broken = measure(read_suite(planter(tmp_path / "broken", effects)))
+    broken = measure(read_results(planter(tmp_path / "broken", effects)))
     assert control_state(broken, "honest")[0] == "BROKEN"
     assert "THE BENCHMARK IS BROKEN" in headlines(broken)[0] and "honest" in headlines(broken)[0]
 
 
 def test_one_seed_never_decides(planter, effects, tmp_path):
-    results = measure(read_suite(planter(tmp_path / "one", effects, seeds=(0,))))
+    results = measure(read_results(planter(tmp_path / "one", effects, seeds=(0,))))
     assert set(words(results, "honest", "equal iterations").values()) == {"cannot tell"}
     assert "[?]" in results_page(results)
 
@@ -221,7 +221,7 @@ def test_what_is_missing_is_listed_and_left_out(planter, effects, tmp_path):
     failure = {"scenario": "honest", "method": "taros", "seed": 4, "error": "boom"}
     (folder / "suite.json").write_text(json.dumps(meta | {"failed": [failure]}))
     cut(folder, lambda c: c[:2] != ["taros", "4"])
-    results = measure(read_suite(folder))
+    results = measure(read_results(folder))
     assert [list(row) for row in missing_table(results.suite).rows] == [
         ["honest", "gdpo", "1", "unfinished"],
         ["honest", "taros", "2", "not run"],
@@ -240,7 +240,7 @@ def test_whole_seeds_that_are_missing_take_one_line(planter, effects, tmp_path):
     path = folder / "goodhart_extreme.csv"
     header, *lines = path.read_text().splitlines(keepends=True)
     path.write_text(header + "".join(line for line in lines if line.split(",")[1] != "1"))
-    assert [list(row) for row in missing_table(read_suite(folder)).rows] == [
+    assert [list(row) for row in missing_table(read_results(folder)).rows] == [
         ["honest", "gdpo, taros", "1", "not run"],
         ["goodhart_extreme", "all", "1", "not run"],
         ["all", "all", "2, 3", "not run"],
@@ -261,7 +261,7 @@ def test_missing_columns_and_methods_are_no_error(planter, effects, tmp_path):
         lines = [line.split(",") for line in lines if not line.startswith("grpo,")]
         text = [[names[i] for i in kept], *([c[i] for i in kept] for c in lines)]
         path.write_text("\n".join(",".join(row) for row in text) + "\n")
-    results = measure(read_suite(folder))
+    results = measure(read_results(folder))
     page = results_page(results)
     assert results.split == "seen" and "nan" not in page.lower().replace("nanmean", "")
     assert "| gdpo |" in page
@@ -273,8 +273,8 @@ def test_results_regenerate_to_the_byte(results):
         "import sys; from pathlib import Path; "
         "from reelrl.zoo.benchmark.report.numbers import measure; "
         "from reelrl.zoo.benchmark.report.markdown import results_page; "
-        "from reelrl.zoo.benchmark.report.reading import read_suite; "
-        "sys.stdout.write(results_page(measure(read_suite(Path(sys.argv[1])))))"
+        "from reelrl.zoo.benchmark.report.reading import read_results; "
+        "sys.stdout.write(results_page(measure(read_results(Path(sys.argv[1])))))"
     )
     # Another process: neither hash seeds nor global generators may show.
     again = subprocess.run(
@@ -303,7 +303,7 @@ def test_committed_results_regenerate_without_a_diff():
     if not folders:
         pytest.skip("no committed results")
     for folder in folders:
-        page = results_page(measure(read_suite(folder)))
+        page = results_page(measure(read_results(folder)))
         assert page == (folder / RESULTS).read_text(encoding="utf-8"), folder.name
 
 
@@ -341,7 +341,7 @@ def test_a_tie_at_the_floor_is_called_one(planter, effects, tmp_path):
     """Two methods that both lost all gold cannot be told apart, and that is no finding."""
     for method in ("grpo", "taros"):
         effects["goodhart_extreme", method] = (lambda t: -0.45 * t, lambda t: t)
-    results = measure(read_suite(planter(tmp_path / "floor", effects)))
+    results = measure(read_results(planter(tmp_path / "floor", effects)))
     scenario = results.suite.scenario("goodhart_extreme")
     rows = {row[0]: row for row in scenario_table(results, scenario).rows}
     assert "no difference (both at 0)" in rows["taros"] and "(both" not in str(rows["gdpo"])

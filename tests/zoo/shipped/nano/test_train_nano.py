@@ -11,7 +11,7 @@ from reelrl.envs.models import WanVideoModel
 from reelrl.zoo.shipped.nano import generator as generator_stage
 from reelrl.zoo.shipped.nano.generator import Dataset, train_generator
 from reelrl.zoo.shipped.nano.train_nano import install, main
-from reelrl.zoo.shipped.training import Average, NanoConfig, learning_rate
+from reelrl.zoo.shipped.training import NanoConfig, Training, learning_rate
 
 TINY = NanoConfig(
     vae_steps=3,
@@ -100,16 +100,24 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     assert rates[-1] < 1e-4
 
 
-def test_average_follows_the_closed_form_and_restores():
-    module = torch.nn.Linear(1, 1, bias=False)
-    average = Average(module, decay=0.5)
-    shadow = module.weight.item()
-    for step in range(1, 5):
-        with torch.no_grad():
-            module.weight.fill_(step)
-        average.update()
-        decay = min(0.5, (1 + step) / (10 + step))
-        shadow = decay * shadow + (1 - decay) * step
-    with average.applied():
-        assert module.weight.item() == pytest.approx(shadow)
-    assert module.weight.item() == 4
+def test_the_average_of_a_training_is_the_warmed_up_one_to_the_bit(tmp_path):
+    torch.manual_seed(0)
+    module = torch.nn.Linear(5, 3)
+    training = Training(module, tmp_path / "state.pt", total=30, lr=0.1, ema=0.6)
+    expected = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for step in range(1, 12):
+        training.update(module(torch.full((2, 5), float(step))).square().mean())
+        decay = min(0.6, (1 + step) / (10 + step))
+        for name, parameter in module.named_parameters():
+            expected[name].lerp_(parameter.detach(), 1 - decay)
+    own = {name: p.detach().clone() for name, p in module.named_parameters()}
+    with training.average.applied():
+        shown = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for name, parameter in module.named_parameters():
+        assert torch.equal(shown[name], expected[name]) and torch.equal(parameter, own[name])
+
+    training.save()
+    again = Training(torch.nn.Linear(5, 3), tmp_path / "state.pt", total=30, lr=0.1, ema=0.6)
+    assert again.average.updates == 11
+    for name, parameter in again.finished().named_parameters():
+        assert torch.equal(parameter, expected[name]) and not parameter.requires_grad

@@ -18,7 +18,7 @@ from reelrl.zoo.shipped.soli.ablation import (
     read_table,
     run_ablation,
 )
-from reelrl.zoo.shipped.soli.ablation_page import RESULTS, results_page, write_page
+from reelrl.zoo.shipped.soli.ablation_page import RESULTS, report, results_page
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -85,7 +85,7 @@ def test_one_seed_decides_nothing(tmp_path):
 
 def test_a_folder_without_a_table_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no rows"):
-        write_page(tmp_path)
+        report(tmp_path)
 
 
 def test_committed_results_regenerate_without_a_diff():
