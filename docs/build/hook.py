@@ -10,6 +10,7 @@ from typing import Any
 
 import components
 import environments
+import estimators
 import figures
 import navigation
 import presets
@@ -30,6 +31,7 @@ def generated(root: Path) -> dict[str, str]:
     return {
         **environments.pages(),
         **components.pages(),
+        **estimators.pages(root / "docs"),
         **presets.pages(),
         **reference.pages(),
         **sources.example_pages(root),

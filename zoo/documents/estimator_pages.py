@@ -1,12 +1,14 @@
 """The generated part of estimator pages: ``reelrl report estimator-pages --out docs/estimators``.
 
 Prose is written by hand; what the registry knows (requirements, presets, settings) stands between
-two markers and is rewritten from it, so that a page cannot disagree with the code.
+two markers and is rewritten from it, so that a page cannot disagree with the code. The site shows
+an estimator without a written page by its docstring (:func:`drafted`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +98,25 @@ def refresh(page: str, name: str) -> str:
     return before + generated(name) + rest.split(END)[1]
 
 
-def main(out: Path | None) -> None:
-    """Print the generated blocks; with the folder of the pages, rewrite them there.
+def drafted(name: str) -> str:
+    """The page of an estimator about which nobody has written: its docstring and the block."""
+    cls = estimator_class(name)
+    first, _, rest = (inspect.getdoc(cls) or "").partition("\n")
+    paper = f"## Paper\n\n{cls.source}" if cls.source else ""
+    parts = (f"# `{name}`: {first}", rest.strip(), paper, f"## {SECTIONS[3]}", generated(name))
+    return "\n\n".join(part for part in parts if part) + "\n"
 
-    Raises:
-        FileNotFoundError: if an estimator has no page.
-    """
+
+def main(out: Path | None) -> None:
+    """Print the generated blocks; with the folder of the pages, rewrite them in those there are."""
+    refreshed = 0
     for name in list_estimators():
         if out is None:
             print(f"## {name}\n\n{generated(name)}\n")
             continue
         path = out / f"{name}.md"
-        path.write_text(refresh(path.read_text(), name))
+        if path.is_file():
+            path.write_text(refresh(path.read_text(), name))
+            refreshed += 1
     if out is not None:
-        print(f"refreshed {len(list_estimators())} pages in {out}")
+        print(f"refreshed {refreshed} pages in {out}")
