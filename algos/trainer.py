@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.rebuild import describe_env, rebuild_env
 from reelrl.envs.scoring import RewardFacts
 from reelrl.envs.wrappers.action import takes_latents
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 CHECKPOINTS = "checkpoints"
 POLICY_GRADIENT = "policy_gradient"
@@ -238,7 +241,7 @@ class Trainer:
         """What the K numbers of a reward vector mean."""
         return denoising_batch(self.env).reward_facts
 
-    def _weights(self) -> Tensor | None:
+    def _weights(self) -> Float[Tensor, " K"] | None:
         """(K,) float64 static weights, if there are any."""
         static = self.config.reward_weights
         return None if static is None else torch.tensor(static, dtype=torch.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,6 +21,9 @@ from reelrl.envs.steps import rows_like
 from reelrl.envs.task import Task, to_uint8
 from reelrl.rewards import Reward
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 RENDER_FPS = 8
 
@@ -35,7 +38,7 @@ class BaseEnv(EzPickle):
     """
 
     task: Task
-    clean_estimate: Tensor | None = None
+    clean_estimate: Float[Tensor, "N C t h w"] | None = None
     _state: mdp.State | None = None
 
     def _set_task(self, render_mode: str | None, **task: Any) -> None:
@@ -68,12 +71,12 @@ class BaseEnv(EzPickle):
         return self.task.prompts
 
     @property
-    def embeddings(self) -> Tensor:
+    def embeddings(self) -> Float[Tensor, "P L D"]:
         """(P, L, D) embeddings of the prompts on the model's device, encoded when first used."""
         return self.task.embeddings
 
     @property
-    def sigmas(self) -> Tensor:
+    def sigmas(self) -> Float[Tensor, " levels"]:
         """(T + 1,) float64 noise levels, exactly 1 first and exactly 0 last."""
         return self.task.sigmas
 

@@ -27,10 +27,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,11 @@ class Coefficients:
         step_std: (M,) standard deviation of the step; zero where it is deterministic.
     """
 
-    sigma: Tensor
-    latent_weight: Tensor
-    output_weight: Tensor
-    diffusion: Tensor
-    step_std: Tensor
+    sigma: Float[Tensor, " M"]
+    latent_weight: Float[Tensor, " M"]
+    output_weight: Float[Tensor, " M"]
+    diffusion: Float[Tensor, " M"]
+    step_std: Float[Tensor, " M"]
 
     def at(self, index: Tensor) -> Coefficients:
         """Rows ``index`` (N,) of the table; samples of one batch may be at different steps."""
@@ -59,13 +62,13 @@ class Coefficients:
         """All columns moved as by :meth:`torch.Tensor.to`."""
         return self._map(lambda column: column.to(*args))
 
-    def index_of(self, sigma: Tensor) -> Tensor:
+    def index_of(self, sigma: Tensor) -> Int[Tensor, " N"]:
         """(N,) step that starts at the level nearest to each of ``sigma`` (N,) or (N, 1)."""
         distance = self.sigma[None] - sigma.reshape(-1, 1).to(self.sigma.dtype)
         return distance.abs().argmin(dim=1)
 
     @property
-    def stochastic(self) -> Tensor:
+    def stochastic(self) -> Bool[Tensor, " M"]:
         """(M,) True where the step has a density."""
         return self.step_std > 0
 
@@ -92,7 +95,7 @@ class StepKernel(ABC):
             ceiling: the highest level below 1 that the schedule has, as a scalar tensor.
         """
 
-    def table(self, sigmas: Tensor) -> Coefficients:
+    def table(self, sigmas: Float[Tensor, " levels"]) -> Coefficients:
         """The kernel at all T steps of a schedule.
 
         Args:

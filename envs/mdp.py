@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor
 
 from reelrl.envs.sampling import initial_noise
 from reelrl.envs.steps import rows_like
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class State:
         step_seed: (N,) int64, seed for the noise of an environment-side stochastic step.
     """
 
-    latent: Tensor
-    finite: Tensor
+    latent: Float[Tensor, "N C t h w"]
+    finite: Bool[Tensor, " N"]
     step: NDArray[np.int64]
     prompt_id: NDArray[np.int64]
     group_id: NDArray[np.int64]
@@ -71,7 +75,9 @@ def initial(
     return State(latent, finite, step, prompt_id, group_id, noise_seed, step_seed)
 
 
-def transition(state: State, action: Tensor, moved: NDArray[np.bool_] | None = None) -> State:
+def transition(
+    state: State, action: Float[Tensor, "N C t h w"], moved: NDArray[np.bool_] | None = None
+) -> State:
     """The state after an action: the action is the next latent.
 
     Args:
@@ -116,7 +122,7 @@ def terminal(state: State, num_steps: int) -> NDArray[np.bool_]:
 
 
 def observation(
-    state: State, sigmas: Tensor, embeddings: Tensor | None = None
+    state: State, sigmas: Float[Tensor, " levels"], embeddings: Float[Tensor, "P ..."] | None = None
 ) -> dict[str, Tensor]:
     """What an agent sees of N episodes; the latent is the state's own, not a copy.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -17,6 +17,9 @@ from torch import Tensor
 from reelrl.envs.models import VideoModel
 from reelrl.envs.scoring import RewardFacts
 from reelrl.rewards import Reward
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class DenoisingTask(Protocol):
@@ -31,11 +34,11 @@ class DenoisingTask(Protocol):
         """Text of every prompt id."""
 
     @property
-    def embeddings(self) -> Tensor:
+    def embeddings(self) -> Float[Tensor, "P ..."]:
         """(P, ...) embeddings of the prompts on the model's device."""
 
     @property
-    def sigmas(self) -> Tensor:
+    def sigmas(self) -> Float[Tensor, " levels"]:
         """(T + 1,) float64 noise levels, exactly 1 first and exactly 0 last."""
 
 

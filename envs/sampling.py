@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reelrl.envs.models.base import VideoModel
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 NOISE_SEEDS = 2**32
 """How many noise seeds there are: torch's CPU generator reads the low 32 bits of a seed only."""
@@ -42,13 +46,13 @@ def step_noise(shape: Sequence[int], seeds: Sequence[int], steps: Sequence[int])
 @torch.no_grad()
 def euler_ode(
     model: VideoModel,
-    embedding: Tensor,
-    noise: Tensor,
+    embedding: Float[Tensor, "N ..."],
+    noise: Float[Tensor, "N C t h w"],
     *,
     num_steps: int = 10,
     shift: float | None = None,
     guidance_scale: float = 1.0,
-) -> Tensor:
+) -> Float[Tensor, "N C t h w"]:
     r"""Solve :math:`dx = v\,d\sigma` from noise to a clip with Euler steps.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Lock, Thread
 from time import monotonic
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from reelrl.rewards import Reward, RewardOutput
 from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.base import RewardAbort, writes_into
 from reelrl.rewards.spec import RewardSpec, build_reward
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 OnRewardError = Literal["mask", "raise"]
 T = TypeVar("T")
@@ -106,7 +109,7 @@ class Scores:
 
     known: tuple[RewardOutput | None, ...]
     waiting: Mapping[int, Callable[[], RewardOutput]]
-    like: Tensor
+    like: Float[Tensor, " M"]
 
     def so_far(self) -> tuple[Tensor, Tensor]:
         """(M, K) values and validity; ``nan`` and False where a component is still at work."""
@@ -197,7 +200,10 @@ class RewardList:
         return Box(np.minimum(low, 0), np.maximum(high, 0), dtype=np.float32)
 
     def __call__(
-        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
+        self,
+        videos: Float[Tensor, "M F H W 3"],
+        prompts: Sequence[str],
+        infos: Sequence[Mapping[str, Any]],
     ) -> tuple[Tensor, Tensor]:
         """Score M clips.
 

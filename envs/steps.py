@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from reelrl.envs.kernels import Coefficients
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Reduction = Literal["mean", "sum", "sum_sqrt_d"]
 
@@ -27,8 +30,8 @@ class Step:
         step_std: (N,) of the same dtype; zero where the step is deterministic.
     """
 
-    mean: Tensor
-    step_std: Tensor
+    mean: Float[Tensor, "N ..."]
+    step_std: Float[Tensor, " N"]
 
 
 def rows_like(values: Tensor, like: Tensor) -> Tensor:
@@ -36,7 +39,9 @@ def rows_like(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def advance(coefficients: Coefficients, latent: Tensor, output: Tensor) -> Step:
+def advance(
+    coefficients: Coefficients, latent: Float[Tensor, "N ..."], output: Float[Tensor, "N ..."]
+) -> Step:
     """The next latent's distribution.
 
     Args:
@@ -62,7 +67,7 @@ def sample(step: Step, noise: Tensor, dtype: torch.dtype = torch.float32) -> Ten
     return (step.mean + spread * noise.to(step.mean.dtype)).to(dtype)
 
 
-def log_prob(step: Step, value: Tensor, reduction: Reduction = "mean") -> Tensor:
+def log_prob(step: Step, value: Tensor, reduction: Reduction = "mean") -> Float[Tensor, " N"]:
     r"""Log-density of ``value`` (N, ...) under the Gaussian, reduced over the D dimensions.
 
     Args:
@@ -84,7 +89,7 @@ def log_prob(step: Step, value: Tensor, reduction: Reduction = "mean") -> Tensor
     return _reduced(total, count, reduction)
 
 
-def gaussian_kl(step: Step, reference: Step, reduction: Reduction = "mean") -> Tensor:
+def gaussian_kl(step: Step, reference: Step, reduction: Reduction = "mean") -> Float[Tensor, " N"]:
     r"""Divergence :math:`\lVert\mu - \mu_\mathrm{ref}\rVert^2 / (2\,\mathrm{step\_std}^2)`.
 
     Exact for two Gaussians of one kernel at one step, whose widths are equal.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.sampling import NOISE_SEEDS
 from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, Scores, read_weights
 from reelrl.envs.spaces import UniformBox
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
 
 ACTION_BOUND = 10.0
 """Latents have unit variance, so nothing a sampler makes comes near; agents need finite bounds."""
@@ -38,7 +41,7 @@ class Clips:
         scores: of the K components, some of which may still be at work.
     """
 
-    videos: Tensor
+    videos: UInt8[Tensor, "M F H W 3"]
     scores: Scores
 
 
@@ -122,12 +125,12 @@ class Task:
         self.action_space = UniformBox(-ACTION_BOUND, ACTION_BOUND, shape)
 
     @cached_property
-    def embeddings(self) -> Tensor:
+    def embeddings(self) -> Float[Tensor, "P ..."]:
         """(P, ...) embeddings of all prompts on the model's device, encoded when first used."""
         return encode_prompts(self.model, self.prompts)
 
     @cached_property
-    def empty_embedding(self) -> Tensor:
+    def empty_embedding(self) -> Float[Tensor, "1 ..."]:
         """(1, ...) embedding of the model's negative prompt, for classifier-free guidance."""
         return self.model.encode([self.model.negative_prompt])
 
@@ -218,7 +221,7 @@ class Task:
         return Clips(shown, self.begin_scores(videos, prompt_id, group_id))
 
     @torch.no_grad()
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor) -> Float[Tensor, "M F H W 3"]:
         """(M, F, H, W, 3) clips of M latents, without gradients."""
         return self.model.decode(latent)
 
@@ -305,7 +308,7 @@ def open_model(model: str | Path | VideoModel, device: str | torch.device | None
     return model
 
 
-def encode_prompts(model: VideoModel, prompts: Sequence[str]) -> Tensor:
+def encode_prompts(model: VideoModel, prompts: Sequence[str]) -> Float[Tensor, "P ..."]:
     """(P, ...) embeddings of P prompts, a chunk at a time."""
     rows = range(0, len(prompts), ENCODE_CHUNK)
     return torch.cat([model.encode(prompts[i : i + ENCODE_CHUNK]) for i in rows])

@@ -8,9 +8,18 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+import shapes
+
+# Before anything imports the library: shapes in signatures are checked in every test.
+shapes.install()
 
 # Threads of small operations wait for each other by spinning: on a busy machine that is slower
 # than one thread by an order of magnitude.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from reelrl.algos.advantages.masked import (
     to_tensor,
 )
 from reelrl.algos.advantages.types import EXTRAS, Gather, RewardBatch
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 FLOAT_NOISE = {torch.float64: 1e-12}
 """Zero tolerance by reward dtype; integers count as float64, everything else gets 1e-6."""
@@ -42,8 +45,8 @@ class Work:
 
     scores: Masked
     names: tuple[str, ...]
-    weights: Tensor
-    bounds: Tensor | None
+    weights: Float[Tensor, "*P K"]
+    bounds: Float[Tensor, "K 2"] | None
     batch: RewardBatch
     tol: float
     gather: Gather | None = None
@@ -118,11 +121,11 @@ class Signal:
 
     advantages: Masked
     terms: Masked
-    weights: Tensor
+    weights: Float[Tensor, "*P K"]
     aggregated: Masked | None = None
     are_components: bool = False
     sample_weight: Tensor | None = None
-    kl_gate: Tensor | None = None
+    kl_gate: Bool[Tensor, "P G"] | None = None
     notes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def noting(self, **notes: Tensor) -> Signal:
@@ -209,7 +212,7 @@ def total_score(scores: Masked, weights: Tensor, gather: Gather | None = None) -
     return Masked.of(weighted_sum(Masked(filled), weights).values, some)
 
 
-def weighted_sum(scores: Masked, weights: Tensor) -> Masked:
+def weighted_sum(scores: Masked, weights: Float[Tensor, "*P K"]) -> Masked:
     """sum_k w_k x_k over the components present; missing where none is.
 
     For what is centred already, such as advantages: there a missing one adds nothing. Rewards are

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from reelrl.algos.advantages.batch import Signal, Work
 from reelrl.algos.advantages.hoyer import hoyer
 from reelrl.algos.advantages.masked import Array, Masked, group_sum, safe_divide
 from reelrl.algos.advantages.norm import GroupStats, Moments, NormSpec, normalise
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 Thunk = Callable[[], Tensor]
 
@@ -175,12 +179,12 @@ class _View:
         return safe_divide(tau.reshape(size).sum(0), both.reshape(size).sum(0))
 
     @cached_property
-    def alive(self) -> Tensor:
+    def alive(self) -> Bool[Tensor, " P"]:
         """(P,) groups with a nonzero advantage."""
         return (self.signal.advantages.values != 0).flatten(1).any(1)
 
     @property
-    def small(self) -> Tensor:
+    def small(self) -> Bool[Tensor, " P"]:
         """(P,) groups in which no step has two members to compare."""
         present = self.signal.advantages.present
         count = group_sum(present.to(self.dtype)).flatten(1)
@@ -196,6 +200,6 @@ class _View:
         return safe_divide((first + steps).sum(), (first > 0).to(self.dtype).sum())
 
 
-def _columns(values: Tensor) -> Tensor:
+def _columns(values: Tensor) -> Float[Tensor, "... K"]:
     """(..., K) -> (N, K)."""
     return values.reshape(-1, values.shape[-1])

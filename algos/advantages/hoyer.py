@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.masked import Masked, group_count, group_sum_of, safe_divide
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
-def hoyer(x: Masked) -> Tensor:
+
+def hoyer(x: Masked) -> Float[Tensor, "P 1 ..."]:
     r"""Hoyer sparsity over the group axis, TaRoS eq. 5 (arXiv 2511.19356).
 
     .. math:: S = \frac{\sqrt{G} - \|r\|_1 / \|r\|_2}{\sqrt{G} - 1}

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Array = Any
 """A ``numpy.ndarray`` or a ``torch.Tensor``."""
@@ -170,7 +173,7 @@ def group_sum(values: Tensor) -> Tensor:
     return (ones @ rows).reshape(values.shape[0], 1, *values.shape[2:])
 
 
-def group_sum_of(function: Callable[..., Tensor], values: Tensor) -> Tensor:
+def group_sum_of(function: Callable[..., Tensor], values: Float[Tensor, "P G ..."]) -> Tensor:
     """``group_sum(function(values))`` without a full-size temporary on the CPU.
 
     Fresh pages cost more than the arithmetic, so large inputs go through one small buffer.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from reelrl.algos.advantages.masked import (
 )
 from reelrl.algos.advantages.names import nearest
 from reelrl.algos.advantages.types import Gather
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 Baseline = Literal["mean", "loo", "batch", "none"]
 Scale = Literal["group", "loo", "batch", "none"]
@@ -108,9 +111,9 @@ class Moments:
         m2: (K,) sum of squared deviations from the mean.
     """
 
-    count: Tensor
-    mean: Tensor
-    m2: Tensor
+    count: Float[Tensor, " K"]
+    mean: Float[Tensor, " K"]
+    m2: Float[Tensor, " K"]
 
     @classmethod
     def of(cls, x: Masked, *, per_component: bool = False, tokens: Tensor | float = 1.0) -> Moments:
@@ -142,11 +145,11 @@ class Moments:
         grand = (count * mean).sum(0) / torch.where(total == 0, 1.0, total)
         return Moments(total, grand, m2.sum(0) + (count * (mean - grand) ** 2).sum(0))
 
-    def std(self, ddof: int) -> Tensor:
+    def std(self, ddof: int) -> Float[Tensor, " K"]:
         """(K,) standard deviation; 0 where there are at most ``ddof`` samples."""
         return _std(self.m2, self.count, ddof)
 
-    def baseline(self) -> Tensor:
+    def baseline(self) -> Float[Tensor, " K"]:
         """(K,) the mean, or exactly 0 where it is the rounding left over from centred values.
 
         Without this a group without spread would leave the batch norm with 1e-17 instead of 0.
@@ -173,11 +176,11 @@ class GroupStats:
             centred.masked_fill_(~x.mask, 0.0)
         return cls(count, mean, group_sum_of(torch.square, centred), centred)
 
-    def std(self, ddof: int) -> Tensor:
+    def std(self, ddof: int) -> Float[Tensor, "P 1 ..."]:
         """(P, 1, ...) standard deviation; 0 for groups of at most ``ddof``."""
         return _std(self.m2, self.count, ddof)
 
-    def dead(self, ddof: int, tol: float) -> Tensor:
+    def dead(self, ddof: int, tol: float) -> Bool[Tensor, "P 1 ..."]:
         """(P, 1, ...) True where fewer than two members are valid or the spread is float noise."""
         return (self.count < 2) | is_noise(self.std(ddof), self.mean, tol)
 
@@ -194,7 +197,7 @@ class Normalised:
 
     out: Masked
     scale: Tensor | None = None
-    clipped: Tensor | None = None
+    clipped: Bool[Tensor, "P G ..."] | None = None
 
 
 def is_noise(std: Tensor, mean: Tensor, tol: float) -> Tensor:
@@ -363,7 +366,9 @@ def _keep_singletons(x: Masked, stats: GroupStats, done: Normalised, spec: NormS
     return Normalised(Masked(values, x.mask), done.scale, done.clipped)
 
 
-def _token_weight(x: Masked, tokens: Tensor | float, columns: int) -> Tensor | None:
+def _token_weight(
+    x: Masked, tokens: Tensor | float, columns: int
+) -> Float[Tensor, "N columns"] | None:
     """(N, columns) weights, or None if every sample counts the same."""
     if isinstance(tokens, Tensor):
         weight = tokens.to(x.values.dtype).expand_as(x.values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from reelrl.algos.advantages.norm import NormSpec, make_norm, normalise
 from reelrl.algos.advantages.post import Post, make_post
 from reelrl.algos.advantages.transforms import Transform, make_transform
 from reelrl.algos.advantages.types import AdvantageOutput, Gather, RewardBatch, State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 STATE_VERSION = 1
 
@@ -229,7 +232,7 @@ class Estimator(ABC):
 
 def sum_first(
     work: Work,
-    weights: Tensor,
+    weights: Float[Tensor, "*P K"],
     group: NormSpec,
     batch: NormSpec | None = None,
     tokens: int = 1,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 MAX_COMPONENTS = 12
 
 
-def min_norm_weights(gram: Tensor, valid: Tensor | None = None) -> Tensor:
+def min_norm_weights(
+    gram: Float[Tensor, "K K"], valid: Bool[Tensor, " K"] | None = None
+) -> Float[Tensor, " K"]:
     """Argmin over the simplex of c^T Q c: the shortest vector in a convex hull.
 
     Every support is solved by its KKT system and the best feasible one wins, which is exact and

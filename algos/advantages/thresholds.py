@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.types import Gather, State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Calibration:
             "tau": unknown.clone(),
         }
 
-    def thresholds(self, state: State) -> Tensor:
+    def thresholds(self, state: State) -> Float[Tensor, " K"]:
         """(K,) thresholds; ``nan`` where none is known yet."""
         if self.rule == "gain":
             return state["baseline"] + self.fraction * state["gain"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch import Tensor
 from reelrl.algos.advantages.batch import Work
 from reelrl.algos.advantages.masked import Masked, constant, safe_divide
 from reelrl.algos.advantages.names import StepRegistry
+
+if TYPE_CHECKING:
+    from jaxtyping import Shaped
 
 
 class Transform(ABC):
@@ -406,6 +409,6 @@ def component_index(work: Work, name: str) -> int:
     return work.names.index(name)
 
 
-def _per_prompt(values: Tensor, scores: Tensor) -> Tensor:
+def _per_prompt(values: Shaped[Tensor, "P K"], scores: Tensor) -> Shaped[Tensor, "P *ones K"]:
     """(P, K) -> (P, 1, [1,] K), ready to meet (P, G, [T,] K)."""
     return values.reshape(values.shape[0], *[1] * (scores.ndim - 2), values.shape[-1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from reelrl.envs.protocol import DenoisingEnv, denoising_batch
 from reelrl.envs.sampling import NOISE_SEEDS, step_noise
 from reelrl.envs.scoring import Scores
 from reelrl.envs.steps import Step
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, UInt8
 
 
 @torch.no_grad()
@@ -77,7 +80,9 @@ def collect(
     return replace(rollout, extras={"ode_rewards": completion_rewards(env, policy, rollout)})
 
 
-def completion_rewards(env: Any, policy: FlowPolicy, rollout: Rollout) -> Tensor:
+def completion_rewards(
+    env: Any, policy: FlowPolicy, rollout: Rollout
+) -> Float[Tensor, "N levels K"]:
     """(N, T + 1, K) rewards of finishing each clip deterministically from each level.
 
     Between stochastic steps a completion is the same clip, so one per stochastic step is made; from
@@ -141,10 +146,10 @@ class _Batch:
     """
 
     kept: tuple[KeptStep, ...]
-    latents: Tensor
-    rewards: Tensor
-    valid: Tensor
-    videos: Tensor
+    latents: Float[Tensor, "B C t h w"]
+    rewards: Float[Tensor, "B K"]
+    valid: Bool[Tensor, "B K"]
+    videos: UInt8[Tensor, "V F H W 3"]
     scores: Scores
 
     def with_late_scores(self) -> _Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from reelrl.algos.advantages import RewardBatch
 from reelrl.algos.collect.plan import Plan
 from reelrl.algos.run.distributed import ALONE, Ranks
 from reelrl.envs.scoring import RewardFacts
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, UInt8
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,11 @@ class KeptStep:
     """
 
     index: int
-    row: Tensor
-    latent: Tensor
-    action: Tensor
-    log_prob: Tensor
-    mean: Tensor | None = None
+    row: Int[Tensor, " M"]
+    latent: Float[Tensor, "m C t h w"]
+    action: Float[Tensor, "m C t h w"]
+    log_prob: Float[Tensor, " M"]
+    mean: Float[Tensor, "m C t h w"] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,11 @@ class Items:
     """
 
     obs: dict[str, Any]
-    action: Tensor
-    log_prob: Tensor
-    mean: Tensor | None
-    row: Tensor
-    column: Tensor
+    action: Float[Tensor, "M C t h w"]
+    log_prob: Float[Tensor, " M"]
+    mean: Float[Tensor, "M C t h w"] | None
+    row: Int[Tensor, " M"]
+    column: Int[Tensor, " M"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class Transitions:
 
     plan: Plan
     steps: tuple[KeptStep, ...]
-    sigmas: Tensor
-    prompt_ids: Tensor
+    sigmas: Float[Tensor, " levels"]
+    prompt_ids: Int[Tensor, " N"]
     guidance_scale: float
     ranks: Ranks = ALONE
     _offsets: tuple[int, ...] = field(init=False, default=())
@@ -189,15 +192,15 @@ class Rollout:
         ranks: the processes that the clips were shared out to.
     """
 
-    latents: Tensor
-    prompt_ids: Tensor
+    latents: Float[Tensor, "n C t h w"]
+    prompt_ids: Int[Tensor, " N"]
     group_size: int
     noise_seeds: np.ndarray
-    rewards: Tensor
-    valid: Tensor
+    rewards: Float[Tensor, "N K"]
+    valid: Bool[Tensor, "N K"]
     transitions: Transitions | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    videos: Tensor | None = None
+    videos: UInt8[Tensor, "V F H W 3"] | None = None
     ranks: Ranks = ALONE
 
     @property
@@ -206,7 +209,7 @@ class Rollout:
         return len(self.prompt_ids) // self.group_size
 
     @property
-    def group_id(self) -> Tensor:
+    def group_id(self) -> Int[Tensor, " N"]:
         """(N,) int64 on the host, which of the P groups each clip is compared in."""
         return torch.arange(len(self.prompt_ids)) // self.group_size
 
@@ -221,7 +224,7 @@ class Rollout:
         return self.transitions
 
     def reward_batch(
-        self, facts: RewardFacts, *, weights: Tensor | None = None, step: int = 0
+        self, facts: RewardFacts, *, weights: Float[Tensor, " K"] | None = None, step: int = 0
     ) -> RewardBatch:
         """The rewards as an estimator wants them: (P, G, K), higher better in every component.
 
@@ -253,7 +256,7 @@ def signed_batch(
     facts: RewardFacts,
     *,
     valid: Any = None,
-    weights: Tensor | None = None,
+    weights: Float[Tensor, " K"] | None = None,
     prompt_ids: Any = None,
     extras: Mapping[str, Tensor] | None = None,
     step: int = 0,

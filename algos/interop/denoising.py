@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from reelrl.envs.steps import Reduction
 from reelrl.envs.task import encode_prompts
 from reelrl.envs.wrappers.action import takes_latents
 from reelrl.envs.wrappers.reward import base_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 SIGMA_TOLERANCE = 1e-4
 """An observed noise level is the task's own in float32; one further away is of another schedule."""
@@ -40,7 +43,7 @@ class DenoisingTask:
 
     model: VideoModel
     prompts: tuple[str, ...]
-    sigmas: Tensor
+    sigmas: Float[Tensor, " levels"]
     dimensions: int
     action_bound: float
     _embeddings: Tensor | None = field(default=None, repr=False, compare=False)
@@ -102,7 +105,7 @@ class DenoisingTask:
             )
 
     @property
-    def embeddings(self) -> Tensor:
+    def embeddings(self) -> Float[Tensor, "P L D"]:
         """(P, L, D) embeddings of the prompts, encoded anew after unpickling."""
         if self._embeddings is None:
             self._embeddings = encode_prompts(self.model, self.prompts)

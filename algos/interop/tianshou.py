@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +19,9 @@ from reelrl.algos.interop.denoising import DenoisingTask, check_bounds, density
 from reelrl.algos.interop.episodes import EpisodeEstimator, Estimate
 from reelrl.algos.learners import losses
 from reelrl.envs.scoring import RewardFacts
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["DenoisingPolicy", "DenoisingTask", "EstimatorPG"]
 
@@ -86,7 +89,7 @@ class DenoisingPolicy(Policy):
         stored = Batch(log_prob=density(log_prob).cpu().numpy())
         return Batch(act=latent, state=None, dist=None, policy=stored)
 
-    def log_prob(self, batch: Any) -> Tensor:
+    def log_prob(self, batch: Any) -> Float[Tensor, " M"]:
         """(M,) float64 of the stored actions, with gradients where enabled."""
         return density(self.flow.log_prob(_observation(batch), batch.act))
 

@@ -10,7 +10,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -19,6 +19,9 @@ from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.collect.rollout import Rollout
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.naming import Registry
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 Numbers = dict[str, Tensor]
 """Detached numbers of some items, (M,) each."""
@@ -45,7 +48,7 @@ class Objective(Protocol):
     def has_penalty(self) -> bool:
         """See above."""
 
-    def active(self) -> Tensor:
+    def active(self) -> Int[Tensor, " A"]:
         """(A,) int64 on the host: items that have a gradient; the others cost no forward pass."""
 
     def own(self, index: Tensor) -> Tensor:
@@ -55,7 +58,11 @@ class Objective(Protocol):
         """Sum of the weights of all items: what the sum of their losses is divided by."""
 
     def __call__(
-        self, index: Tensor, total: float | Tensor, only: int | None = None, kl: bool = True
+        self,
+        index: Int[Tensor, " M"],
+        total: float | Tensor,
+        only: int | None = None,
+        kl: bool = True,
     ) -> tuple[Tensor, Numbers]:
         """Loss of some items, to be summed over all parts of an update.
 

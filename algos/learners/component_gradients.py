@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def gradient_per_component(
@@ -28,7 +32,7 @@ def gradient_per_component(
     return found
 
 
-def gram_matrix(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+def gram_matrix(gradients: Sequence[Sequence[Tensor]]) -> Float[Tensor, "K K"]:
     """(K, K) float64 inner products of K gradients."""
     rows = [[_inner(a, b) for b in gradients] for a in gradients]
     return torch.stack([torch.stack(row) for row in rows])
@@ -40,7 +44,9 @@ def overflowed(gradients: Sequence[Sequence[Tensor]]) -> bool:
     return not bool(torch.stack(finite).all())
 
 
-def balanced(gradients: Sequence[Sequence[Tensor]], alphas: Tensor, gram: Tensor) -> list[Tensor]:
+def balanced(
+    gradients: Sequence[Sequence[Tensor]], alphas: Float[Tensor, " K"], gram: Float[Tensor, "K K"]
+) -> list[Tensor]:
     r"""The combined gradient of MARBLE (2605.06507); without a gradient a component has no part.
 
     .. math:: \Bigl(\sum_k \alpha_k \frac{g_k}{\lVert g_k \rVert}\Bigr)

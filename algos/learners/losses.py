@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from reelrl.envs.steps import Reduction, Step, gaussian_kl
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 StepWeight = Literal["uniform", "inverse_dt", "step_std"]
 
@@ -65,7 +68,9 @@ def _spread_of(dimensions: int, reduction: Reduction) -> float:
     return scales[reduction]
 
 
-def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+def clipped_loss(
+    log_ratio: Float[Tensor, "M ..."], advantages: Float[Tensor, "M ..."], clip: float
+) -> Float[Tensor, "M ..."]:
     r"""PPO's pessimistic bound (Schulman et al. 2017, eq. 7), negated.
 
     .. math:: -\min(A r, A\,\mathrm{clip}(r, 1 - c, 1 + c))
@@ -80,14 +85,19 @@ def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
     return -torch.minimum(advantages * ratio, advantages * bounded)
 
 
-def is_clipped(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+def is_clipped(
+    log_ratio: Float[Tensor, "M ..."], advantages: Float[Tensor, "M ..."], clip: float
+) -> Bool[Tensor, "M ..."]:
     """(M,) bool, where :func:`clipped_loss` of the same arguments has no gradient left."""
     ratio = log_ratio.exp()
     return (advantages > 0) & (ratio > 1 + clip) | (advantages < 0) & (ratio < 1 - clip)
 
 
 def component_loss(
-    log_ratio: Tensor, component_advantages: Tensor, weights: Tensor, clip: float
+    log_ratio: Float[Tensor, " M"],
+    component_advantages: Float[Tensor, "M K"],
+    weights: Float[Tensor, "M K"],
+    clip: float,
 ) -> Tensor:
     """Weighted sum of one clipped loss per reward component (DanceGRPO).
 
@@ -104,7 +114,9 @@ def component_loss(
     return (weights * clipped_loss(log_ratio[:, None], known, clip)).sum(dim=1)
 
 
-def guard_log_ratio(log_ratio: Tensor, step: Step, old: Step, reduction: Reduction) -> Tensor:
+def guard_log_ratio(
+    log_ratio: Float[Tensor, " M"], step: Step, old: Step, reduction: Reduction
+) -> Tensor:
     r"""Log-ratio of GRPO-Guard (Wang et al. 2025): centred, and of equal spread at every step.
 
     .. math:: \log r = \mathrm{step\_std}\Bigl(\Delta\log p
@@ -124,7 +136,11 @@ def guard_log_ratio(log_ratio: Tensor, step: Step, old: Step, reduction: Reducti
 
 
 def divergence_masked_loss(
-    log_ratio: Tensor, advantages: Tensor, step: Step, old: Step, threshold: float
+    log_ratio: Float[Tensor, " M"],
+    advantages: Float[Tensor, " M"],
+    step: Step,
+    old: Step,
+    threshold: float,
 ) -> Tensor:
     """Flow-DPPO: no clipping; an item that :func:`is_masked` is left out.
 
@@ -142,7 +158,7 @@ def divergence_masked_loss(
 @torch.no_grad()
 def is_masked(
     log_ratio: Tensor, advantages: Tensor, step: Step, old: Step, threshold: float
-) -> Tensor:
+) -> Bool[Tensor, " M"]:
     r"""(M,) bool, items that moved too far and would move further.
 
     Those of which :math:`\lVert\Delta\mu\rVert^2 / (2\,\mathrm{step\_std}^2)`, averaged over
@@ -152,19 +168,22 @@ def is_masked(
     return far & is_clipped(log_ratio, advantages, 0.0)
 
 
-def velocity_mse(velocity: Tensor, reference: Tensor) -> Tensor:
+def velocity_mse(velocity: Tensor, reference: Tensor) -> Float[Tensor, " M"]:
     """(M,) mean squared difference of velocities; a penalty, and no divergence of the policies."""
     return _mean_square(velocity - reference)
 
 
-def latent_mse(step: Step, reference: Step) -> Tensor:
+def latent_mse(step: Step, reference: Step) -> Float[Tensor, " M"]:
     """(M,) mean squared difference of the steps' means; a penalty that ignores their widths."""
     return _mean_square(step.mean - reference.mean)
 
 
 def step_weights(
-    sigmas: Tensor, step_std: Tensor, steps: Sequence[int], kind: StepWeight
-) -> Tensor:
+    sigmas: Float[Tensor, " levels"],
+    step_std: Float[Tensor, " T"],
+    steps: Sequence[int],
+    kind: StepWeight,
+) -> Float[Tensor, " S"]:
     """(S,) loss weight of each trained step, 1 on average over those steps.
 
     Args:

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from reelrl.algos.learners.update import LearnerWarning
 from reelrl.algos.metrics import to_floats
 from reelrl.algos.policies.flow import FlowOutput, FlowPolicy
 from reelrl.envs.steps import gaussian_kl
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 KLKind = Literal["gaussian", "velocity_mse", "latent_mse"]
 NOISE_FLOOR_FACTOR = 3.0
@@ -142,7 +145,7 @@ class TransitionObjective:
     config: LossConfig
     per_component: bool
     bound: RatioBound
-    step_weight: Tensor
+    step_weight: Float[Tensor, " S"]
 
     @classmethod
     def of(
@@ -238,7 +241,7 @@ class TransitionObjective:
         weights = torch.ones_like(known) if weights is None else weights
         return self.bound.component_loss(replay, known, weights)
 
-    def _divergence(self, items: Items, output: FlowOutput) -> Tensor:
+    def _divergence(self, items: Items, output: FlowOutput) -> Float[Tensor, " M"]:
         """(M,) of the policy from its reference; the gradient is the policy's alone."""
         with torch.no_grad(), self.policy.reference():
             reference = self.policy.forward(items.obs)

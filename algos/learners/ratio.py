@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from reelrl.algos.learners import losses
 from reelrl.envs.steps import Reduction, Step
 from reelrl.naming import Registry
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class Replay:
         reduction: of the log-probability.
     """
 
-    log_ratio: Tensor
+    log_ratio: Float[Tensor, " M"]
     step: Step
-    old_mean: Tensor | None
+    old_mean: Float[Tensor, "M C t h w"] | None
     reduction: Reduction
 
     @property
@@ -56,7 +59,7 @@ class RatioBound:
     needs_means: ClassVar[bool] = False
     per_component: ClassVar[bool] = True
 
-    def log_ratio(self, replay: Replay) -> Tensor:
+    def log_ratio(self, replay: Replay) -> Float[Tensor, " M"]:
         """(M,) the log-ratio that the bound is put on."""
         return replay.log_ratio
 

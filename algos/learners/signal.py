@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from reelrl.algos.advantages import AdvantageOutput
 from reelrl.algos.collect.rollout import Rollout, Transitions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,11 @@ class ItemSignal:
         weight: (M,) float64, what the transition counts in the average; 0 leaves it out.
     """
 
-    advantages: Tensor
-    components: Tensor | None
-    component_weights: Tensor | None
-    kl_gate: Tensor
-    weight: Tensor
+    advantages: Float[Tensor, " M"]
+    components: Float[Tensor, "M K"] | None
+    component_weights: Float[Tensor, "M K"] | None
+    kl_gate: Float[Tensor, " M"]
+    weight: Float[Tensor, " M"]
 
     def at(self, index: Tensor) -> ItemSignal:
         """The transitions ``index``."""
@@ -51,7 +54,7 @@ def signal_per_transition(output: AdvantageOutput, rollout: Rollout) -> ItemSign
     row, column = clip_of_transition(weights_ns, transitions), transitions.rows()[1]
     group, member = row // rollout.group_size, row % rollout.group_size
 
-    def pick(values: Any, *places: Tensor, trailing: int = 0) -> Tensor:
+    def pick(values: Any, *places: Tensor, trailing: int = 0) -> Float[Tensor, "M ..."]:
         """(M, ...) of values per ``places``, and per step if they have one axis more."""
         tensor = torch.as_tensor(values).to(device, torch.float64)
         stepwise = tensor.ndim - trailing > len(places)
@@ -77,7 +80,9 @@ def signal_per_transition(output: AdvantageOutput, rollout: Rollout) -> ItemSign
     )
 
 
-def clip_of_transition(weights_ns: Tensor, transitions: Transitions) -> Tensor:
+def clip_of_transition(
+    weights_ns: Float[Tensor, "N S"], transitions: Transitions
+) -> Int[Tensor, " num_items"]:
     """(num_items,) index of the clip whose advantage trains each stored transition.
 
     Of the clips that share a transition it is the first with a weight above 0.
@@ -94,7 +99,7 @@ def clip_of_transition(weights_ns: Tensor, transitions: Transitions) -> Tensor:
     return torch.cat(first)
 
 
-def _columns(count: int, transitions: Transitions) -> Tensor:
+def _columns(count: int, transitions: Transitions) -> Int[Tensor, " S"]:
     """(S,) which of an estimator's ``count`` steps each kept one is.
 
     Dense estimators have all denoising steps, those of trees the edges, one per stochastic step.
@@ -110,7 +115,9 @@ def _columns(count: int, transitions: Transitions) -> Tensor:
     return torch.arange(count)
 
 
-def _clip_weights(output: AdvantageOutput, rollout: Rollout, transitions: Transitions) -> Tensor:
+def _clip_weights(
+    output: AdvantageOutput, rollout: Rollout, transitions: Transitions
+) -> Float[Tensor, "N S"]:
     """(N, S) float64 on the host, what each clip counts at each kept step; 0 if not scored."""
     steps = len(transitions.steps)
     scored = rollout.valid.any(dim=1).cpu().double()[:, None].expand(-1, steps)

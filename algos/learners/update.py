@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA
 from reelrl.algos.run.checkpoint import pack_optimizer, unpack_optimizer
 from reelrl.algos.run.distributed import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 Numbers = list[ItemNumbers]
 Feedback = Callable[[Tensor], Tensor]
@@ -71,7 +74,11 @@ class Updater:
         self.updates = self.skipped = self._in_a_row = 0
 
     def __call__(
-        self, objective: Objective, index: Tensor, total: Tensor, feedback: Feedback | None = None
+        self,
+        objective: Objective,
+        index: Int[Tensor, " M"],
+        total: Tensor,
+        feedback: Feedback | None = None,
     ) -> tuple[float, Numbers]:
         """One optimizer step.
 
@@ -209,7 +216,7 @@ class GradientMaker:
     def __call__(
         self,
         part: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]],
-        index: Tensor,
+        index: Int[Tensor, " M"],
         clear: Callable[[], None],
         backward: Callable[[Tensor], None],
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from reelrl.envs import kernels, steps
 from reelrl.envs.models import VideoModel
 from reelrl.envs.models.trained import load_into, trainable_of
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
 
 @dataclass(frozen=True)
 class FlowOutput:
@@ -33,7 +36,7 @@ class FlowOutput:
         step: distribution of the next latents.
     """
 
-    velocity: Tensor
+    velocity: Float[Tensor, "N C t h w"]
     step: steps.Step
 
 
@@ -177,7 +180,12 @@ class FlowPolicy:
         velocity = self._velocity(latent, sigma, self._embed(obs), scale)
         return FlowOutput(velocity, steps.advance(rows, latent, velocity))
 
-    def velocity(self, latent: Tensor, sigma: Tensor, prompt_ids: Tensor) -> Tensor:
+    def velocity(
+        self,
+        latent: Float[Tensor, "N C t h w"],
+        sigma: Float[Tensor, " N"],
+        prompt_ids: Int[Tensor, " N"],
+    ) -> Float[Tensor, "N C t h w"]:
         """Predicted velocity ``noise - clip`` at any noise level, on the schedule or off it.
 
         Guided and in the precision that the policy is configured with.
@@ -202,7 +210,7 @@ class FlowPolicy:
         dtype = DTYPES[self.config.latent_dtype]
         return steps.sample(step, noise.to(step.mean.device), dtype).to(torch.float32)
 
-    def log_density(self, step: steps.Step, action: Tensor) -> Tensor:
+    def log_density(self, step: steps.Step, action: Tensor) -> Float[Tensor, " N"]:
         """(N,) float64 log-probability of actions; ``nan`` where the step is deterministic.
 
         Raises:
@@ -220,7 +228,7 @@ class FlowPolicy:
         obs: Observation,
         generator: torch.Generator | None = None,
         *,
-        noise: Tensor | None = None,
+        noise: Float[Tensor, "N C t h w"] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw the next latents.
 
@@ -239,7 +247,7 @@ class FlowPolicy:
         latent = self.sample(step, noise)
         return latent, self.log_density(step, latent)
 
-    def log_prob(self, obs: Observation, action: Any) -> Tensor:
+    def log_prob(self, obs: Observation, action: Any) -> Float[Tensor, " N"]:
         """(N,) float64 log-probability of stored actions, with gradients where enabled."""
         return self.log_density(self.forward(obs).step, self._tensor(action))
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from reelrl.envs.models import trained
 from reelrl.envs.models.folders import pipeline_class, resolve_model, shipped_name
 from reelrl.envs.schedule import sigma_schedule
 from reelrl.envs.steps import rows_like
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 M = TypeVar("M", bound="type[VideoModel]")
 _REGISTRY: dict[str, type[VideoModel]] = {}
@@ -122,7 +125,12 @@ class VideoModel(ABC):
         """
 
     @abstractmethod
-    def velocity(self, latent: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:
+    def velocity(
+        self,
+        latent: Float[Tensor, "N C t h w"],
+        sigma: Float[Tensor, " N"],
+        embedding: Float[Tensor, "N ..."],
+    ) -> Tensor:
         """Predicted velocity ``noise - clip`` at noise level ``sigma``.
 
         Args:
@@ -136,11 +144,11 @@ class VideoModel(ABC):
 
     def guided(
         self,
-        latent: Tensor,
-        sigma: Tensor,
-        embedding: Tensor,
+        latent: Float[Tensor, "N ..."],
+        sigma: Float[Tensor, " N"],
+        embedding: Float[Tensor, "N ..."],
         scale: float | Tensor,
-        empty: Tensor | None = None,
+        empty: Float[Tensor, "1 ..."] | None = None,
     ) -> Tensor:
         """Velocity with classifier-free guidance (Ho and Salimans 2022), both branches in one call.
 

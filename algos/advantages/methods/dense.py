@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from reelrl.algos.advantages.norm import NormSpec, normalise
 from reelrl.algos.advantages.pipeline import Estimator, EstimatorConfig, return_to_go
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import Gather, State
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +171,8 @@ class Completion:
         scored: (P, G, T+1, K) bool, which components of weight were scored; None if all were.
     """
 
-    total: Tensor
-    scored: Tensor | None
+    total: Float[Tensor, "P G levels"]
+    scored: Bool[Tensor, "P G levels K"] | None
 
     @property
     def gains(self) -> Masked:
@@ -210,8 +213,8 @@ def ode_rewards(work: Work) -> Completion:
 
 
 def turning_points(
-    completion: Tensor, known: Tensor | None = None, *, constrained: bool = False
-) -> Tensor:
+    completion: Tensor, known: Bool[Tensor, "P G T"] | None = None, *, constrained: bool = False
+) -> Bool[Tensor, "P G T"]:
     """(P, G, T) True where a step is a turning point of (P, G, T+1) completion rewards.
 
     Args:
@@ -242,7 +245,7 @@ def _per_step(work: Work, steps: Masked, group: NormSpec) -> Signal:
     return Signal(done.out, work.scores, work.weights, steps)
 
 
-def _counted(work: Work, steps: Tensor) -> Tensor | None:
+def _counted(work: Work, steps: Tensor) -> Bool[Tensor, "P G T"] | None:
     """(P, G, T) what ``step_mask`` and a ``valid`` of steps leave, or None if that is all."""
     if work.dense:
         got = work.scores.values.shape[2]

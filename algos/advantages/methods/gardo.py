@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from reelrl.algos.advantages.pipeline import Estimator
 from reelrl.algos.advantages.post import Post, register_post
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import Gather, State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @register_estimator("gardo")
@@ -212,7 +215,7 @@ def _adapt(state: State, u: Tensor, config: Any) -> State:
     }
 
 
-def _everyone(x: Masked, gather: Gather | None) -> Tensor:
+def _everyone(x: Masked, gather: Gather | None) -> Float[Tensor, " N"]:
     """(N,) values of all ranks, ``nan`` where missing."""
     flat = x.with_nan().reshape(-1)
     return flat if gather is None else gather(flat)

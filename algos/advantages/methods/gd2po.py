@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -16,6 +16,9 @@ from reelrl.algos.advantages.pipeline import Estimator, normalise_first
 from reelrl.algos.advantages.post import drop, keep_ratio
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 
 @register_estimator("gd2po")
@@ -76,7 +79,7 @@ class GD2PO(Estimator):
         whole = Masked(kept.values, signal.advantages.mask)
         return drop(replace(signal, advantages=whole), keep), state
 
-    def conflicts(self, z: Tensor) -> Tensor:
+    def conflicts(self, z: Tensor) -> Bool[Tensor, "... K"]:
         """(..., K) component advantages -> (...) True where the sample is to be dropped."""
         margin = self.config.margin
         mixed = (z > margin).any(-1) & (z < -margin).any(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from reelrl.algos.advantages.pipeline import Estimator, normalise_first
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.simplex import min_norm_weights
 from reelrl.algos.advantages.types import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @register_estimator("marble")
@@ -122,9 +125,9 @@ class MARBLE(Estimator):
 
 
 def balance(
-    gram: Tensor,
-    grad_norms: Tensor | None = None,
-    weights: Tensor | None = None,
+    gram: Float[Tensor, "K K"],
+    grad_norms: Float[Tensor, " K"] | None = None,
+    weights: Float[Tensor, " K"] | None = None,
     alpha_floor: float = 0.0,
 ) -> Tensor:
     """Alphas on the simplex that minimise |sum_k alpha_k w_k g_k / |g_k||.

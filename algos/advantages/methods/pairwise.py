@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from reelrl.algos.advantages.pipeline import Estimator, EstimatorConfig, sum_fir
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.transforms import WinRate, pairwise_points
 from reelrl.algos.advantages.types import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 @register_estimator("pref_grpo")
@@ -136,7 +139,7 @@ class Arena(Estimator):
         return Masked.of(torch.empty_like(scores).scatter_(1, order, scores), known)
 
 
-def anchor_scores(points: Tensor, count: Tensor | None = None) -> Tensor:
+def anchor_scores(points: Float[Tensor, "P G G"], count: Int[Tensor, " P"] | None = None) -> Tensor:
     """Rank by points against member 0; its own score is the mean of its points.
 
     r = (maxrank - rank) / (maxrank - 1), ranks from 1, ties sharing the best one; 0 if all tie.
@@ -154,7 +157,9 @@ def anchor_scores(points: Tensor, count: Tensor | None = None) -> Tensor:
     return safe_divide((worst - rank).to(dtype), (worst - 1).to(dtype).expand(rank.shape))
 
 
-def single_elimination_scores(points: Tensor, count: Tensor | None = None) -> Tensor:
+def single_elimination_scores(
+    points: Float[Tensor, "P G G"], count: Int[Tensor, " P"] | None = None
+) -> Tensor:
     """R = 1 - rank / (G - 1) of a bracket seeded by :func:`anchor_scores`' points.
 
     Seeds meet as in a standard bracket of the next power of two, missing seeds being byes; a tie
@@ -216,7 +221,7 @@ def _play(points: Tensor, upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]
     return gain, (upper >= 0) & (lower >= 0)
 
 
-def _anchor_points(points: Tensor, part: Tensor) -> Tensor:
+def _anchor_points(points: Tensor, part: Tensor) -> Float[Tensor, "P G"]:
     """(P, G) points against member 0; member 0 gets the mean of its own."""
     score = points[:, :, :1].sum(2)
     if points.shape[1] > 1:
@@ -225,7 +230,7 @@ def _anchor_points(points: Tensor, part: Tensor) -> Tensor:
     return score
 
 
-def _taking_part(points: Tensor, count: Tensor | None) -> Tensor:
+def _taking_part(points: Tensor, count: Tensor | None) -> Bool[Tensor, "P G"]:
     """(P, G) bool: the first ``count`` of each prompt."""
     here = torch.arange(points.shape[1], device=points.device)
     limit = points.shape[1] if count is None else count[:, None]

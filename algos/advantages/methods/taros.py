@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.thresholds import Calibration
 from reelrl.algos.advantages.transforms import Rescale
 from reelrl.algos.advantages.types import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @register_estimator("taros")
@@ -235,7 +238,7 @@ def expand_tau(
     )
 
 
-def _history_rows(work: Work) -> Tensor:
+def _history_rows(work: Work) -> Float[Tensor, "P K"]:
     """(P, K) group means for the calibration, ``nan`` for a component nobody scored."""
     scores = work.scores
     if work.dense:

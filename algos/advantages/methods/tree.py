@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from reelrl.algos.advantages.norm import NormSpec, is_noise
 from reelrl.algos.advantages.pipeline import Estimator, EstimatorConfig
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 
 @register_estimator("branch_grpo")
@@ -100,7 +103,7 @@ class BranchGRPO(Estimator):
         return (logits - torch.where(top.isfinite(), top, 0.0)).exp()
 
 
-def ancestors(parent: Tensor, leaves: int) -> Tensor:
+def ancestors(parent: Int[Tensor, "P N"], leaves: int) -> Tensor:
     """Node that each leaf passes at each depth: (P, N) parents -> (P, G, D).
 
     The tree is small metadata that the sampler made, so its depth is read on the host.
