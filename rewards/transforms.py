@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reelrl.naming import Registry
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.cache import adopt
 
@@ -39,6 +40,11 @@ class Transform(ABC):
         """What the mapped values lie in, if the values lie in ``bounds``."""
 
 
+TRANSFORMS: Registry[type[Transform]] = Registry("transform")
+"""Name in a list of rewards -> class; the other keys there are its fields."""
+
+
+@TRANSFORMS.register("scale")
 @dataclass(frozen=True)
 class Scale(Transform):
     """Multiply by a positive constant.
@@ -64,6 +70,7 @@ class Scale(Transform):
         return (bounds[0] * self.by, bounds[1] * self.by)
 
 
+@TRANSFORMS.register("squash")
 @dataclass(frozen=True)
 class Squash(Transform):
     r"""Saturate: :math:`1 - e^{-v / s}`, most of whose range is used up at a few s.
@@ -100,6 +107,7 @@ class Squash(Transform):
         return (low, high)
 
 
+@TRANSFORMS.register("sigmoid")
 @dataclass(frozen=True)
 class Sigmoid(Transform):
     r"""Bring a score without bounds to (0, 1): :math:`\sigma((v - c) / s)`.
@@ -130,6 +138,7 @@ class Sigmoid(Transform):
         return (low, high)
 
 
+@TRANSFORMS.register("threshold")
 @dataclass(frozen=True)
 class Threshold(Transform):
     """Pass or fail: 1 where the value is at least ``at``, else 0.
@@ -149,6 +158,7 @@ class Threshold(Transform):
         return (0.0, 1.0)
 
 
+@TRANSFORMS.register("noise")
 @dataclass(frozen=True)
 class Noise(Transform):
     """Add the noise of a judge: uniform, and the same for the same clip and seed.
@@ -177,6 +187,7 @@ class Noise(Transform):
         return (bounds[0] - reach, bounds[1] + reach)
 
 
+@TRANSFORMS.register("miscalibrate")
 @dataclass(frozen=True)
 class Miscalibrate(Transform):
     r"""A judge whose scale drifts between kinds of prompts: :math:`r \mapsto a_c r`.
@@ -219,17 +230,6 @@ class Miscalibrate(Transform):
     def bounds(self, bounds: Bounds) -> Bounds:
         """Both ends times the largest factor."""
         return (min(0.0, bounds[0]) * self.limit, max(0.0, bounds[1]) * self.limit)
-
-
-TRANSFORMS: dict[str, type[Transform]] = {
-    "scale": Scale,
-    "squash": Squash,
-    "sigmoid": Sigmoid,
-    "threshold": Threshold,
-    "noise": Noise,
-    "miscalibrate": Miscalibrate,
-}
-"""Name in a list of rewards -> class; the other keys there are its fields."""
 
 
 class Transformed(Reward):
@@ -276,9 +276,7 @@ def make_transform(name: str, **config: Any) -> Transform:
     Raises:
         ValueError: for an unknown name.
     """
-    if name not in TRANSFORMS:
-        raise ValueError(f"unknown transform {name!r}; known: {', '.join(TRANSFORMS)}")
-    return TRANSFORMS[name](**config)
+    return TRANSFORMS.find(name)(**config)
 
 
 @register_reward("coin")

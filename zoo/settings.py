@@ -6,7 +6,6 @@ import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -15,6 +14,7 @@ import yaml
 
 from reelrl.algos.grpo import GRPOConfig
 from reelrl.algos.policies import FlowPolicyConfig
+from reelrl.naming import nearest
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 T = TypeVar("T")
@@ -89,8 +89,8 @@ def read_preset(name_or_path: str) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
         raise ValueError(
-            f"unknown preset {name_or_path!r}{nearest(name_or_path, known)} Known: "
-            f"{', '.join(known)}, or the path of a yaml file"
+            f"unknown preset {name_or_path!r}{nearest(name_or_path, known)}, or the path of a yaml "
+            "file"
         )
     values = _read(path.read_text(), str(path)) or {}
     if not isinstance(values, dict):
@@ -146,12 +146,6 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 # Kept: evaluating annotations is most of the time of reading a suite of thousands of runs.
 _hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The end of an error message: what was probably meant."""
-    near = get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}."
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

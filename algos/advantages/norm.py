@@ -20,8 +20,8 @@ from reelrl.algos.advantages.masked import (
     group_sum,
     group_sum_of,
 )
-from reelrl.algos.advantages.names import nearest
 from reelrl.algos.advantages.types import Gather
+from reelrl.naming import nearest
 
 Baseline = Literal["mean", "loo", "batch", "none"]
 Scale = Literal["group", "loo", "batch", "none"]

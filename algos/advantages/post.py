@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.batch import Signal, Work
 from reelrl.algos.advantages.masked import Masked, group_sum, safe_divide
-from reelrl.algos.advantages.names import StepRegistry
+from reelrl.algos.advantages.names import make_step
+from reelrl.naming import Registry
 
 
 class Post(ABC):
@@ -32,9 +34,24 @@ class Post(ABC):
         """The changed signal."""
 
 
-# An abstract base is what a registry of its subclasses is for; the checker sees it instantiated.
-_REGISTRY: StepRegistry[Post] = StepRegistry("post step", Post)  # type: ignore[type-abstract]
-register_post = _REGISTRY.register
+C = TypeVar("C", bound=type[Post])
+POSTS: Registry[type[Post]] = Registry("post step")
+"""Name of a post step -> its class."""
+
+
+def register_post(name: str) -> Callable[[C], C]:
+    """Class decorator that makes ``make_post(name)`` build the class.
+
+    Raises:
+        ValueError: if the name is taken by another class.
+    """
+
+    def register(cls: C) -> C:
+        POSTS.register(name)(cls)
+        cls.name = name
+        return cls
+
+    return register
 
 
 def make_post(spec: Any) -> Post:
@@ -43,12 +60,13 @@ def make_post(spec: Any) -> Post:
     Raises:
         ValueError: for an unknown name or setting.
     """
-    return _REGISTRY.make(spec)
+    # A base class is abstract, which the checker takes for an attempt to build one.
+    return make_step(POSTS, Post, spec)  # type: ignore[type-abstract]
 
 
 def list_posts() -> list[str]:
     """Names of all post steps, sorted."""
-    return sorted(_REGISTRY.known)
+    return list(POSTS)
 
 
 @register_post("clip")

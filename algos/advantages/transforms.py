@@ -7,15 +7,17 @@ score that cannot be computed because one of its inputs is missing is itself mis
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.batch import Work
 from reelrl.algos.advantages.masked import Masked, constant, safe_divide
-from reelrl.algos.advantages.names import StepRegistry
+from reelrl.algos.advantages.names import make_step
+from reelrl.naming import Registry
 
 
 class Transform(ABC):
@@ -34,9 +36,24 @@ class Transform(ABC):
         """The transformed batch."""
 
 
-# An abstract base is what a registry of its subclasses is for; the checker sees it instantiated.
-_REGISTRY: StepRegistry[Transform] = StepRegistry("transform", Transform)  # type: ignore[type-abstract]
-register_transform = _REGISTRY.register
+C = TypeVar("C", bound=type[Transform])
+TRANSFORMS: Registry[type[Transform]] = Registry("transform")
+"""Name of a transform -> its class."""
+
+
+def register_transform(name: str) -> Callable[[C], C]:
+    """Class decorator that makes ``make_transform(name)`` build the class.
+
+    Raises:
+        ValueError: if the name is taken by another class.
+    """
+
+    def register(cls: C) -> C:
+        TRANSFORMS.register(name)(cls)
+        cls.name = name
+        return cls
+
+    return register
 
 
 def make_transform(spec: Any) -> Transform:
@@ -45,12 +62,13 @@ def make_transform(spec: Any) -> Transform:
     Raises:
         ValueError: for an unknown name or setting.
     """
-    return _REGISTRY.make(spec)
+    # A base class is abstract, which the checker takes for an attempt to build one.
+    return make_step(TRANSFORMS, Transform, spec)  # type: ignore[type-abstract]
 
 
 def list_transforms() -> list[str]:
     """Names of all transforms, sorted."""
-    return sorted(_REGISTRY.known)
+    return list(TRANSFORMS)
 
 
 @register_transform("rescale")

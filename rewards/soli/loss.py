@@ -9,12 +9,12 @@ forms differ by more than a constant: with the code's margin of 3 a tie hardly p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from reelrl.naming import Registry
 from reelrl.rewards.soli.pairs import pairs_of
 
 
@@ -89,14 +89,13 @@ class WinTieLoss:
         return total / count.clamp_min(1)
 
 
-LOSSES = {
-    "bt": WinTieLoss(win_tie=0.0),
-    "paper": WinTieLoss(),
-    "code": WinTieLoss(margin=3.0, win_tie=1.0),
-    "btt": WinTieLoss(lose_tie=0.5),
-}
+LOSSES: Registry[WinTieLoss] = Registry("loss")
 """Presets: no ties; the loss as printed; as released (``compute_bt_loss``, margin 3, both weights
 1); the printed one with lose-lose ties, which the paper finds to hurt."""
+LOSSES.register("bt")(WinTieLoss(win_tie=0.0))
+LOSSES.register("paper")(WinTieLoss())
+LOSSES.register("code")(WinTieLoss(margin=3.0, win_tie=1.0))
+LOSSES.register("btt")(WinTieLoss(lose_tie=0.5))
 
 
 def make_loss(name: str) -> WinTieLoss:
@@ -105,8 +104,4 @@ def make_loss(name: str) -> WinTieLoss:
     Raises:
         ValueError: for an unknown name.
     """
-    if name not in LOSSES:
-        near = get_close_matches(name, LOSSES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown loss {name!r}{hint} Known: {', '.join(LOSSES)}")
-    return LOSSES[name]
+    return LOSSES.find(name)

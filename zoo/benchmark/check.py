@@ -11,9 +11,9 @@ import gymnasium as gym
 
 from reelrl.algos.advantages import make_estimator
 from reelrl.envs.task import Task
+from reelrl.naming import nearest
 from reelrl.rewards.spec import build_reward
 from reelrl.zoo.benchmark.design import Run, Suite
-from reelrl.zoo.settings import nearest
 
 
 def check(suite: Suite, runs: Iterable[Run]) -> None:
