@@ -15,12 +15,13 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from reelrl.checks import Gt, check_fields
 from reelrl.naming import Registry
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.cache import adopt
@@ -56,10 +57,10 @@ class Scale(Transform):
         ValueError: if it is not positive.
     """
 
-    by: float
+    by: Annotated[float, Gt(0)]
 
     def __post_init__(self) -> None:
-        _positive("by", self.by)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Values (N,) times the constant."""
@@ -84,10 +85,10 @@ class Squash(Transform):
         ValueError: if it is not positive.
     """
 
-    scale: float
+    scale: Annotated[float, Gt(0)]
 
     def __post_init__(self) -> None:
-        _positive("scale", self.scale)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Squashed values (N,)."""
@@ -121,10 +122,10 @@ class Sigmoid(Transform):
     """
 
     centre: float = 0.0
-    scale: float = 1.0
+    scale: Annotated[float, Gt(0)] = 1.0
 
     def __post_init__(self) -> None:
-        _positive("scale", self.scale)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Values (N,) in (0, 1)."""
@@ -171,11 +172,11 @@ class Noise(Transform):
         ValueError: if the deviation is not positive.
     """
 
-    std: float
+    std: Annotated[float, Gt(0)]
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive("std", self.std)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Noisy values (N,)."""
@@ -207,14 +208,13 @@ class Miscalibrate(Transform):
         ValueError: if ``cv`` or ``limit`` is not positive.
     """
 
-    cv: float
+    cv: Annotated[float, Gt(0)]
     words: int = 3
-    limit: float = 4.0
+    limit: Annotated[float, Gt(0)] = 4.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive("cv", self.cv)
-        _positive("limit", self.limit)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Miscalibrated values (N,)."""
@@ -317,8 +317,3 @@ def judge_noise(videos: Tensor, seed: int) -> Tensor:
     seeds = [[seed, zlib.crc32(np.ascontiguousarray(clip).tobytes())] for clip in pixels]
     draws = [np.random.default_rng(pair).uniform(-1, 1) for pair in seeds]
     return torch.tensor(draws, dtype=torch.float64) * math.sqrt(3)
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")

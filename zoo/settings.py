@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from reelrl.algos.grpo import GRPOConfig
 from reelrl.algos.policies import FlowPolicyConfig
+from reelrl.checks import Ge, check_fields
 from reelrl.naming import nearest
 
 PRESETS = Path(__file__).resolve().parent / "presets"
@@ -37,14 +38,12 @@ class EvaluationConfig:
 
     rewards: tuple[str, ...] = ("gold",)
     prompts: str | tuple[str, ...] = "moving_shapes/compositional"
-    clips: int = 32
-    every: int = 10
+    clips: Annotated[int, Ge(1)] = 32
+    every: Annotated[int, Ge(1)] = 10
     seed: int = 10**6
 
     def __post_init__(self) -> None:
-        for name in ("clips", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
+        check_fields(self, "evaluation.")
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,14 @@ class TrainConfig:
 
     env: str = "reelrl/MovingShapes-v0"
     estimator: str = "grpo"
-    iterations: int = 100
+    iterations: Annotated[int, Ge(0)] = 100
     env_args: dict[str, Any] = field(default_factory=dict)
     policy: FlowPolicyConfig = field(default_factory=FlowPolicyConfig)
     learner: GRPOConfig = field(default_factory=GRPOConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise ValueError(f"iterations must be at least 0, got {self.iterations}")
+        check_fields(self)
 
 
 def read_preset(name_or_path: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from reelrl.algos.advantages.batch import Signal, Work
 from reelrl.algos.advantages.masked import Masked, group_sum, safe_divide
 from reelrl.algos.advantages.names import make_step
+from reelrl.checks import Ge, Gt, check_fields
 from reelrl.naming import Registry
 
 
@@ -78,11 +79,10 @@ class Clip(Post):
         limit: bound on the magnitude.
     """
 
-    limit: float = 5.0
+    limit: Annotated[float, Gt(0)] = 5.0
 
     def __post_init__(self) -> None:
-        if not self.limit > 0:
-            raise ValueError(f"limit must be > 0, got {self.limit}")
+        check_fields(self)
 
     def __call__(self, work: Work, signal: Signal) -> Signal:
         """Clip, noting how many samples that changed."""
@@ -105,15 +105,14 @@ class BestOfN(Post):
         scope: rank within each "group" or over the "batch" of this call.
     """
 
-    n: int = 8
+    n: Annotated[int, Ge(2)] = 8
     scope: Literal["group", "batch"] = "group"
     drops_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.n < 2 or self.n % 2:
-            raise ValueError(f"n must be even and at least 2, got {self.n}")
-        if self.scope not in ("group", "batch"):
-            raise ValueError(f"scope must be 'group' or 'batch', got {self.scope!r}")
+        check_fields(self)
+        if self.n % 2:
+            raise ValueError(f"n must be even, got {self.n}")
 
     def __call__(self, work: Work, signal: Signal) -> Signal:
         """Drop the middle; the earlier of equals counts as the higher."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from reelrl.algos.advantages.batch import Work
 from reelrl.algos.advantages.masked import Masked, constant, safe_divide
 from reelrl.algos.advantages.names import make_step
+from reelrl.checks import Gt, check_fields
 from reelrl.naming import Registry
 
 
@@ -139,8 +140,7 @@ class Ensemble(Transform):
     needs: ClassVar[frozenset[str]] = frozenset({"ensemble"})
 
     def __post_init__(self) -> None:
-        if self.mode not in ("mean", "wco", "uwo"):
-            raise ValueError(f"mode must be 'mean', 'wco' or 'uwo', got {self.mode!r}")
+        check_fields(self)
 
     def __call__(self, work: Work) -> Work:
         """Replace the rewards by the aggregate of ``ensemble`` (P, G, M, K)."""
@@ -203,12 +203,11 @@ class SoftminTime(Transform):
         temperature: T; towards 0 the sum is the minimum, towards infinity the mean.
     """
 
-    temperature: float = 0.1
+    temperature: Annotated[float, Gt(0)] = 0.1
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+        check_fields(self)
 
     def __call__(self, work: Work) -> Work:
         """Weight the steps of (P, G, T, K); masked steps get weight zero."""

@@ -9,11 +9,13 @@ forms differ by more than a constant: with the code's margin of 3 a tie hardly p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from reelrl.checks import Ge, check_fields
 from reelrl.naming import Registry
 from reelrl.rewards.soli.pairs import pairs_of
 
@@ -45,17 +47,15 @@ class WinTieLoss:
         ValueError: for a negative margin or weight, or weights that are all 0.
     """
 
-    margin: float = 0.0
-    win_lose: float = 1.0
-    win_tie: float = 0.5
-    lose_tie: float = 0.0
+    margin: Annotated[float, Ge(0)] = 0.0
+    win_lose: Annotated[float, Ge(0)] = 1.0
+    win_tie: Annotated[float, Ge(0)] = 0.5
+    lose_tie: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
-        weights = (self.win_lose, self.win_tie, self.lose_tie)
-        if min(self.margin, *weights) < 0 or not any(weights):
-            raise ValueError(
-                f"expected a margin and weights of at least 0, one weight above; got {self}"
-            )
+        check_fields(self)
+        if not any((self.win_lose, self.win_tie, self.lose_tie)):
+            raise ValueError(f"expected a weight above 0, got {self}")
 
     def __call__(self, scores: Tensor, passed: Tensor) -> Tensor:
         """The loss of a batch, a scalar.

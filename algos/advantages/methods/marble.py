@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from reelrl.algos.advantages.pipeline import Estimator, normalise_first
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.simplex import min_norm_weights
 from reelrl.algos.advantages.types import State
+from reelrl.checks import Ge, Within
 
 
 @register_estimator("marble")
@@ -41,17 +42,10 @@ class MARBLE(Estimator):
         """
 
         group: NormSpec = field(default=NormSpec(ddof=0, eps=1e-4))
-        rho: float = 0.9
-        alpha_floor: float = 0.0
-        every: int = 10
+        rho: Annotated[float, Within(0, 1)] = 0.9
+        alpha_floor: Annotated[float, Within(0, 1)] = 0.0
+        every: Annotated[int, Ge(1)] = 10
         warmup: int = 0
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not 0 <= self.rho < 1 or self.every < 1 or not 0 <= self.alpha_floor < 1:
-                raise ValueError(
-                    f"rho and alpha_floor must be in [0, 1) and every >= 1, got {self}"
-                )
 
     needs_component_gradients: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv 2605.06507 (abstract and released trainer)"
