@@ -100,19 +100,13 @@ class DynamicWeight(Estimator):
         return signal.noting(hv=state["hv"]), state
 
     def feedback(
-        self,
-        state: State,
-        *,
-        gram: Array | None = None,
-        grad_norms: Array | None = None,
-        metrics: Array | None = None,
+        self, state: State, *, gram: Array | None = None, metrics: Array | None = None
     ) -> State:
         """Take in a validation (mode "hypervolume") or a gradient Gram matrix (mode "gradient").
 
         Args:
             state: the state to follow.
             gram: (K, K) <g_k, g_l> of the per-component policy gradients.
-            grad_norms: not used; the diagonal of ``gram`` has them.
             metrics: (K,) validation metrics, higher better.
 
         Raises:

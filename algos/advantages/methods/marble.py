@@ -78,21 +78,13 @@ class MARBLE(Estimator):
         return step < self.config.warmup or (step - self.config.warmup) % self.config.every == 0
 
     def feedback(
-        self,
-        state: State,
-        *,
-        gram: Array | None = None,
-        grad_norms: Array | None = None,
-        metrics: Array | None = None,
-        weights: Array | None = None,
+        self, state: State, *, gram: Array | None = None, weights: Array | None = None
     ) -> State:
         """Solve for new alphas and move towards them.
 
         Args:
             state: the state to follow.
             gram: (K, K) <g_k, g_l>.
-            grad_norms: (K,) norms, if not the root of the diagonal of ``gram``.
-            metrics: not used.
             weights: (K,) static weights w.
 
         Raises:
@@ -103,9 +95,8 @@ class MARBLE(Estimator):
         if matrix is None or tuple(matrix.shape) != (count, count):
             got = None if matrix is None else tuple(matrix.shape)
             raise ValueError(f"marble needs a gram of shape {(count, count)}, got {got}")
-        norms = None if grad_norms is None else to_tensor(grad_norms).to(torch.float64)
         static = None if weights is None else to_tensor(weights).to(torch.float64)
-        new = balance(matrix, norms, static, self.config.alpha_floor).to(state["alphas"].device)
+        new = balance(matrix, static, self.config.alpha_floor).to(state["alphas"].device)
         mixed = self.config.rho * state["alphas"] + (1 - self.config.rho) * new
         first = state["solves"] == 0
         return {
@@ -117,7 +108,6 @@ class MARBLE(Estimator):
 
 def balance(
     gram: Tensor,
-    grad_norms: Tensor | None = None,
     weights: Tensor | None = None,
     alpha_floor: float = 0.0,
 ) -> Tensor:
@@ -130,11 +120,10 @@ def balance(
 
     Args:
         gram: (K, K) <g_k, g_l>.
-        grad_norms: (K,) norms; None is the root of the diagonal.
         weights: (K,) static weights; None is all ones.
         alpha_floor: mixed in as alpha := floor + (1 - n floor) alpha over the n valid components.
     """
-    norms = gram.diagonal().clamp(min=0.0).sqrt() if grad_norms is None else grad_norms
+    norms = gram.diagonal().clamp(min=0.0).sqrt()
     valid = torch.isfinite(norms) & (norms > 0) & torch.isfinite(gram.diagonal())
     valid = valid if weights is None else valid & (weights != 0)
     scale = torch.where(valid, 1 / torch.where(valid, norms, 1.0), 0.0)
