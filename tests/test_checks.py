@@ -104,8 +104,9 @@ def fields(kind):
 SETTINGS = of_defaults([
     NormSpec, Calibration, TrainerConfig, GRPOConfig, LossConfig, FlowPolicyConfig, WinTieLoss,
     EvaluationConfig, TrainConfig, RolloutConfig,
-    *POSTS.values(), *TRANSFORMS.values(),
+    # Before the steps: some of them are registered beside an estimator.
     *(estimator_class(name).Config for name in list_estimators()),
+    *POSTS.values(), *TRANSFORMS.values(),
 ])  # fmt: skip
 
 

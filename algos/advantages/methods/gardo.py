@@ -17,7 +17,7 @@ from reelrl.algos.advantages.pipeline import Estimator
 from reelrl.algos.advantages.post import Post, register_post
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import Gather, State
-from reelrl.checks import Ge
+from reelrl.checks import Ge, check_fields
 
 
 @register_estimator("gardo")
@@ -125,6 +125,9 @@ class GardoDiversity(Post):
 
     mode: Literal["paper", "code"] = "paper"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, work: Work, signal: Signal) -> Signal:
         """Scale the positive advantages."""
