@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from reelrl.algos.collect.plan import RolloutConfig
+from reelrl.checks import Ge, Gt, check_fields
 
 
 @dataclass(frozen=True)
@@ -38,37 +39,26 @@ class TrainerConfig:
         ValueError: for a value out of range.
     """
 
-    prompts_per_iteration: int = 8
-    group_size: int = 16
+    prompts_per_iteration: Annotated[int, Ge(1)] = 8
+    group_size: Annotated[int, Ge(1)] = 16
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     loss: Any = None
-    updates_per_iteration: int = 1
-    epochs: int = 1
-    micro_batch: int = 64
-    learning_rate: float = 5e-5
+    updates_per_iteration: Annotated[int, Ge(1)] = 1
+    epochs: Annotated[int, Ge(1)] = 1
+    micro_batch: Annotated[int, Ge(1)] = 64
+    learning_rate: Annotated[float, Gt(0)] = 5e-5
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, Gt(0)] = 1.0
     ema_decay: float = 0.0
     reward_weights: tuple[float, ...] | None = None
     seed: int = 0
-    max_skipped: int = 10
-    save_every: int = 10
-    keep: int = 2
+    max_skipped: Annotated[int, Ge(1)] = 10
+    save_every: Annotated[int, Ge(1)] = 10
+    keep: Annotated[int, Ge(1)] = 2
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        for name in (
-            "prompts_per_iteration", "group_size", "updates_per_iteration", "epochs",
-            "micro_batch", "max_skipped", "save_every", "keep",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if len(self.betas) != 2:
-            raise ValueError(f"betas must be two numbers, got {self.betas}")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_fields(self)
 
 
 C = TypeVar("C", bound=TrainerConfig)

@@ -26,11 +26,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from reelrl.naming import Registry
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -112,6 +113,20 @@ class StepKernel(ABC):
         return self.coefficients(sigmas[:-1], sigmas[1:], sigmas[1])
 
 
+K = TypeVar("K", bound=Callable[..., StepKernel])
+KERNELS: Registry[Callable[..., StepKernel]] = Registry("kernel")
+"""Name of a kernel -> its class."""
+
+
+def register_kernel(name: str) -> Callable[[K], K]:
+    """Class decorator that makes ``make_kernel(name)`` build the class.
+
+    Raises:
+        ValueError: if the name is taken by another kernel.
+    """
+    return KERNELS.register(name)
+
+
 @dataclass(frozen=True)
 class FlowKernel(StepKernel):
     """The SDE family of the module's docstring; a subclass says what the diffusion is.
@@ -138,6 +153,7 @@ class FlowKernel(StepKernel):
         return Coefficients(sigma, 1 + drift, change + drift * (1 - sigma), s, std)
 
 
+@register_kernel("ode")
 @dataclass(frozen=True)
 class ODE(FlowKernel):
     """No noise: an Euler step of the probability flow. It has no density."""
@@ -149,6 +165,7 @@ class ODE(FlowKernel):
         return torch.zeros_like(sigma)
 
 
+@register_kernel("flow_sde")
 @dataclass(frozen=True)
 class FlowSDE(FlowKernel):
     r"""Flow-GRPO (Liu et al. 2025): :math:`s = \eta \sqrt{\sigma / (1 - \sigma^*)}`.
@@ -170,6 +187,7 @@ class FlowSDE(FlowKernel):
         return self.eta * (sigma / (1 - torch.minimum(sigma, ceiling))).sqrt()
 
 
+@register_kernel("dance_sde")
 @dataclass(frozen=True)
 class DanceSDE(FlowKernel):
     r"""DanceGRPO (Xue et al. 2025): constant :math:`s = \eta`.
@@ -188,6 +206,7 @@ class DanceSDE(FlowKernel):
         return self.eta * torch.ones_like(sigma)
 
 
+@register_kernel("wan_sde")
 @dataclass(frozen=True)
 class WanSDE(FlowKernel):
     r"""Flow-GRPO's kernel for Wan: :math:`s = \sigma_1 \sigma`, without a knob."""
@@ -197,6 +216,7 @@ class WanSDE(FlowKernel):
         return ceiling * sigma
 
 
+@register_kernel("cps")
 @dataclass(frozen=True)
 class CPS(StepKernel):
     r"""Coefficient-preserving sampling (Wang and Yu 2025): no noise beyond what the level allows.
@@ -229,31 +249,19 @@ class CPS(StepKernel):
         return Coefficients(sigma, latent_weight, output_weight, diffusion, std)
 
 
-KERNELS: dict[str, Callable[..., StepKernel]] = {
-    "ode": ODE,
-    "flow_sde": FlowSDE,
-    "dance_sde": DanceSDE,
-    "wan_sde": WanSDE,
-    "cps": CPS,
-}
-
-
 def make_kernel(name: str, **config: Any) -> StepKernel:
     """Build a kernel by name.
 
     Args:
-        name: a key of :data:`KERNELS`.
+        name: a key of :data:`KERNELS`, of which :func:`register_kernel` adds more.
         **config: its attributes, such as ``eta``.
 
     Raises:
         ValueError: for an unknown name, an attribute the kernel does not have, or one out of range.
     """
-    if name not in KERNELS:
-        near = get_close_matches(name, KERNELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown kernel {name!r}{hint} Known: {', '.join(KERNELS)}")
+    kind = KERNELS.find(name)
     try:
-        return KERNELS[name](**config)
+        return kind(**config)
     except TypeError as error:
         raise ValueError(f"kernel {name!r}: {error}") from error
 

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from reelrl.naming import Registry, nearest
 from reelrl.rewards.moving_shapes.world import captions
 
-PROMPT_SETS = {
-    "moving_shapes": "train",
-    "moving_shapes/compositional": "compositional",
-}
-"""Name of a prompt set -> split of :func:`reelrl.rewards.moving_shapes.world.captions`."""
+S = TypeVar("S", bound=Callable[[], Sequence[str]])
+PROMPT_SETS: Registry[Callable[[], Sequence[str]]] = Registry("prompt set")
+"""Name of a prompt set -> function that returns its texts."""
+
+
+def register_prompts(name: str) -> Callable[[S], S]:
+    """Decorator for a function without arguments that returns the texts of a prompt set.
+
+    Raises:
+        ValueError: if the name is taken by another function.
+    """
+    return PROMPT_SETS.register(name)
+
+
+@register_prompts("moving_shapes")
+def training_captions() -> list[str]:
+    """The 192 captions of MovingShapes that policies are trained on."""
+    return captions("train")
+
+
+@register_prompts("moving_shapes/compositional")
+def compositional_captions() -> list[str]:
+    """The 24 captions of the pairs of colour and shape that training leaves out."""
+    return captions("compositional")
 
 
 def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
@@ -22,13 +42,11 @@ def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(prompts, str):
         if prompts not in PROMPT_SETS:
-            near = get_close_matches(prompts, PROMPT_SETS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"unknown prompt set {prompts!r}{hint} Known: {', '.join(PROMPT_SETS)}. "
+                f"unknown prompt set {prompts!r}{nearest(prompts, PROMPT_SETS)}. "
                 "Texts of your own go in a list, even a single one"
             )
-        return tuple(captions(PROMPT_SETS[prompts]))
+        prompts = PROMPT_SETS[prompts]()
     texts = tuple(prompts)
     if not texts:
         raise ValueError("prompts must hold at least one text, got none")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +21,7 @@ from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.sampling import NOISE_SEEDS
 from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, Scores, read_weights
 from reelrl.envs.spaces import UniformBox
+from reelrl.naming import nearest
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -269,11 +269,7 @@ class Task:
         options = options or {}
         for name in options:
             if name not in known:
-                near = get_close_matches(str(name), known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(
-                    f"unknown reset option {name!r}{hint} Known options: {', '.join(known)}"
-                )
+                raise ValueError(f"unknown reset option {name!r}{nearest(name, known)}")
         limits = {"prompt_id": len(self.prompts), "noise_seed": NOISE_SEEDS, "group_id": 2**63}
         return Chosen(
             **{

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
+from types import ModuleType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,8 +27,10 @@ class Registry(Mapping[str, T]):
 
     Args:
         kind: what one of them is called in error messages.
-        package: dotted name of a package whose modules register what they define; all of them are
-            imported when the registry is first read. None if whoever registers is imported anyway.
+        package: dotted name of a package whose modules register what they define; all of them,
+            and all of its sub-packages, are imported when the registry is first read. None means
+            that whoever registers is imported anyway. A module whose name starts with ``_`` is
+            left out: it registers nothing and may need a library that is slow to load.
     """
 
     def __init__(self, kind: str, package: str | None = None) -> None:
@@ -42,6 +46,9 @@ class Registry(Mapping[str, T]):
         """
 
         def decorate(entry: F) -> F:
+            # An entry from elsewhere hears of a taken name here, and not at the first look-up.
+            if not getattr(entry, "__module__", "").startswith(f"{self.package}."):
+                self._read_package()
             taken = self._entries.get(name)
             # By qualified name, so that re-running a notebook cell may replace its own class.
             if taken is not None and _qualified(taken) != _qualified(entry):
@@ -75,14 +82,41 @@ class Registry(Mapping[str, T]):
         self._read_package()
         return len(self._entries)
 
+    @contextmanager
+    def isolated(self, keep: Callable[[T], bool] = lambda entry: True) -> Iterator[None]:
+        """A context that begins with some of the entries and forgets what it registered.
+
+        Args:
+            keep: tells the entries that are known inside; by default all of them.
+        """
+        self._read_package()
+        before = dict(self._entries)
+        self._entries = {name: entry for name, entry in before.items() if keep(entry)}
+        try:
+            yield
+        finally:
+            self._entries = before
+
     def _read_package(self) -> None:
         if self._complete or self.package is None:
             return
         # First, because a module may look into the registry while it is imported.
         self._complete = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+        try:
+            _import_below(importlib.import_module(self.package))
+        except BaseException:
+            # Half a registry would call the other half unknown.
+            self._complete = False
+            raise
+
+
+def _import_below(package: ModuleType) -> None:
+    """Import the public modules of a package and of its sub-packages."""
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            found = importlib.import_module(f"{package.__name__}.{module.name}")
+            if module.ispkg:
+                _import_below(found)
 
 
 def _qualified(entry: object) -> str:

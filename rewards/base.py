@@ -10,11 +10,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from reelrl.naming import Registry
 
 LOWEST, HIGHEST = -0.5, 1.5
 """Pixels beyond these are not in [0, 1]; decoders overshoot a little."""
@@ -229,8 +230,9 @@ def _extremes(pixels: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-_REGISTRY: dict[str, Callable[..., Reward]] = {}
 R = TypeVar("R", bound=Callable[..., Reward])
+REWARDS: Registry[Callable[..., Reward]] = Registry("reward", "reelrl.rewards")
+"""Name of a component -> the class; each module below :mod:`reelrl.rewards` is found by itself."""
 
 
 def register_reward(name: str) -> Callable[[R], R]:
@@ -239,16 +241,7 @@ def register_reward(name: str) -> Callable[[R], R]:
     Raises:
         ValueError: if the name is taken by another factory.
     """
-
-    def register(factory: R) -> R:
-        taken = _REGISTRY.get(name)
-        # __qualname__, so that re-running a notebook cell may replace its own class.
-        if taken is not None and taken.__qualname__ != factory.__qualname__:
-            raise ValueError(f"reward name {name!r} is taken by {taken!r}")
-        _REGISTRY[name] = factory
-        return factory
-
-    return register
+    return REWARDS.register(name)
 
 
 def make_reward(name: str, **config: Any) -> Reward:
@@ -265,18 +258,14 @@ def make_reward(name: str, **config: Any) -> Reward:
 
 
 def reward_class(name: str) -> Callable[..., Reward]:
-    """What ``name`` is registered for: the class, whose attributes tell all about it unbuilt.
+    """The class that is registered under a name; its attributes tell all about it unbuilt.
 
     Raises:
         ValueError: for an unknown name; the message names the nearest known one.
     """
-    if name not in _REGISTRY:
-        near = get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown reward {name!r}{hint} Known: {', '.join(list_rewards())}")
-    return _REGISTRY[name]
+    return REWARDS.find(name)
 
 
 def list_rewards() -> list[str]:
     """Names of all registered components, sorted."""
-    return sorted(_REGISTRY)
+    return list(REWARDS)

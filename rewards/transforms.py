@@ -15,12 +15,14 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from reelrl.checks import Gt, check_fields
+from reelrl.naming import Registry
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.cache import adopt
 
@@ -39,6 +41,11 @@ class Transform(ABC):
         """What the mapped values lie in, if the values lie in ``bounds``."""
 
 
+TRANSFORMS: Registry[type[Transform]] = Registry("transform")
+"""Name in a list of rewards -> class; the other keys there are its fields."""
+
+
+@TRANSFORMS.register("scale")
 @dataclass(frozen=True)
 class Scale(Transform):
     """Multiply by a positive constant.
@@ -50,10 +57,10 @@ class Scale(Transform):
         ValueError: if it is not positive.
     """
 
-    by: float
+    by: Annotated[float, Gt(0)]
 
     def __post_init__(self) -> None:
-        _positive("by", self.by)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Values (N,) times the constant."""
@@ -64,6 +71,7 @@ class Scale(Transform):
         return (bounds[0] * self.by, bounds[1] * self.by)
 
 
+@TRANSFORMS.register("squash")
 @dataclass(frozen=True)
 class Squash(Transform):
     r"""Saturate: :math:`1 - e^{-v / s}`, most of whose range is used up at a few s.
@@ -77,10 +85,10 @@ class Squash(Transform):
         ValueError: if it is not positive.
     """
 
-    scale: float
+    scale: Annotated[float, Gt(0)]
 
     def __post_init__(self) -> None:
-        _positive("scale", self.scale)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Squashed values (N,)."""
@@ -100,6 +108,7 @@ class Squash(Transform):
         return (low, high)
 
 
+@TRANSFORMS.register("sigmoid")
 @dataclass(frozen=True)
 class Sigmoid(Transform):
     r"""Bring a score without bounds to (0, 1): :math:`\sigma((v - c) / s)`.
@@ -113,10 +122,10 @@ class Sigmoid(Transform):
     """
 
     centre: float = 0.0
-    scale: float = 1.0
+    scale: Annotated[float, Gt(0)] = 1.0
 
     def __post_init__(self) -> None:
-        _positive("scale", self.scale)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Values (N,) in (0, 1)."""
@@ -130,6 +139,7 @@ class Sigmoid(Transform):
         return (low, high)
 
 
+@TRANSFORMS.register("threshold")
 @dataclass(frozen=True)
 class Threshold(Transform):
     """Pass or fail: 1 where the value is at least ``at``, else 0.
@@ -149,6 +159,7 @@ class Threshold(Transform):
         return (0.0, 1.0)
 
 
+@TRANSFORMS.register("noise")
 @dataclass(frozen=True)
 class Noise(Transform):
     """Add the noise of a judge: uniform, and the same for the same clip and seed.
@@ -161,11 +172,11 @@ class Noise(Transform):
         ValueError: if the deviation is not positive.
     """
 
-    std: float
+    std: Annotated[float, Gt(0)]
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive("std", self.std)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Noisy values (N,)."""
@@ -177,6 +188,7 @@ class Noise(Transform):
         return (bounds[0] - reach, bounds[1] + reach)
 
 
+@TRANSFORMS.register("miscalibrate")
 @dataclass(frozen=True)
 class Miscalibrate(Transform):
     r"""A judge whose scale drifts between kinds of prompts: :math:`r \mapsto a_c r`.
@@ -196,14 +208,13 @@ class Miscalibrate(Transform):
         ValueError: if ``cv`` or ``limit`` is not positive.
     """
 
-    cv: float
+    cv: Annotated[float, Gt(0)]
     words: int = 3
-    limit: float = 4.0
+    limit: Annotated[float, Gt(0)] = 4.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive("cv", self.cv)
-        _positive("limit", self.limit)
+        check_fields(self)
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Miscalibrated values (N,)."""
@@ -219,17 +230,6 @@ class Miscalibrate(Transform):
     def bounds(self, bounds: Bounds) -> Bounds:
         """Both ends times the largest factor."""
         return (min(0.0, bounds[0]) * self.limit, max(0.0, bounds[1]) * self.limit)
-
-
-TRANSFORMS: dict[str, type[Transform]] = {
-    "scale": Scale,
-    "squash": Squash,
-    "sigmoid": Sigmoid,
-    "threshold": Threshold,
-    "noise": Noise,
-    "miscalibrate": Miscalibrate,
-}
-"""Name in a list of rewards -> class; the other keys there are its fields."""
 
 
 class Transformed(Reward):
@@ -276,9 +276,7 @@ def make_transform(name: str, **config: Any) -> Transform:
     Raises:
         ValueError: for an unknown name.
     """
-    if name not in TRANSFORMS:
-        raise ValueError(f"unknown transform {name!r}; known: {', '.join(TRANSFORMS)}")
-    return TRANSFORMS[name](**config)
+    return TRANSFORMS.find(name)(**config)
 
 
 @register_reward("coin")
@@ -319,8 +317,3 @@ def judge_noise(videos: Tensor, seed: int) -> Tensor:
     seeds = [[seed, zlib.crc32(np.ascontiguousarray(clip).tobytes())] for clip in pixels]
     draws = [np.random.default_rng(pair).uniform(-1, 1) for pair in seeds]
     return torch.tensor(draws, dtype=torch.float64) * math.sqrt(3)
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -33,8 +34,10 @@ LISTS = {
     "estimators": "reelrl.zoo.documents.estimator_list",
     "rewards": "reelrl.zoo.documents.reward_list",
     "models": "reelrl.zoo.documents.model_list",
+    "settings": "reelrl.zoo.documents.settings_list",
 }
-"""What ``reelrl list`` knows -> module; each has ``main(out: Path | None) -> None``."""
+"""Name of a list -> module with ``main()``, and with ``detail(name)`` where one entry has more to
+tell than its line."""
 
 
 Settings = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
@@ -87,7 +90,8 @@ class Train:
     seed: int | None = None
     """Seed in place of the preset's."""
     set: Settings = ()
-    """Further settings, such as learner.learning_rate=1e-4 policy.lora_rank=8."""
+    """Further settings, such as learner.learning_rate=1e-4 policy.lora_rank=8; the list of all is
+    below."""
     out: Path | None = None
     """Folder of the run; default runs/<preset>-<estimator>-<seed>."""
 
@@ -218,11 +222,51 @@ class List:
 
     # The choices are known at run time only, which a checker cannot follow.
     what: Annotated[Literal[tuple(LISTS)], tyro.conf.Positional]  # type: ignore[valid-type]
-    """Which registry."""
+    """Which registry; settings are those of a training run."""
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """An estimator, whose settings are printed, or a preset, whose values the settings have."""
 
     def run(self) -> None:
-        """Print the list."""
-        importlib.import_module(LISTS[self.what]).main(None)
+        """Print the list, or what there is to tell of one entry."""
+        module = importlib.import_module(LISTS[self.what])
+        if self.name is None:
+            module.main()
+        elif hasattr(module, "detail"):
+            module.detail(self.name)
+        else:
+            raise ValueError(f"list {self.what} takes no name, got {self.name!r}")
+
+
+def _parse(arguments: list[str]) -> Any:
+    """The command with its options; a call for help ends here."""
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            {
+                "train": Train,
+                "train-reward": TrainReward,
+                "sample": Sample,
+                "bench": Bench,
+                "report": Report,
+                "list": List,
+            },
+            prog="reelrl",
+            description="Text-to-video generation as a Gymnasium environment with vector rewards.",
+            args=arguments,
+        )
+    except SystemExit as stop:
+        if not stop.code and arguments[:1] == ["train"]:
+            # Here and not in the option's help: only who asks for it waits for torch to load.
+            from reelrl.zoo.documents.settings_list import help_text
+
+            print(help_text(_preset(arguments)))
+        raise
+
+
+def _preset(arguments: list[str]) -> str:
+    """The preset that a call for help names, or the default one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default=Train.preset)
+    return str(parser.parse_known_args(arguments)[0].preset)
 
 
 def write_pages(folder: Path) -> list[Path]:
@@ -242,21 +286,9 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run it; a bad value ends with one line and exit code 2."""
     # Read when transformers is imported: a bar per loaded component would drown what we print.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    command = tyro.extras.subcommand_cli_from_dict(
-        {
-            "train": Train,
-            "train-reward": TrainReward,
-            "sample": Sample,
-            "bench": Bench,
-            "report": Report,
-            "list": List,
-        },
-        prog="reelrl",
-        description="Text-to-video generation as a Gymnasium environment with vector rewards.",
-        args=argv,
-    )
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        command.run()
+        _parse(arguments).run()
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, less) has seen enough; nothing is left to tell it, not even at exit.

@@ -6,15 +6,16 @@ import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from reelrl.algos.grpo import GRPOConfig
 from reelrl.algos.policies import FlowPolicyConfig
+from reelrl.checks import Ge, check_fields
+from reelrl.naming import nearest
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 T = TypeVar("T")
@@ -37,14 +38,12 @@ class EvaluationConfig:
 
     rewards: tuple[str, ...] = ("gold",)
     prompts: str | tuple[str, ...] = "moving_shapes/compositional"
-    clips: int = 32
-    every: int = 10
+    clips: Annotated[int, Ge(1)] = 32
+    every: Annotated[int, Ge(1)] = 10
     seed: int = 10**6
 
     def __post_init__(self) -> None:
-        for name in ("clips", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
+        check_fields(self, "evaluation.")
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,14 @@ class TrainConfig:
 
     env: str = "reelrl/MovingShapes-v0"
     estimator: str = "grpo"
-    iterations: int = 100
+    iterations: Annotated[int, Ge(0)] = 100
     env_args: dict[str, Any] = field(default_factory=dict)
     policy: FlowPolicyConfig = field(default_factory=FlowPolicyConfig)
     learner: GRPOConfig = field(default_factory=GRPOConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise ValueError(f"iterations must be at least 0, got {self.iterations}")
+        check_fields(self)
 
 
 def read_preset(name_or_path: str) -> dict[str, Any]:
@@ -89,8 +87,8 @@ def read_preset(name_or_path: str) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
         raise ValueError(
-            f"unknown preset {name_or_path!r}{nearest(name_or_path, known)} Known: "
-            f"{', '.join(known)}, or the path of a yaml file"
+            f"unknown preset {name_or_path!r}{nearest(name_or_path, known)}, or the path of a yaml "
+            "file"
         )
     values = _read(path.read_text(), str(path)) or {}
     if not isinstance(values, dict):
@@ -146,12 +144,6 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 # Kept: evaluating annotations is most of the time of reading a suite of thousands of runs.
 _hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The end of an error message: what was probably meant."""
-    near = get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}."
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

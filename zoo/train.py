@@ -25,8 +25,9 @@ from reelrl.algos.run.checkpoint import list_checkpoints
 from reelrl.algos.run.distributed import ALONE, Ranks, launched
 from reelrl.algos.trainer import CHECKPOINTS, Observer
 from reelrl.envs.task import Task
+from reelrl.naming import nearest
 from reelrl.zoo.pictures import save_gif, save_sheet
-from reelrl.zoo.settings import TrainConfig, build, nearest, override, read_preset
+from reelrl.zoo.settings import TrainConfig, build, override, read_preset
 
 CONFIG = "config.yaml"
 SHOWN = 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from reelrl.algos.advantages.masked import (
     group_sum,
     group_sum_of,
 )
-from reelrl.algos.advantages.names import nearest
 from reelrl.algos.advantages.types import Gather
+from reelrl.checks import Ge, Gt, check_fields
+from reelrl.naming import nearest
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -51,32 +52,20 @@ class NormSpec:
         singleton: what a group with one valid member gets: "zero", or its "raw" score (verl).
 
     Raises:
-        ValueError: for a negative eps, ddof or clip.
+        ValueError: for a negative eps or ddof, a clip of 0 or less, or an unknown choice.
     """
 
     baseline: Baseline = "mean"
     scale: Scale = "group"
-    ddof: int = 1
-    eps: float = 1e-8
+    ddof: Annotated[int, Ge(0)] = 1
+    eps: Annotated[float, Ge(0)] = 1e-8
     eps_mode: EpsMode = "add"
     zero_tol: float | None = None
-    clip: float | None = None
+    clip: Annotated[float, Gt(0)] | None = None
     singleton: Literal["zero", "raw"] = "zero"
 
     def __post_init__(self) -> None:
-        if self.eps < 0 or self.ddof < 0 or (self.clip is not None and self.clip <= 0):
-            raise ValueError(f"eps and ddof must be >= 0 and clip > 0, got {self}")
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-
-
-_CHOICES = {
-    "baseline": ("mean", "loo", "batch", "none"),
-    "scale": ("group", "loo", "batch", "none"),
-    "eps_mode": ("add", "floor", "insqrt", "clampvar", "where"),
-    "singleton": ("zero", "raw"),
-}
+        check_fields(self)
 
 
 def make_norm(spec: Any, start: NormSpec | None = None) -> NormSpec:

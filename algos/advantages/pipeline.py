@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from reelrl.algos.advantages.norm import NormSpec, make_norm, normalise
 from reelrl.algos.advantages.post import Post, make_post
 from reelrl.algos.advantages.transforms import Transform, make_transform
 from reelrl.algos.advantages.types import AdvantageOutput, Gather, RewardBatch, State
+from reelrl.checks import Ge, check_fields
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -56,26 +57,40 @@ class EstimatorConfig:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "transforms", tuple(make_transform(t) for t in self.transforms))
         object.__setattr__(self, "post", tuple(make_post(p) for p in self.post))
-        own: dict[str, Any] = {field.name: field.default for field in fields(self)}
-        for name, bare in (("group", NormSpec()), ("batch", NormSpec("batch", "batch"))):
-            if getattr(self, name, None) is not None:
-                start = own[name] if isinstance(own[name], NormSpec) else bare
-                object.__setattr__(self, name, make_norm(getattr(self, name), start))
-        over = getattr(self, "batch", None)
-        if over is not None and not {over.baseline, over.scale} <= {"batch", "none"}:
+        for own in fields(self):
+            given = getattr(self, own.name)
+            if isinstance(own.default, NormSpec) and given is not None:
+                object.__setattr__(self, own.name, make_norm(given, own.default))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupBatchConfig(EstimatorConfig):
+    """Settings of estimators that normalise in the group and, if asked to, over the batch.
+
+    Attributes:
+        group: normalisation within the group.
+        batch: a second normalisation over the batch; None for none.
+        tokens: equal tokens each sample stands for in batch statistics (language trainers whiten
+            over tokens, which changes the ddof term).
+    """
+
+    group: NormSpec = field(default=NormSpec())
+    batch: NormSpec | None = None
+    tokens: Annotated[int, Ge(1)] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch is None:
+            return
+        over = make_norm(self.batch, NormSpec("batch", "batch"))
+        object.__setattr__(self, "batch", over)
+        if not {over.baseline, over.scale} <= {"batch", "none"}:
             raise ValueError(
                 "batch is a normalisation over the batch, with baseline and scale 'batch' or "
                 f"'none', got {over}"
-            )
-        if getattr(self, "tokens", 1) < 1:
-            raise ValueError(f"tokens must be at least 1, got {getattr(self, 'tokens', 1)}")
-        if getattr(self, "nan", "skip") not in ("skip", "zero"):
-            raise ValueError(f"nan must be 'skip' or 'zero', got {getattr(self, 'nan', None)!r}")
-        if self.credit not in ("instant", "return_to_go", "trajectory"):
-            raise ValueError(
-                f"credit must be 'instant', 'return_to_go' or 'trajectory', got {self.credit!r}"
             )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.batch import Signal, Work
 from reelrl.algos.advantages.masked import Masked, group_sum, safe_divide
-from reelrl.algos.advantages.names import StepRegistry
+from reelrl.algos.advantages.names import make_step
+from reelrl.checks import Ge, Gt, check_fields
+from reelrl.naming import Registry
 
 
 class Post(ABC):
@@ -32,9 +35,24 @@ class Post(ABC):
         """The changed signal."""
 
 
-# An abstract base is what a registry of its subclasses is for; the checker sees it instantiated.
-_REGISTRY: StepRegistry[Post] = StepRegistry("post step", Post)  # type: ignore[type-abstract]
-register_post = _REGISTRY.register
+C = TypeVar("C", bound=type[Post])
+POSTS: Registry[type[Post]] = Registry("post step")
+"""Name of a post step -> its class."""
+
+
+def register_post(name: str) -> Callable[[C], C]:
+    """Class decorator that makes ``make_post(name)`` build the class.
+
+    Raises:
+        ValueError: if the name is taken by another class.
+    """
+
+    def register(cls: C) -> C:
+        POSTS.register(name)(cls)
+        cls.name = name
+        return cls
+
+    return register
 
 
 def make_post(spec: Any) -> Post:
@@ -43,12 +61,13 @@ def make_post(spec: Any) -> Post:
     Raises:
         ValueError: for an unknown name or setting.
     """
-    return _REGISTRY.make(spec)
+    # A base class is abstract, which the checker takes for an attempt to build one.
+    return make_step(POSTS, Post, spec)  # type: ignore[type-abstract]
 
 
 def list_posts() -> list[str]:
     """Names of all post steps, sorted."""
-    return sorted(_REGISTRY.known)
+    return list(POSTS)
 
 
 @register_post("clip")
@@ -60,11 +79,10 @@ class Clip(Post):
         limit: bound on the magnitude.
     """
 
-    limit: float = 5.0
+    limit: Annotated[float, Gt(0)] = 5.0
 
     def __post_init__(self) -> None:
-        if not self.limit > 0:
-            raise ValueError(f"limit must be > 0, got {self.limit}")
+        check_fields(self)
 
     def __call__(self, work: Work, signal: Signal) -> Signal:
         """Clip, noting how many samples that changed."""
@@ -87,15 +105,14 @@ class BestOfN(Post):
         scope: rank within each "group" or over the "batch" of this call.
     """
 
-    n: int = 8
+    n: Annotated[int, Ge(2)] = 8
     scope: Literal["group", "batch"] = "group"
     drops_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.n < 2 or self.n % 2:
-            raise ValueError(f"n must be even and at least 2, got {self.n}")
-        if self.scope not in ("group", "batch"):
-            raise ValueError(f"scope must be 'group' or 'batch', got {self.scope!r}")
+        check_fields(self)
+        if self.n % 2:
+            raise ValueError(f"n must be even, got {self.n}")
 
     def __call__(self, work: Work, signal: Signal) -> Signal:
         """Drop the middle; the earlier of equals counts as the higher."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, TypeVar
 
-from reelrl.algos.advantages.names import nearest
 from reelrl.algos.advantages.norm import NormSpec, make_norm
 from reelrl.algos.advantages.pipeline import Estimator
+from reelrl.naming import Registry, nearest
 
-_REGISTRY: dict[str, type[Estimator]] = {}
 C = TypeVar("C", bound=type[Estimator])
+ESTIMATORS: Registry[type[Estimator]] = Registry("estimator", "reelrl.algos.advantages.methods")
+"""Name of an estimator -> its class."""
 _NORM_FIELDS = {field.name for field in dataclasses.fields(NormSpec)}
 
 
@@ -26,12 +24,8 @@ def register_estimator(name: str) -> Callable[[C], C]:
     """
 
     def register(cls: C) -> C:
-        taken = _REGISTRY.get(name)
-        # __qualname__, so that re-running a notebook cell may replace its own class.
-        if taken is not None and taken.__qualname__ != cls.__qualname__:
-            raise ValueError(f"estimator name {name!r} is taken by {taken!r}")
+        ESTIMATORS.register(name)(cls)
         cls.name = name
-        _REGISTRY[name] = cls
         return cls
 
     return register
@@ -73,18 +67,14 @@ def estimator_class(name: str) -> type[Estimator]:
     """The class registered under a name.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name; the message names the nearest known one.
     """
-    _discover()
-    if name not in _REGISTRY:
-        raise ValueError(f"unknown estimator {name!r}{nearest(name, _REGISTRY)}")
-    return _REGISTRY[name]
+    return ESTIMATORS.find(name)
 
 
 def list_estimators() -> list[str]:
     """Names of all registered estimators, sorted."""
-    _discover()
-    return sorted(_REGISTRY)
+    return list(ESTIMATORS)
 
 
 def _build_config(cls: type[Estimator], settings: dict[str, Any]) -> Any:
@@ -102,11 +92,3 @@ def _build_config(cls: type[Estimator], settings: dict[str, Any]) -> Any:
         group = make_norm(own.get("group", {}), default)
         own["group"] = dataclasses.replace(group, **norm)
     return cls.Config(**own)
-
-
-@cache
-def _discover() -> None:
-    """Import every module below ``methods`` once, so that each can register what it defines."""
-    package = importlib.import_module("reelrl.algos.advantages.methods")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")

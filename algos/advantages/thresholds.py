@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.types import Gather, State
+from reelrl.checks import Ge, Within, check_fields
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,23 +37,16 @@ class Calibration:
     """
 
     rule: Literal["quantile", "gain"] = "quantile"
-    quantile: float = 0.75
-    min_groups: int = 64
-    capacity: int = 4096
-    refresh_every: int = 1
-    ema: float = 0.0
+    quantile: Annotated[float, Within(0, 1, closed=True)] = 0.75
+    min_groups: Annotated[int, Ge(1)] = 64
+    capacity: Annotated[int, Ge(1)] = 4096
+    refresh_every: Annotated[int, Ge(1)] = 1
+    ema: Annotated[float, Within(0, 1)] = 0.0
     frozen: bool = False
     fraction: float = 0.7
 
     def __post_init__(self) -> None:
-        if self.rule not in ("quantile", "gain"):
-            raise ValueError(f"rule must be 'quantile' or 'gain', got {self.rule!r}")
-        if not 0 <= self.quantile <= 1 or not 0 <= self.ema < 1:
-            raise ValueError(
-                f"quantile must be in [0, 1] and ema in [0, 1), got {self.quantile} and {self.ema}"
-            )
-        if min(self.capacity, self.refresh_every, self.min_groups) < 1:
-            raise ValueError(f"capacity, refresh_every and min_groups must be >= 1, got {self}")
+        check_fields(self)
         others = {
             "gain": ("quantile", "min_groups", "capacity", "refresh_every", "frozen"),
             "quantile": ("fraction",),

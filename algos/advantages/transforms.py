@@ -7,15 +7,18 @@ score that cannot be computed because one of its inputs is missing is itself mis
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.batch import Work
 from reelrl.algos.advantages.masked import Masked, constant, safe_divide
-from reelrl.algos.advantages.names import StepRegistry
+from reelrl.algos.advantages.names import make_step
+from reelrl.checks import Gt, check_fields
+from reelrl.naming import Registry
 
 if TYPE_CHECKING:
     from jaxtyping import Shaped
@@ -37,9 +40,24 @@ class Transform(ABC):
         """The transformed batch."""
 
 
-# An abstract base is what a registry of its subclasses is for; the checker sees it instantiated.
-_REGISTRY: StepRegistry[Transform] = StepRegistry("transform", Transform)  # type: ignore[type-abstract]
-register_transform = _REGISTRY.register
+C = TypeVar("C", bound=type[Transform])
+TRANSFORMS: Registry[type[Transform]] = Registry("transform")
+"""Name of a transform -> its class."""
+
+
+def register_transform(name: str) -> Callable[[C], C]:
+    """Class decorator that makes ``make_transform(name)`` build the class.
+
+    Raises:
+        ValueError: if the name is taken by another class.
+    """
+
+    def register(cls: C) -> C:
+        TRANSFORMS.register(name)(cls)
+        cls.name = name
+        return cls
+
+    return register
 
 
 def make_transform(spec: Any) -> Transform:
@@ -48,12 +66,13 @@ def make_transform(spec: Any) -> Transform:
     Raises:
         ValueError: for an unknown name or setting.
     """
-    return _REGISTRY.make(spec)
+    # A base class is abstract, which the checker takes for an attempt to build one.
+    return make_step(TRANSFORMS, Transform, spec)  # type: ignore[type-abstract]
 
 
 def list_transforms() -> list[str]:
     """Names of all transforms, sorted."""
-    return sorted(_REGISTRY.known)
+    return list(TRANSFORMS)
 
 
 @register_transform("rescale")
@@ -124,8 +143,7 @@ class Ensemble(Transform):
     needs: ClassVar[frozenset[str]] = frozenset({"ensemble"})
 
     def __post_init__(self) -> None:
-        if self.mode not in ("mean", "wco", "uwo"):
-            raise ValueError(f"mode must be 'mean', 'wco' or 'uwo', got {self.mode!r}")
+        check_fields(self)
 
     def __call__(self, work: Work) -> Work:
         """Replace the rewards by the aggregate of ``ensemble`` (P, G, M, K)."""
@@ -188,12 +206,11 @@ class SoftminTime(Transform):
         temperature: T; towards 0 the sum is the minimum, towards infinity the mean.
     """
 
-    temperature: float = 0.1
+    temperature: Annotated[float, Gt(0)] = 0.1
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+        check_fields(self)
 
     def __call__(self, work: Work) -> Work:
         """Weight the steps of (P, G, T, K); masked steps get weight zero."""

@@ -151,7 +151,6 @@ class AdvantageOutput:
         sample_weight: (P, G[, T]) 1 for kept and 0 for dropped samples, already applied to
             ``advantages``: what a loss should divide by.
         kl_gate: (P, G) bool, True where the KL penalty is on.
-        spatial_weight: reserved for perceptual maps; always None.
         diagnostics: a read-only mapping; each entry is computed when it is first read.
     """
 
@@ -161,7 +160,6 @@ class AdvantageOutput:
     aggregated_reward: Array | None = None
     sample_weight: Array | None = None
     kl_gate: Array | None = None
-    spatial_weight: Array | None = None
     diagnostics: Mapping[str, Array] = field(default_factory=dict)
 
 
@@ -172,7 +170,8 @@ class AdvantageEstimator(Protocol):
     Attributes:
         name: registry name.
         requires: keys of ``extras``, or "bounds", "dense", that a batch must have.
-        needs_component_gradients: True if the trainer must give gradients back by ``feedback``.
+        needs_component_gradients: True if the trainer must give gradients back by
+            ``feedback(state, gram=..., weights=...)``, which returns the state that follows.
         loss_mode: "summed" (one loss on ``advantages``) or "per_component" (one loss per column of
             ``component_advantages``, weighted by ``component_weights``).
         config: a frozen dataclass.

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+
+from reelrl.checks import Ge, check_fields
 
 WindowMode = Literal["all", "random", "sliding", "none"]
 
@@ -46,30 +48,19 @@ class RolloutConfig:
     """
 
     window: WindowMode = "all"
-    window_size: int = 2
-    window_stride: int = 1
+    window_size: Annotated[int, Ge(1)] = 2
+    window_stride: Annotated[int, Ge(1)] = 1
     first_step: int = 0
     last_step: int | None = None
     initial_noise: Literal["independent", "shared"] = "independent"
     branch_steps: tuple[int, ...] = ()
-    branches: int = 2
+    branches: Annotated[int, Ge(2)] = 2
     dense: bool = False
     keep_means: bool = False
     keep_videos: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "branch_steps", tuple(self.branch_steps))
-        for name, known in (
-            ("window", ("all", "random", "sliding", "none")),
-            ("initial_noise", ("independent", "shared")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        for name, low in (("window_size", 1), ("window_stride", 1), ("branches", 2)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        check_fields(self)
         if len(set(self.branch_steps)) < len(self.branch_steps):
             raise ValueError(f"branch_steps must be different steps, got {self.branch_steps}")
         if self.window == "none":

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from reelrl.algos.learners.signal import ItemSignal, signal_per_transition
 from reelrl.algos.learners.update import LearnerWarning
 from reelrl.algos.metrics import to_floats
 from reelrl.algos.policies.flow import FlowOutput, FlowPolicy
+from reelrl.checks import Ge, Gt, OneOf, check_fields
 from reelrl.envs.steps import gaussian_kl
 
 if TYPE_CHECKING:
@@ -52,27 +53,15 @@ class LossConfig:
         ValueError: for a value out of range.
     """
 
-    kind: str = "clip"
-    clip_range: float = 0.025
+    kind: Annotated[str, OneOf(BOUNDS)] = "clip"
+    clip_range: Annotated[float, Gt(0)] = 0.025
     dppo_threshold: float = 1e-5
     step_weight: losses.StepWeight = "uniform"
-    kl_weight: float = 0.0
+    kl_weight: Annotated[float, Ge(0)] = 0.0
     kl_kind: KLKind = "gaussian"
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("kind", tuple(BOUNDS)),
-            ("step_weight", get_args(losses.StepWeight)),
-            ("kl_kind", get_args(KLKind)),
-        ):
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        if not self.clip_range > 0 or not self.kl_weight >= 0:
-            raise ValueError(
-                f"clip_range must be positive and kl_weight at least 0, got {self.clip_range} and "
-                f"{self.kl_weight}"
-            )
+        check_fields(self)
 
 
 @register_learner("policy_gradient")

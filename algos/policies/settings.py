@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 
+from reelrl.checks import Ge, check_fields
 from reelrl.envs import kernels, steps
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -44,7 +45,7 @@ class FlowPolicyConfig:
     reduction: steps.Reduction = "mean"
     precision: Precision = "float32"
     latent_dtype: Precision = "float32"
-    lora_rank: int = 0
+    lora_rank: Annotated[int, Ge(0)] = 0
     lora_alpha: float | None = None
     lora_targets: tuple[str, ...] | None = None
     lora_seed: int = 0
@@ -52,19 +53,7 @@ class FlowPolicyConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.lora_targets is not None:
-            object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
-        for name, known in (
-            ("reduction", get_args(steps.Reduction)),
-            ("precision", tuple(DTYPES)),
-            ("latent_dtype", tuple(DTYPES)),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank must be at least 0, got {self.lora_rank}")
+        check_fields(self)
 
     def make_kernel(self) -> kernels.StepKernel:
         """The step kernel.

@@ -9,11 +9,7 @@ from typing import Any
 
 from docstrings import ROLE, to_markdown
 
-import reelrl.envs.scoring  # noqa: F401  (registers the shipped components)
-from reelrl.rewards import Reward, list_rewards, make_reward
-
-# The registry offers instances, and one with weights cannot be made without them.
-from reelrl.rewards.base import _REGISTRY
+from reelrl.rewards import Reward, list_rewards, make_reward, reward_class
 
 WORDS = {
     "higher_is_better": "higher is better",
@@ -30,7 +26,7 @@ def declared(name: str) -> dict[str, Any]:
 
     What a class leaves to its constructor is read from an instance if one can be made.
     """
-    found: Any = _REGISTRY[name]
+    found: Any = reward_class(name)
     if not all(hasattr(found, attribute) for attribute in Reward.__annotations__):
         found = make_reward(name) if not needed(name) else found
     return {key: getattr(found, key) for key in Reward.__annotations__ if hasattr(found, key)}
@@ -38,7 +34,7 @@ def declared(name: str) -> dict[str, Any]:
 
 def needed(name: str) -> list[str]:
     """Arguments without which the component cannot be made here, where no weights are."""
-    published = getattr(_REGISTRY[name], "weights", "")
+    published = getattr(reward_class(name), "weights", "")
     return [
         parameter.name
         for parameter in _parameters(name)
@@ -75,7 +71,7 @@ def index() -> str:
 
 def page(name: str) -> str:
     """One component."""
-    factory: Any = _REGISTRY[name]
+    factory: Any = reward_class(name)
     summary_, _, rest = _doc(name).partition("\n")
     # The arguments have a table of their own below.
     rest = re.split(r"^(?:Args|Attributes|Raises|Returns):$", rest, flags=re.MULTILINE)[0]
@@ -109,7 +105,7 @@ def _cell(text: str) -> str:
 
 
 def _doc(name: str) -> str:
-    return inspect.getdoc(_REGISTRY[name]) or ""
+    return inspect.getdoc(reward_class(name)) or ""
 
 
 def _markdown(text: str) -> list[str]:
@@ -117,7 +113,7 @@ def _markdown(text: str) -> list[str]:
 
 
 def _parameters(name: str) -> list[inspect.Parameter]:
-    found = inspect.signature(_REGISTRY[name]).parameters.values()
+    found = inspect.signature(reward_class(name)).parameters.values()
     return [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 

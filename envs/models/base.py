@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -15,12 +14,13 @@ from reelrl.envs.models import trained
 from reelrl.envs.models.folders import pipeline_class, resolve_model, shipped_name
 from reelrl.envs.schedule import sigma_schedule
 from reelrl.envs.steps import rows_like
+from reelrl.naming import Registry, nearest
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 M = TypeVar("M", bound="type[VideoModel]")
-_REGISTRY: dict[str, type[VideoModel]] = {}
+PIPELINES: Registry[type[VideoModel]] = Registry("pipeline", "reelrl.envs.models")
 """Class name of a diffusers pipeline -> the model that opens its folders."""
 
 
@@ -33,16 +33,7 @@ def register_model(pipeline: str) -> Callable[[M], M]:
     Raises:
         ValueError: if another class opens these pipelines already.
     """
-
-    def register(cls: M) -> M:
-        taken = _REGISTRY.get(pipeline)
-        # A module that is run again, as in a notebook, may replace its own class.
-        if taken is not None and taken.__qualname__ != cls.__qualname__:
-            raise ValueError(f"{pipeline} is opened by {taken.__name__} already")
-        _REGISTRY[pipeline] = cls
-        return cls
-
-    return register
+    return PIPELINES.register(pipeline)
 
 
 class VideoModel(ABC):
@@ -88,12 +79,11 @@ class VideoModel(ABC):
         """
         folder = resolve_model(name_or_path)
         pipeline = pipeline_class(folder)
-        if pipeline not in _REGISTRY:
-            near = get_close_matches(pipeline, _REGISTRY, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            known = ", ".join(sorted(_REGISTRY))
-            raise ValueError(f"{folder} holds a {pipeline}, expected one of {known}{hint}")
-        kind = _REGISTRY[pipeline]
+        if pipeline not in PIPELINES:
+            raise ValueError(
+                f"{folder} holds a {pipeline}, which no model opens{nearest(pipeline, PIPELINES)}"
+            )
+        kind = PIPELINES[pipeline]
         # A class of one's own, derived from the registered one, opens what that one opens.
         opener = cls if issubclass(cls, kind) else kind
         if not issubclass(opener, cls):

@@ -1,7 +1,7 @@
 """MovingShapes: a world whose video quality is known, its gold score and its hackable proxies.
 
-Importing it registers the components ``gold``, ``gold_align``, ``gold_phys``, ``gold_fid``,
-``proxy_vq``, ``proxy_mq`` and ``proxy_ta``.
+Its components are ``gold``, ``gold_align``, ``gold_phys``, ``gold_fid``, ``proxy_vq``, ``proxy_mq``
+and ``proxy_ta``.
 """
 
 from reelrl.rewards.moving_shapes.gold import GoldAxes, gold_axes

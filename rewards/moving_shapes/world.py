@@ -19,6 +19,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from reelrl.naming import nearest
+
 NUM_FRAMES = 9
 SIZE = 32
 BACKGROUND = 0.1
@@ -122,7 +124,7 @@ def captions(split: str = "train") -> list[str]:
         ValueError: for an unknown split.
     """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        raise ValueError(f"unknown split {split!r}{nearest(split, SPLITS)}")
     held_out = split == "compositional"
     return [
         caption

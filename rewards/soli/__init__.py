@@ -5,5 +5,3 @@ a loss with ties (:mod:`~reelrl.rewards.soli.loss`), and a head on a frozen mode
 (:mod:`~reelrl.rewards.soli.heads`) learns from it. A trained one is a folder
 (:mod:`~reelrl.rewards.soli.folder`) that ``make_reward("soli_reward", model=folder)`` opens.
 """
-
-from reelrl.rewards.soli import reward as reward

@@ -12,8 +12,9 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from reelrl.checks import Ge, Gt, check_fields
 from reelrl.rewards.soli.heads import Head, HeadConfig, make_head
 from reelrl.rewards.vlm.model import model_folder
 
@@ -49,17 +50,13 @@ class Question:
 
     template: str
     system: str | None = None
-    num_frames: int | None = None
-    clip_fps: float = 16.0
+    num_frames: Annotated[int, Ge(2)] | None = None
+    clip_fps: Annotated[float, Gt(0)] = 16.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if "{prompt}" not in self.template:
             raise ValueError(f"the template must hold {{prompt}}, got {self.template[:80]!r}")
-        if not self.clip_fps > 0 or (self.num_frames is not None and self.num_frames < 2):
-            raise ValueError(
-                "expected clip_fps > 0 and num_frames of at least 2, got "
-                f"{self.clip_fps} and {self.num_frames}"
-            )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from reelrl.checks import Ge, Within, check_fields
 
 HeadName = Literal["hpqa", "mean_pool", "last_token", "yes_logit"]
 HEADS: tuple[str, ...] = get_args(HeadName)
@@ -36,20 +38,15 @@ class HeadConfig:
     """
 
     name: HeadName
-    width: int
-    levels: int
+    width: Annotated[int, Ge(1)]
+    levels: Annotated[int, Ge(1)]
     attention_heads: int = 8
-    dropout: float = 0.1
+    dropout: Annotated[float, Within(0, 1)] = 0.1
     yes: int = 0
     no: int = 0
 
     def __post_init__(self) -> None:
-        if self.name not in HEADS:
-            raise ValueError(f"unknown head {self.name!r}; known: {', '.join(HEADS)}")
-        if self.width < 1 or self.levels < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"expected width and levels of at least 1 and dropout in [0, 1), got {self}"
-            )
+        check_fields(self)
         if self.name == "hpqa" and self.width % self.attention_heads:
             raise ValueError(
                 f"{self.attention_heads} attention heads do not divide a width of {self.width}"

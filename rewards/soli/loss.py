@@ -9,12 +9,14 @@ forms differ by more than a constant: with the code's margin of 3 a tie hardly p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from reelrl.checks import Ge, check_fields
+from reelrl.naming import Registry
 from reelrl.rewards.soli.pairs import pairs_of
 
 
@@ -45,17 +47,15 @@ class WinTieLoss:
         ValueError: for a negative margin or weight, or weights that are all 0.
     """
 
-    margin: float = 0.0
-    win_lose: float = 1.0
-    win_tie: float = 0.5
-    lose_tie: float = 0.0
+    margin: Annotated[float, Ge(0)] = 0.0
+    win_lose: Annotated[float, Ge(0)] = 1.0
+    win_tie: Annotated[float, Ge(0)] = 0.5
+    lose_tie: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
-        weights = (self.win_lose, self.win_tie, self.lose_tie)
-        if min(self.margin, *weights) < 0 or not any(weights):
-            raise ValueError(
-                f"expected a margin and weights of at least 0, one weight above; got {self}"
-            )
+        check_fields(self)
+        if not any((self.win_lose, self.win_tie, self.lose_tie)):
+            raise ValueError(f"expected a weight above 0, got {self}")
 
     def __call__(self, scores: Tensor, passed: Tensor) -> Tensor:
         """The loss of a batch, a scalar.
@@ -89,14 +89,13 @@ class WinTieLoss:
         return total / count.clamp_min(1)
 
 
-LOSSES = {
-    "bt": WinTieLoss(win_tie=0.0),
-    "paper": WinTieLoss(),
-    "code": WinTieLoss(margin=3.0, win_tie=1.0),
-    "btt": WinTieLoss(lose_tie=0.5),
-}
+LOSSES: Registry[WinTieLoss] = Registry("loss")
 """Presets: no ties; the loss as printed; as released (``compute_bt_loss``, margin 3, both weights
 1); the printed one with lose-lose ties, which the paper finds to hurt."""
+LOSSES.register("bt")(WinTieLoss(win_tie=0.0))
+LOSSES.register("paper")(WinTieLoss())
+LOSSES.register("code")(WinTieLoss(margin=3.0, win_tie=1.0))
+LOSSES.register("btt")(WinTieLoss(lose_tie=0.5))
 
 
 def make_loss(name: str) -> WinTieLoss:
@@ -105,8 +104,4 @@ def make_loss(name: str) -> WinTieLoss:
     Raises:
         ValueError: for an unknown name.
     """
-    if name not in LOSSES:
-        near = get_close_matches(name, LOSSES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown loss {name!r}{hint} Known: {', '.join(LOSSES)}")
-    return LOSSES[name]
+    return LOSSES.find(name)

@@ -3,7 +3,3 @@
 Clips go in as tensors: no mp4, no bytes, no first frame in place of a clip. Weights come from a
 local folder and are never downloaded; ``transformers`` is imported when a model is opened.
 """
-
-from reelrl.rewards.vlm import unified_reward as unified_reward
-from reelrl.rewards.vlm import videoalign as videoalign
-from reelrl.rewards.vlm import videoscore2 as videoscore2

@@ -88,7 +88,7 @@ class VideoAlignScorer(VLMScorer):
     @cached_property
     def vlm(self) -> QwenVL:
         """The model with its reward head, opened when first used."""
-        from reelrl.rewards.vlm.videoalign_model import open_videoalign
+        from reelrl.rewards.vlm._videoalign_model import open_videoalign
 
         return open_videoalign(
             self.folder,

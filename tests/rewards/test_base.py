@@ -13,6 +13,7 @@ from reelrl.rewards import (
     register_reward,
     reward_class,
 )
+from reelrl.rewards.base import REWARDS
 
 
 class Brightness(Reward):
@@ -171,20 +172,20 @@ def test_output_of_masks_infinities():
     assert output.values[1:].isnan().all()
 
 
-def test_registry_round_trip(monkeypatch):
-    monkeypatch.setattr("reelrl.rewards.base._REGISTRY", {})
-    register_reward("test_brightness")(Brightness)
-    assert list_rewards() == ["test_brightness"]
-    assert isinstance(make_reward("test_brightness"), Brightness)
-    register_reward("test_brightness")(Brightness)
-    with pytest.raises(ValueError, match="taken"):
-        register_reward("test_brightness")(BatchCentred)
+def test_registry_round_trip():
+    with REWARDS.isolated(lambda entry: False):
+        register_reward("test_brightness")(Brightness)
+        assert list_rewards() == ["test_brightness"]
+        assert isinstance(make_reward("test_brightness"), Brightness)
+        register_reward("test_brightness")(Brightness)
+        with pytest.raises(ValueError, match="taken"):
+            register_reward("test_brightness")(BatchCentred)
 
 
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(ValueError, match=r"did you mean 'gold_fid'\? Known: .*proxy_vq"):
         make_reward("gold_fidd")
-    with pytest.raises(ValueError, match=r"unknown reward 'zzz'\. Known: "):
+    with pytest.raises(ValueError, match=r"unknown reward 'zzz'; known: .*gold, .*proxy_vq"):
         make_reward("zzz")
 
 

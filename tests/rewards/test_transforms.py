@@ -179,7 +179,7 @@ def test_a_coin_scores_noise():
         (lambda: Miscalibrate(cv=0), "cv must be positive, got 0"),
         (
             lambda: build_reward({"name": "gold", "transforms": [{"name": "sqash"}]}),
-            "unknown transform 'sqash'; known: scale, squash",
+            "unknown transform 'sqash'; did you mean 'squash'\\? Known: .*scale, sigmoid, squash",
         ),
     ],
 )

@@ -108,7 +108,7 @@ def test_t34_the_examination_has_the_schedule_and_sizes_of_training():
         ("learner.group_size=4.5", "learner.group_size must be int, got 4.5"),
         ("learner.loss.kind=ppo", "kind must be one of clip, dppo, guard, got 'ppo'"),
         ("learner=3", "learner must hold keys and values, got 3"),
-        ("learner.betas=[0.9]", "betas must be two numbers, got (0.9,)"),
+        ("learner.betas=[0.9]", "betas must hold 2 values, got (0.9,)"),
         ("iterations=-3", "iterations must be at least 0, got -3"),
         ("evaluation.every=0", "evaluation.every must be at least 1, got 0"),
         ("evaluation.clips=0", "evaluation.clips must be at least 1, got 0"),

@@ -11,6 +11,7 @@ import gymnasium as gym
 
 from reelrl.algos.advantages import make_estimator
 from reelrl.envs.task import Task
+from reelrl.naming import nearest
 from reelrl.rewards.base import Reward
 from reelrl.rewards.spec import build_reward
 from reelrl.zoo.benchmark.columns import SPLITS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from reelrl.algos.advantages import (
     estimator_class,
     list_estimators,
@@ -11,6 +9,7 @@ from reelrl.algos.advantages import (
     list_transforms,
     make_estimator,
 )
+from reelrl.zoo.documents.settings_list import listing
 
 
 def table() -> str:
@@ -28,17 +27,18 @@ def table() -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def main(out: Path | None) -> None:
-    """Print the list; with a folder, write it there."""
-    text = "\n".join(
-        [
-            table(),
-            "",
-            f"transforms: {', '.join(list_transforms())}",
-            f"post steps: {', '.join(list_posts())}",
-        ]
-    )
-    print(text)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "estimators.txt").write_text(text + "\n")
+def main() -> None:
+    """Print the list."""
+    print(f"{table()}\n")
+    print(f"transforms: {', '.join(list_transforms())}")
+    print(f"post steps: {', '.join(list_posts())}")
+
+
+def detail(name: str) -> None:
+    """Print the settings of one estimator, with the values of a preset after ``@``.
+
+    Raises:
+        ValueError: for an unknown name or preset.
+    """
+    estimator = make_estimator(name)
+    print(f"settings of {name}, {estimator.source}:\n\n{listing(estimator.config)}")

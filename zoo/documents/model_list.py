@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from reelrl.envs.models import SHIPPED, WanVideoModel
 from reelrl.rewards.moving_shapes.world import NUM_FRAMES, SIZE
 
 
-def main(out: Path | None = None) -> None:
+def main() -> None:
     """Print the table."""
     print("| name | folder | MB | latent of a 9x32x32 clip | prompt tokens |")
     print("|---|---|---|---|---|")

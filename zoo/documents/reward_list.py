@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from reelrl.rewards import list_rewards, reward_class
@@ -54,6 +53,6 @@ def report() -> str:
     return table([*header, "what"], rows)
 
 
-def main(out: Path | None = None) -> None:
+def main() -> None:
     """Print the table."""
     print(report())

@@ -78,11 +78,6 @@ class TPGRPO(Estimator):
         reading: Literal["paper", "code"] = "paper"
         constrained: bool = False
 
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.reading not in ("paper", "code"):
-                raise ValueError(f"reading must be 'paper' or 'code', got {self.reading!r}")
-
     source: ClassVar[str] = "arXiv 2602.06422 (abstract, audit and code)"
     needs: ClassVar[frozenset[str]] = frozenset({"ode_rewards"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -136,8 +131,6 @@ class MAPOMICA(Estimator):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.scope not in ("group", "batch"):
-                raise ValueError(f"scope must be 'group' or 'batch', got {self.scope!r}")
             if self.credit != "instant":
                 raise ValueError("mapo_mica assigns credit itself; leave credit at 'instant'")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.pipeline import Estimator
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
+from reelrl.checks import Ge, Gt
 
 
 @register_estimator("dynamic_weight")
@@ -46,19 +47,10 @@ class DynamicWeight(Estimator):
 
         mode: Literal["hypervolume", "gradient"] = "hypervolume"
         apply: Literal["reward", "advantage"] = "advantage"
-        capacity: int = 64
+        capacity: Annotated[int, Ge(2)] = 64
         lr: float = 1.0
-        mu: float = 1.0
-        every: int = 1
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.mode not in ("hypervolume", "gradient"):
-                raise ValueError(f"mode must be 'hypervolume' or 'gradient', got {self.mode!r}")
-            if self.apply not in ("reward", "advantage"):
-                raise ValueError(f"apply must be 'reward' or 'advantage', got {self.apply!r}")
-            if self.mu <= 0 or self.every < 1 or self.capacity < 2:
-                raise ValueError(f"need mu > 0, every >= 1 and capacity >= 2, got {self}")
+        mu: Annotated[float, Gt(0)] = 1.0
+        every: Annotated[int, Ge(1)] = 1
 
     source: ClassVar[str] = "arXiv 2509.11452"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -108,19 +100,13 @@ class DynamicWeight(Estimator):
         return signal.noting(hv=state["hv"]), state
 
     def feedback(
-        self,
-        state: State,
-        *,
-        gram: Array | None = None,
-        grad_norms: Array | None = None,
-        metrics: Array | None = None,
+        self, state: State, *, gram: Array | None = None, metrics: Array | None = None
     ) -> State:
         """Take in a validation (mode "hypervolume") or a gradient Gram matrix (mode "gradient").
 
         Args:
             state: the state to follow.
             gram: (K, K) <g_k, g_l> of the per-component policy gradients.
-            grad_norms: not used; the diagonal of ``gram`` has them.
             metrics: (K,) validation metrics, higher better.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from reelrl.algos.advantages.pipeline import Estimator
 from reelrl.algos.advantages.post import Post, register_post
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import Gather, State
+from reelrl.checks import Ge, check_fields
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -54,16 +55,10 @@ class GARDO(Estimator):
         adaptive: bool = False
         low: float = 0.02
         high: float = 0.2
-        window: int = 20
+        window: Annotated[int, Ge(1)] = 20
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.diversity not in ("paper", "code"):
-                raise ValueError(f"diversity must be 'paper' or 'code', got {self.diversity!r}")
-            if self.gate not in ("paper", "code", "none"):
-                raise ValueError(f"gate must be 'paper', 'code' or 'none', got {self.gate!r}")
-            if self.window < 1:
-                raise ValueError(f"window must be at least 1, got {self.window}")
             if not 0 <= self.low <= self.fraction <= self.high <= 1:
                 raise ValueError(f"need 0 <= low <= fraction <= high <= 1, got {self}")
 
@@ -133,6 +128,9 @@ class GardoDiversity(Post):
 
     mode: Literal["paper", "code"] = "paper"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, work: Work, signal: Signal) -> Signal:
         """Scale the positive advantages."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from reelrl.algos.advantages.pipeline import Estimator, normalise_first
 from reelrl.algos.advantages.post import drop, keep_ratio
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
+from reelrl.checks import Ge
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -45,15 +46,7 @@ class GD2PO(Estimator):
         )
         mode: Literal["hard", "snr"] = "snr"
         tau: float = 0.8
-        margin: float = 0.0
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.mode not in ("hard", "snr") or self.margin < 0:
-                raise ValueError(
-                    "mode must be 'hard' or 'snr' and margin >= 0, "
-                    f"got {self.mode!r} and {self.margin}"
-                )
+        margin: Annotated[float, Ge(0)] = 0.0
 
     source: ClassVar[str] = "arXiv 2606.16771"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -13,7 +13,7 @@ from reelrl.algos.advantages.masked import Masked
 from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.pipeline import (
     Estimator,
-    EstimatorConfig,
+    GroupBatchConfig,
     normalise_first,
     sum_first,
 )
@@ -24,18 +24,8 @@ _WHITEN = NormSpec("batch", "batch", ddof=1, eps=1e-8, eps_mode="insqrt")
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorConfig(EstimatorConfig):
-    """Settings of the vector family.
-
-    Attributes:
-        group: normalisation of each component within its group.
-        batch: normalisation of the weighted sum over the batch; None for none.
-        tokens: equal tokens each sample stands for in the batch statistics.
-    """
-
-    group: NormSpec = field(default=NormSpec())
-    batch: NormSpec | None = None
-    tokens: int = 1
+class VectorConfig(GroupBatchConfig):
+    """Settings of the vector family: ``group`` is of each component, ``batch`` of their sum."""
 
 
 class Vector(Estimator):

@@ -10,27 +10,20 @@ from torch import Tensor
 
 from reelrl.algos.advantages.batch import Signal, Work
 from reelrl.algos.advantages.norm import NormSpec
-from reelrl.algos.advantages.pipeline import Estimator, EstimatorConfig, sum_first
+from reelrl.algos.advantages.pipeline import Estimator, GroupBatchConfig, sum_first
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalarConfig(EstimatorConfig):
-    """Settings of the scalar family.
+class ScalarConfig(GroupBatchConfig):
+    """Settings of the scalar family, which normalises the sum s.
 
     Attributes:
-        group: normalisation of s within its group.
-        batch: a second normalisation over the batch; None for none.
-        tokens: equal tokens each sample stands for in batch statistics (language trainers whiten
-            over tokens, which changes the ddof term).
         nan: a missing score pulls its clip nowhere ("skip"), or counts as 0 ("zero", TRL's
             ``nansum``): then the clip is worst or best by where 0 lies on the scale.
     """
 
-    group: NormSpec = field(default=NormSpec())
-    batch: NormSpec | None = None
-    tokens: int = 1
     nan: Literal["skip", "zero"] = "skip"
 
 

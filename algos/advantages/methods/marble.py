@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from reelrl.algos.advantages.pipeline import Estimator, normalise_first
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.simplex import min_norm_weights
 from reelrl.algos.advantages.types import State
+from reelrl.checks import Ge, Within
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,17 +45,10 @@ class MARBLE(Estimator):
         """
 
         group: NormSpec = field(default=NormSpec(ddof=0, eps=1e-4))
-        rho: float = 0.9
-        alpha_floor: float = 0.0
-        every: int = 10
+        rho: Annotated[float, Within(0, 1)] = 0.9
+        alpha_floor: Annotated[float, Within(0, 1)] = 0.0
+        every: Annotated[int, Ge(1)] = 10
         warmup: int = 0
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not 0 <= self.rho < 1 or self.every < 1 or not 0 <= self.alpha_floor < 1:
-                raise ValueError(
-                    f"rho and alpha_floor must be in [0, 1) and every >= 1, got {self}"
-                )
 
     needs_component_gradients: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv 2605.06507 (abstract and released trainer)"
@@ -87,21 +81,13 @@ class MARBLE(Estimator):
         return step < self.config.warmup or (step - self.config.warmup) % self.config.every == 0
 
     def feedback(
-        self,
-        state: State,
-        *,
-        gram: Array | None = None,
-        grad_norms: Array | None = None,
-        metrics: Array | None = None,
-        weights: Array | None = None,
+        self, state: State, *, gram: Array | None = None, weights: Array | None = None
     ) -> State:
         """Solve for new alphas and move towards them.
 
         Args:
             state: the state to follow.
             gram: (K, K) <g_k, g_l>.
-            grad_norms: (K,) norms, if not the root of the diagonal of ``gram``.
-            metrics: not used.
             weights: (K,) static weights w.
 
         Raises:
@@ -112,9 +98,8 @@ class MARBLE(Estimator):
         if matrix is None or tuple(matrix.shape) != (count, count):
             got = None if matrix is None else tuple(matrix.shape)
             raise ValueError(f"marble needs a gram of shape {(count, count)}, got {got}")
-        norms = None if grad_norms is None else to_tensor(grad_norms).to(torch.float64)
         static = None if weights is None else to_tensor(weights).to(torch.float64)
-        new = balance(matrix, norms, static, self.config.alpha_floor).to(state["alphas"].device)
+        new = balance(matrix, static, self.config.alpha_floor).to(state["alphas"].device)
         mixed = self.config.rho * state["alphas"] + (1 - self.config.rho) * new
         first = state["solves"] == 0
         return {
@@ -126,7 +111,6 @@ class MARBLE(Estimator):
 
 def balance(
     gram: Float[Tensor, "K K"],
-    grad_norms: Float[Tensor, " K"] | None = None,
     weights: Float[Tensor, " K"] | None = None,
     alpha_floor: float = 0.0,
 ) -> Tensor:
@@ -139,11 +123,10 @@ def balance(
 
     Args:
         gram: (K, K) <g_k, g_l>.
-        grad_norms: (K,) norms; None is the root of the diagonal.
         weights: (K,) static weights; None is all ones.
         alpha_floor: mixed in as alpha := floor + (1 - n floor) alpha over the n valid components.
     """
-    norms = gram.diagonal().clamp(min=0.0).sqrt() if grad_norms is None else grad_norms
+    norms = gram.diagonal().clamp(min=0.0).sqrt()
     valid = torch.isfinite(norms) & (norms > 0) & torch.isfinite(gram.diagonal())
     valid = valid if weights is None else valid & (weights != 0)
     scale = torch.where(valid, 1 / torch.where(valid, norms, 1.0), 0.0)

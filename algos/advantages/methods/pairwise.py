@@ -81,14 +81,6 @@ class Arena(Estimator):
         tournament: Literal["rank", "anchor", "single_elimination"] = "single_elimination"
         group: NormSpec = field(default=NormSpec(eps=1e-6))
 
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.tournament not in ("rank", "anchor", "single_elimination"):
-                raise ValueError(
-                    "tournament must be 'rank', 'anchor' or 'single_elimination', "
-                    f"got {self.tournament!r}"
-                )
-
     source: ClassVar[str] = "arXiv 2601.06487, code Alibaba-NLP/qqr"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "qqr": {},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from reelrl.algos.advantages.pipeline import Estimator, normalise_first, sum_fir
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.transforms import finite_bounds
 from reelrl.algos.advantages.types import State
+from reelrl.checks import Ge, Within
 
 
 @register_estimator("sa_mrpo")
@@ -34,12 +35,7 @@ class SAMRPO(Estimator):
 
         group: NormSpec = field(default=NormSpec(ddof=0, eps=0.0))
         batch: NormSpec | None = field(default=NormSpec("batch", "batch", ddof=0, eps=0.0))
-        gamma: float = 0.5
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not self.gamma >= 0:
-                raise ValueError(f"gamma must be at least 0, got {self.gamma}")
+        gamma: Annotated[float, Ge(0)] = 0.5
 
     source: ClassVar[str] = "arXiv 2608.16072"
     needs: ClassVar[frozenset[str]] = frozenset({"bounds"})
@@ -75,15 +71,7 @@ class SAW(Estimator):
         """
 
         on: Literal["rewards", "advantages"] = "rewards"
-        ema: float = 0.0
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.on not in ("rewards", "advantages") or not 0 <= self.ema < 1:
-                raise ValueError(
-                    "on must be 'rewards' or 'advantages' and ema in [0, 1), "
-                    f"got {self.on!r} and {self.ema}"
-                )
+        ema: Annotated[float, Within(0, 1)] = 0.0
 
     source: ClassVar[str] = "arXiv 2606.07705"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.thresholds import Calibration
 from reelrl.algos.advantages.transforms import Rescale
 from reelrl.algos.advantages.types import State
+from reelrl.checks import Gt
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -69,8 +70,8 @@ class TaRoS(Estimator):
 
         tau: float | tuple[float | None, ...] = 0.75
         beta: float = 0.3
-        slope: float = 1.0
-        temperature: float = 1.0
+        slope: Annotated[float, Gt(0)] = 1.0
+        temperature: Annotated[float, Gt(0)] = 1.0
         h: Literal["sigmoid", "headroom"] = "sigmoid"
         direction: Literal["printed", "self_paced"] = "printed"
         sparsity_ref: Literal["next", "previous"] = "next"
@@ -82,15 +83,6 @@ class TaRoS(Estimator):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            for name, known in _CHOICES.items():
-                if getattr(self, name) not in known:
-                    raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-            if not (self.temperature > 0 and self.slope > 0):
-                raise ValueError(
-                    f"temperature and slope must be > 0, got {self.temperature} and {self.slope}"
-                )
-            if not isinstance(self.tau, (int, float)):
-                object.__setattr__(self, "tau", tuple(self.tau))
             if isinstance(self.calibration, Mapping):
                 object.__setattr__(self, "calibration", Calibration(**self.calibration))
 
@@ -207,15 +199,6 @@ class TaRoS(Estimator):
         weights = torch.softmax(torch.where(anything, logits, 0.0), -1) * anything
         full = weights.expand(work.shape[0], *weights.shape[1:])
         return full.squeeze(1)
-
-
-_CHOICES = {
-    "h": ("sigmoid", "headroom"),
-    "direction": ("printed", "self_paced"),
-    "sparsity_ref": ("next", "previous"),
-    "spread": ("hoyer", "cv", "std"),
-    "scope": ("group", "batch"),
-}
 
 
 def expand_tau(

@@ -46,8 +46,6 @@ class BranchGRPO(Estimator):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.fusion not in ("uniform", "path"):
-                raise ValueError(f"fusion must be 'uniform' or 'path', got {self.fusion!r}")
             if (self.group.baseline, self.group.scale, self.group.eps_mode) != (
                 "mean",
                 "group",

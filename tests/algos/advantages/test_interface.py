@@ -103,7 +103,7 @@ def test_all_steps_are_found_by_name() -> None:
         (lambda: make_estimator("grpo", transforms=("parr",)), "did you mean 'par'"),
         (lambda: make_transform({"name": "par", "slope": 1}), "has no setting 'slope'"),
         (lambda: make_post({"name": "best_of_n", "n": 3}), "even"),
-        (lambda: NormSpec(eps=-1.0), "must be >= 0"),
+        (lambda: NormSpec(eps=-1.0), "eps must be at least 0, got -1.0"),
     ],
 )
 def test_mistakes_name_the_nearest_known_thing(call: Any, message: str) -> None:

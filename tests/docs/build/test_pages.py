@@ -17,11 +17,11 @@ import pytest
 import reference
 
 import reelrl
-from reelrl.rewards import Reward, base
+from reelrl.rewards import Reward, make_reward, register_reward
 from reelrl.zoo.benchmark.design import read_suite
 
 
-def test_a_component_that_cannot_be_made_has_a_page_all_the_same(monkeypatch):
+def test_a_component_that_cannot_be_made_has_a_page_all_the_same():
     class Judge(Reward):
         """Asks :class:`~reelrl.rewards.Reward` | nobody.
 
@@ -40,7 +40,7 @@ def test_a_component_that_cannot_be_made_has_a_page_all_the_same(monkeypatch):
         def score(self, videos, prompts, infos):
             raise NotImplementedError
 
-    monkeypatch.setitem(base._REGISTRY, "judge", Judge)
+    register_reward("judge")(Judge)
     page = components.page("judge")
     assert page.startswith("# `judge`\n\nAsks [`Reward`][reelrl.rewards.Reward] | nobody.\n")
     assert "| bounds | [−∞, 4] |" in page and "| license | MIT |".replace("se", "ce") in page
@@ -52,7 +52,7 @@ def test_a_component_that_cannot_be_made_has_a_page_all_the_same(monkeypatch):
     )
 
 
-def test_a_component_with_published_weights_needs_a_folder(monkeypatch):
+def test_a_component_with_published_weights_needs_a_folder():
     class Clip(Reward):
         name, bounds = "clip", (0.0, 1.0)
         weights = "someone/clip"
@@ -63,12 +63,12 @@ def test_a_component_with_published_weights_needs_a_folder(monkeypatch):
         def score(self, videos, prompts, infos):
             raise NotImplementedError
 
-    monkeypatch.setitem(base._REGISTRY, "clip", Clip)
+    register_reward("clip")(Clip)
     assert "{name: clip, model: ...}" in components.page("clip")
 
 
 def test_bounds_that_the_constructor_sets_are_read_from_an_instance():
-    assert components.declared("coin")["bounds"] == base.make_reward("coin").bounds
+    assert components.declared("coin")["bounds"] == make_reward("coin").bounds
 
 
 def test_every_declared_attribute_is_on_the_page():

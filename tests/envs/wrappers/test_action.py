@@ -171,7 +171,7 @@ def test_ranges_given_as_arrays_survive_json():
     [
         (lambda env: VelocityAction(env, "flow"), "unknown kernel 'flow'; did you mean"),
         (lambda env: VelocityAction(env, "ode", eta=1), "unexpected keyword argument 'eta'"),
-        (lambda env: GuidanceAction(env, "ode"), "take one of flow_sde, dance_sde, cps$"),
+        (lambda env: GuidanceAction(env, "ode"), "take one of cps, dance_sde, flow_sde$"),
         (lambda env: GuidanceAction(env, "cps", noise_range=(0, 2)), "eta must be a number"),
         (lambda env: GuidanceAction(env, guidance_range=(2, 2)), "guidance_range must be"),
     ],

@@ -8,7 +8,7 @@ from reelrl.rewards.soli.folder import Question
 def test_questions_are_checked_and_captions_inert(random_clips):
     with pytest.raises(ValueError, match=r"must hold \{prompt\}"):
         Question("Good?")
-    with pytest.raises(ValueError, match="num_frames of at least 2"):
+    with pytest.raises(ValueError, match="num_frames must be at least 2, got 1"):
         Question("{prompt}", num_frames=1)
     clips = random_clips(1, frames=9)
     question = Question("{prompt}?", num_frames=3, clip_fps=18.0)

@@ -171,7 +171,7 @@ def test_bad_input_is_named(batch):
     states, mask = batch
     with pytest.raises(ValueError, match=r"expected 3 hidden states \(4, 7, 16\), got"):
         make("hpqa")(states[:2], mask)
-    with pytest.raises(ValueError, match="unknown head 'hpca'"):
+    with pytest.raises(ValueError, match=r"name must be one of hpqa, .*, got 'hpca'"):
         HeadConfig("hpca", 16, 1)
     with pytest.raises(ValueError, match="8 attention heads do not divide a width of 12"):
         HeadConfig("hpqa", 12, 1)

@@ -135,7 +135,7 @@ def test_one_sided_batches_are_well_defined(name, labels):
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"a score per label, got \(3,\) and \(2,\)"):
         make_loss("bt")(torch.zeros(3), torch.tensor([True, False]))
-    with pytest.raises(ValueError, match="weights of at least 0"):
+    with pytest.raises(ValueError, match=r"margin must be at least 0, got -1.0"):
         WinTieLoss(margin=-1.0)
-    with pytest.raises(ValueError, match="one weight above"):
+    with pytest.raises(ValueError, match="a weight above 0"):
         WinTieLoss(win_lose=0.0, win_tie=0.0)

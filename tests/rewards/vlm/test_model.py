@@ -122,7 +122,7 @@ def test_other_folders_are_refused(qwen2_vl, tmp_path):
 
 
 def test_missing_weights_are_no_random_ones(qwen2_vl):
-    from reelrl.rewards.vlm.videoalign_model import PRESENT_NAMES, VideoAlignModel
+    from reelrl.rewards.vlm._videoalign_model import PRESENT_NAMES, VideoAlignModel
 
     with pytest.raises(ValueError, match=r"lacks 1 weights of VideoAlignModel.*rm_head\.weight"):
         load_weights(VideoAlignModel, qwen2_vl, **PRESENT_NAMES)

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from reelrl.rewards import list_rewards, make_reward
+from reelrl.rewards.vlm._videoalign_model import VideoAlignModel, lora_scale, merge_lora
 from reelrl.rewards.vlm.patches import PatchConfig, to_patches
 from reelrl.rewards.vlm.videoalign import (
     AXES,
@@ -17,7 +18,6 @@ from reelrl.rewards.vlm.videoalign import (
     VideoAlign,
     VideoAlignScorer,
 )
-from reelrl.rewards.vlm.videoalign_model import VideoAlignModel, lora_scale, merge_lora
 
 NAMES = [f"videoalign_{axis.lower()}" for axis in AXES]
 CAPTIONS = ["a red circle", "a much longer caption about a blue square that moves up"]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from reelrl.rewards.soli.heads import HEADS
-from reelrl.rewards.soli.loss import LOSSES
 from reelrl.zoo.shipped.soli.config import Dimension, RewardModelConfig
 from reelrl.zoo.shipped.soli.fit_head import (
     CACHE,
@@ -34,7 +33,7 @@ HEAD, LOSS = "hpqa", "paper"
 """What is held fixed while the other varies."""
 ABLATIONS = {
     "heads": [(head, LOSS) for head in HEADS],
-    "losses": [(HEAD, loss) for loss in LOSSES],
+    "losses": [(HEAD, loss) for loss in ("bt", "paper", "code", "btt")],
 }
 """Ablation -> its variants, (head, loss)."""
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from reelrl.checks import Ge, Within, check_fields
 from reelrl.rewards.judges.rubric import RUBRICS, pointwise_text
 from reelrl.rewards.soli.folder import Question
 from reelrl.rewards.soli.heads import HeadName
@@ -76,7 +77,7 @@ class RewardModelConfig:
     loss: LossName = "paper"
     seed: int = 0
     thresholds: dict[str, Any] = field(default_factory=dict)
-    noise: float = 0.13
+    noise: Annotated[float, Within(0, 0.5)] = 0.13
     questions: dict[str, Any] = field(default_factory=dict)
     system: str | None = None
     num_frames: int | None = None
@@ -86,24 +87,18 @@ class RewardModelConfig:
     dropout: float = 0.1
     learning_rate: float = 1e-3
     warmup: float = 0.05
-    batch: int = 64
-    epochs: int = 10
-    save_every: int = 100
+    batch: Annotated[int, Ge(1)] = 64
+    epochs: Annotated[int, Ge(1)] = 10
+    save_every: Annotated[int, Ge(1)] = 100
     device: str = "cpu"
     dtype: str = "float32"
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.dimension not in self.thresholds:
             raise ValueError(
                 f"thresholds has no entry for {self.dimension!r}, got {sorted(self.thresholds)}"
-            )
-        if not 0 <= self.noise < 0.5:
-            raise ValueError(f"noise must be in [0, 0.5), got {self.noise}")
-        if min(self.batch, self.epochs, self.save_every) < 1:
-            raise ValueError(
-                f"batch, epochs and save_every must be at least 1, got {self.batch}, "
-                f"{self.epochs} and {self.save_every}"
             )
 
     @property
