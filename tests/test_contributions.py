@@ -68,6 +68,7 @@ class Brightest(Reward):
     """The brightest pixel of a clip."""
 
     name, bounds = "brightest", (0.0, 1.0)
+    formula, source = "max x", "tests/test_contributions.py"
 
     def score(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]

@@ -17,7 +17,6 @@ from reelrl.rewards.spec import build_reward
 from reelrl.zoo.benchmark.columns import SPLITS
 from reelrl.zoo.benchmark.design import Run, Suite
 from reelrl.zoo.benchmark.truth import HeldOutJudges, build_truth
-from reelrl.zoo.settings import nearest
 
 
 def check(suite: Suite, runs: Iterable[Run]) -> None:

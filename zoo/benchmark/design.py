@@ -18,9 +18,10 @@ from typing import Any
 import yaml
 
 from reelrl.algos.advantages import list_estimators
+from reelrl.naming import nearest
 from reelrl.zoo.benchmark.columns import DEFAULT_TRUTH
 from reelrl.zoo.benchmark.truth import TruthSpec
-from reelrl.zoo.settings import PRESETS, TrainConfig, build, nearest, override
+from reelrl.zoo.settings import PRESETS, TrainConfig, build, override
 
 SUITES = PRESETS / "bench"
 LIBRARIES = ("scenarios", "methods")

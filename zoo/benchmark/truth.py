@@ -2,25 +2,25 @@
 
 A truth names its prompts, scores clips in one or more axes, and may know which factors a clip
 shows. A suite names the truth it measures (``truth: moving_shapes``, or a mapping with a ``name``
-and arguments); :func:`register_truth` adds another one.
+and arguments); :data:`register_truth` adds another one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from reelrl.envs.prompts import resolve_prompts
+from reelrl.naming import Registry
 from reelrl.rewards.base import Reward
 from reelrl.rewards.moving_shapes.gold import gold_axes_of_prompts
 from reelrl.rewards.moving_shapes.parser import parse
 from reelrl.rewards.moving_shapes.world import COLOURS, DIRECTIONS, SHAPES, SPEEDS, captions
 from reelrl.rewards.spec import RewardSpec, build_reward
 from reelrl.zoo.benchmark.columns import DEFAULT_TRUTH, GOLD_AXES, SPLITS
-from reelrl.zoo.settings import nearest
 
 TruthSpec = str | Mapping[str, Any]
 """A registered name, or ``{"name": ..., **arguments}``."""
@@ -75,29 +75,9 @@ class Truth(Protocol):
         """
 
 
-T = TypeVar("T", bound=Callable[..., Truth])
-_TRUTHS: dict[str, Callable[..., Truth]] = {}
-
-
-def register_truth(name: str) -> Callable[[T], T]:
-    """Make a truth known to suites under ``name``.
-
-    Raises:
-        ValueError: if another one has that name.
-    """
-
-    def register(truth: T) -> T:
-        if name in _TRUTHS:
-            raise ValueError(f"truth {name!r} is already registered, as {_TRUTHS[name]!r}")
-        _TRUTHS[name] = truth
-        return truth
-
-    return register
-
-
-def list_truths() -> list[str]:
-    """Names of the registered truths."""
-    return sorted(_TRUTHS)
+TRUTHS: Registry[Callable[..., Truth]] = Registry("truth")
+register_truth = TRUTHS.register
+"""Decorator that makes a truth known to suites by name."""
 
 
 def build_truth(spec: TruthSpec) -> Truth:
@@ -108,10 +88,9 @@ def build_truth(spec: TruthSpec) -> Truth:
     """
     given: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = given.pop("name", None)
-    if name not in _TRUTHS:
-        raise ValueError(f"unknown truth {name!r}{nearest(str(name), list_truths())}")
+    truth = TRUTHS.find(str(name))
     try:
-        return _TRUTHS[name](**given)
+        return truth(**given)
     except TypeError as error:
         raise ValueError(f"truth {name!r}: {error}") from error
 

@@ -21,6 +21,7 @@ from reelrl.zoo.benchmark.report.write import report
 from reelrl.zoo.benchmark.runner import bench
 from reelrl.zoo.benchmark.store import Store
 from reelrl.zoo.benchmark.truth import (
+    TRUTHS,
     HeldOutJudges,
     build_truth,
     evaluation_captions,
@@ -95,7 +96,7 @@ def test_held_out_judges_are_averaged_with_penalties_negative_and_gaps_kept():
     ("spec", "message"),
     [
         ("moving_shape", "did you mean 'moving_shapes'"),
-        ({"rewards": []}, "unknown truth None"),
+        ({"rewards": []}, "unknown truth 'None'"),
         ({**HELD_OUT, "judges": 1}, "unexpected keyword argument 'judges'"),
         ({**HELD_OUT, "rewards": []}, "of different names, got \\[\\]"),
         ({**HELD_OUT, "rewards": ["sharpness"] * 2}, "of different names"),
@@ -108,25 +109,27 @@ def test_a_truth_that_cannot_be_built_is_named(spec, message):
         build_truth(spec)
 
 
-def test_a_second_world_is_a_class(monkeypatch, tiny_suite):
-    monkeypatch.setattr(truths, "_TRUTHS", dict(truths._TRUTHS))
+class Bright:
+    """A world in which light is all that counts."""
 
-    @register_truth("bright")
-    class Bright:
-        axes = ("bright",)
+    axes = ("bright",)
 
-        def prompts(self, split):
-            return ["a lamp"] if split == "seen" else []
+    def prompts(self, split):
+        return ["a lamp"] if split == "seen" else []
 
-        def __call__(self, videos, prompts):
-            return {"bright": videos.mean(dim=(1, 2, 3, 4))}
+    def __call__(self, videos, prompts):
+        return {"bright": videos.mean(dim=(1, 2, 3, 4))}
 
-        def factors(self, videos):
-            return None
+    def factors(self, videos):
+        return None
 
-    check(tiny_suite(truth="bright"), [])
-    with pytest.raises(ValueError, match="already registered"):
+
+def test_a_second_world_is_a_class(tiny_suite):
+    with TRUTHS.isolated():
         register_truth("bright")(Bright)
+        check(tiny_suite(truth="bright"), [])
+        with pytest.raises(ValueError, match="truth name 'bright' is taken"):
+            register_truth("bright")(type("Other", (), {}))
 
 
 def test_nothing_is_trained_on_a_held_out_judge(tiny_suite):
