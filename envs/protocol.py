@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-class DenoisingTask(Protocol):
+class DenoisingProblem(Protocol):
     """A schedule, prompts and the model that reads them: enough for a policy to act and replay."""
 
     @property
@@ -42,7 +42,7 @@ class DenoisingTask(Protocol):
         """(T + 1,) float64 noise levels, exactly 1 first and exactly 0 last."""
 
 
-class DenoisingEnv(DenoisingTask, Protocol):
+class DenoisingEnv(DenoisingProblem, Protocol):
     """The environment itself, single or batched, without its wrappers."""
 
     @property

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from reelrl.algos.learners.losses import clip_range_of
 from reelrl.algos.policies.flow import FlowPolicy
-from reelrl.envs.base_env import BaseEnv
 from reelrl.envs.models import VideoModel
+from reelrl.envs.protocol import DenoisingEnv, denoising_env
 from reelrl.envs.steps import Reduction
 from reelrl.envs.task import encode_prompts
 from reelrl.envs.wrappers.action import takes_latents
-from reelrl.envs.wrappers.reward import base_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -58,9 +57,8 @@ class DenoisingTask:
             TypeError: if the environment is not ours.
         """
         base = _base(env)
-        bound = float(base.task.action_space.high.flat[0])
-        size = math.prod(base.task.latent_shape)
-        return cls(base.model, base.prompts, base.sigmas, size, bound, base.embeddings)
+        size = math.prod(base.latent_shape)
+        return cls(base.model, base.prompts, base.sigmas, size, base.action_bound, base.embeddings)
 
     def check_env(self, env: Any) -> None:
         """Refuse an environment that another task would have to be made of.
@@ -76,7 +74,7 @@ class DenoisingTask:
                 f"expected the noise levels of the policy's task, {_levels(self.sigmas)}, got an "
                 f"environment with {_levels(base.sigmas)}: give both one num_steps and one shift"
             )
-        if self.prompts != base.prompts and not base.task.observe_embedding:
+        if self.prompts != base.prompts and not base.observes_embedding:
             pairs = enumerate(zip_longest(self.prompts, base.prompts))
             index, (own, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
             raise ValueError(
@@ -131,7 +129,7 @@ class DenoisingTask:
         return {**self.__dict__, "_embeddings": None}
 
 
-def _base(env: Any) -> BaseEnv:
+def _base(env: Any) -> DenoisingEnv:
     """The environment at the bottom of wrappers and adapter, if a denoising policy can act in it.
 
     Raises:
@@ -140,8 +138,8 @@ def _base(env: Any) -> BaseEnv:
     """
     # An adapter has the batch as native; SB3's wrappers have the adapter as unwrapped.
     native = getattr(getattr(env, "unwrapped", env), "native", env)
-    base = base_of(native)
-    if base.task.flat:
+    base = denoising_env(native)
+    if base.flat:
         raise ValueError("a denoising policy needs structured observations, got a flat env")
     takes_latents(native)
     return base

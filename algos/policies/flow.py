@@ -6,7 +6,7 @@ log-probabilities differs from one only by what training did to the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from reelrl.algos.policies import lora
-from reelrl.algos.policies.base import Observation
 from reelrl.algos.policies.settings import DTYPES, FlowPolicyConfig
 from reelrl.algos.policies.weights import Weights, snapshot, swapped
 from reelrl.envs import kernels, steps
@@ -25,6 +24,9 @@ from reelrl.envs.models.trained import load_into, trainable_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+Observation = Mapping[str, Any]
+"""The batched ``Dict`` observation of the environment, of arrays or tensors."""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def instrumented(
     for owner, method, name in (
         (model, "velocity", "velocity"),
         (model, "decode", "decode"),
-        (envs.task, "score_videos", "rewards"),
+        (envs.task, "begin_scores", "rewards"),
     ):
         watch.wrap(owner, method, name)
     return envs, watch

@@ -81,7 +81,7 @@ def phases(bench: Bench) -> None:
         model, task = learner.policy.model, learner.env.unwrapped.task
         watch.wrap(model, "velocity", "forward passes")
         watch.wrap(model, "decode", "decode")
-        watch.wrap(task, "score_videos", "reward")
+        watch.wrap(task, "begin_scores", "reward")
         watch.wrap(learner.updater, "_backward", "backward passes")
         for name in ("collect", "estimate", "update"):
             watch.wrap(learner, name, name)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from reelrl.algos.policies import FlowPolicy, Policy
+from reelrl.algos.policies import FlowPolicy
 from reelrl.envs.models import VideoModel
 from reelrl.envs.sampling import euler_ode, initial_noise
 
@@ -31,10 +31,6 @@ def joined(seen):
     keys = ("latent", "sigma", "prompt_id")
     obs = {key: torch.cat([o[key] for o, _, _ in seen]) for key in keys}
     return obs, torch.cat([a for _, a, _ in seen]), torch.cat([p for _, _, p in seen])
-
-
-def test_a_flow_policy_is_a_policy(make_env, tiny_model):
-    assert isinstance(FlowPolicy(tiny_model), Policy)
 
 
 def test_log_prob_is_the_normal_density_of_the_kernel(make_env, tiny_model):
