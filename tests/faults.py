@@ -1,0 +1,233 @@
+"""Plants faults, one at a time, and asks the tests whether they notice: a test of the tests.
+
+```
+python tests/faults.py                    # all of them
+python tests/faults.py --only learners    # those whose group, name or path matches a pattern
+```
+
+The faults are in ``faults.toml``. Each is planted in a copy of the sources in a temporary folder;
+the checkout is only read. A fault is killed if a test that is named beside it fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LIST = Path(__file__).with_suffix(".toml")
+FLOORS = ("rewards", "envs", "algos", "zoo")
+HEAVY = ("checkpoints", "results")
+"""Folders that hold no source: the copy has links to them."""
+LIMIT = 600
+"""Seconds after which a fault counts as killed: the tests wait for something for ever."""
+PASSED, FAILED, INTERRUPTED = 0, 1, 2
+"""Exit codes of pytest; a file that cannot be imported interrupts it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A slip in one place.
+
+    Attributes:
+        group: of the table.
+        name: says in a sentence how the library behaves with it.
+        path: of the file, from the root of the repository.
+        old: text that occurs exactly once in the file.
+        new: text in its place.
+        tests: files, folders or test ids that ought to notice.
+    """
+
+    group: str
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def planted_in(self, text: str) -> str:
+        """The text with the fault in it.
+
+        Raises:
+            ValueError: unless ``old`` occurs exactly once.
+        """
+        if (count := text.count(self.old)) != 1:
+            raise ValueError(
+                f"fault {self.name!r} expects its text once in {self.path}, found it {count} times:"
+                f"\n{self.old}"
+            )
+        return text.replace(self.old, self.new)
+
+
+def read_faults(path: Path = LIST) -> list[Fault]:
+    """The faults of a list."""
+    rooms = tomllib.loads(path.read_text())["room"]
+    return [
+        Fault(
+            room["group"],
+            fault["name"],
+            room["path"],
+            fault["old"],
+            fault["new"],
+            tuple(fault.get("tests", room["tests"])),
+        )
+        for room in rooms
+        for fault in room["fault"]
+    ]
+
+
+class Copy:
+    """The sources, laid out as an importable package in a folder of their own.
+
+    Args:
+        folder: gets ``reelrl/envs`` and so on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(ROOT / "reelrl", folder / "reelrl", ignore=_not_cache)
+        for floor in FLOORS:
+            target = folder / "reelrl" / floor
+            shutil.copytree(ROOT / floor, target, ignore=_not_heavy)
+            for heavy in HEAVY:
+                if (ROOT / floor / heavy).is_dir():
+                    (target / heavy).symlink_to(ROOT / floor / heavy)
+
+    def place(self, path: str) -> Path:
+        """Where a file of the repository is in the copy."""
+        package = self.folder / "reelrl"
+        return package / path if path.split("/")[0] in FLOORS else self.folder / path
+
+    def notices(self, fault: Fault) -> bool:
+        """True if the tests fail with the fault planted; the copy is whole again afterwards.
+
+        Raises:
+            ValueError: unless the text occurs exactly once.
+            RuntimeError: if the tests cannot be run.
+        """
+        file = self.place(fault.path)
+        whole = file.read_text()
+        try:
+            self._write(file, fault.planted_in(whole))
+            return not self.passes(fault.tests)
+        finally:
+            self._write(file, whole)
+
+    def passes(self, tests: Sequence[str]) -> bool:
+        """True if some tests pass on the copy as it is.
+
+        Raises:
+            RuntimeError: if there are no such tests.
+        """
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.folder),
+            "PYTHONSAFEPATH": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow"]
+        command += ["-p", "no:cacheprovider", *tests]
+        try:
+            run = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        if run.returncode not in (PASSED, FAILED, INTERRUPTED):
+            raise RuntimeError(f"{' '.join(command)} gave {run.returncode}:\n{run.stdout}")
+        return run.returncode == PASSED
+
+    @staticmethod
+    def _write(file: Path, text: str) -> None:
+        file.write_text(text)
+        # Bytecode is told to be stale by size and second, and a fault may have both in common.
+        for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
+            compiled.unlink()
+
+
+def _not_cache(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "__pycache__"]
+
+
+def _not_heavy(folder: str, names: list[str]) -> list[str]:
+    heavy = HEAVY if Path(folder).parent == ROOT else ()
+    return [name for name in names if name == "__pycache__" or name in heavy]
+
+
+def noticed(faults: Sequence[Fault], jobs: int = 2) -> dict[str, bool]:
+    """Name of each fault -> whether its tests notice it.
+
+    Args:
+        faults: to be planted.
+        jobs: how many at a time, each in a copy of its own.
+
+    Raises:
+        RuntimeError: if the tests fail without any fault, so that nothing could be told.
+    """
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for job in range(jobs):
+            copies.put(Copy(Path(folder) / str(job)))
+
+        def on_a_copy(fault: Fault | None, tests: Sequence[str] = ()) -> bool:
+            copy = copies.get()
+            try:
+                return copy.passes(tests) if fault is None else copy.notices(fault)
+            finally:
+                copies.put(copy)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            asked = sorted({test for fault in faults for test in fault.tests})
+            parts = [part for job in range(jobs) if (part := asked[job::jobs])]
+            if not all(pool.map(lambda part: on_a_copy(None, part), parts)):
+                raise RuntimeError("the tests fail without any fault: mend them first")
+            found = pool.map(on_a_copy, faults)
+            return {fault.name: dead for fault, dead in zip(faults, found, strict=True)}
+
+
+def table(faults: Iterable[Fault], dead: dict[str, bool]) -> str:
+    """Planted and killed by group, and the survivors by name."""
+    groups: dict[str, list[Fault]] = {}
+    for fault in faults:
+        groups.setdefault(fault.group, []).append(fault)
+    every = [fault for members in groups.values() for fault in members]
+    lines = [f"{'group':<14}{'planted':>9}{'killed':>9}{'rate':>8}"]
+    for group, members in [*groups.items(), ("all", every)]:
+        killed = sum(dead[fault.name] for fault in members)
+        rate = killed / len(members) if members else 1.0
+        lines.append(f"{group:<14}{len(members):>9}{killed:>9}{rate:>8.0%}")
+    lines += [f"survives: {f.name} ({f.path})" for f in every if not dead[f.name]]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; 1 if a fault survives."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="pattern of group, name or path")
+    parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
+    options = parser.parse_args(arguments)
+    faults = [
+        fault
+        for fault in read_faults()
+        if re.search(options.only, f"{fault.group} {fault.name} {fault.path}")
+    ]
+    if not faults:
+        parser.error(f"no fault matches {options.only!r}")
+    dead = noticed(faults, options.jobs)
+    print(table(faults, dead))
+    return 0 if all(dead.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
