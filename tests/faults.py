@@ -20,10 +20,13 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_suffix(".toml")
@@ -120,12 +123,12 @@ class Copy:
         whole = file.read_text()
         try:
             self._write(file, fault.planted_in(whole))
-            return not self.passes(fault.tests)
+            return bool(self.complaint(fault.tests))
         finally:
             self._write(file, whole)
 
-    def passes(self, tests: Sequence[str]) -> bool:
-        """True if some tests pass on the copy as it is.
+    def complaint(self, tests: Sequence[str]) -> str:
+        """What some tests say of the copy as it is; empty if they pass.
 
         Raises:
             RuntimeError: if there are no such tests.
@@ -143,10 +146,10 @@ class Copy:
                 command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT
             )
         except subprocess.TimeoutExpired:
-            return False
+            return f"no answer within {LIMIT} s"
         if run.returncode not in (PASSED, FAILED, INTERRUPTED):
             raise RuntimeError(f"{' '.join(command)} gave {run.returncode}:\n{run.stdout}")
-        return run.returncode == PASSED
+        return "" if run.returncode == PASSED else run.stdout
 
     @staticmethod
     def _write(file: Path, text: str) -> None:
@@ -165,8 +168,8 @@ def _not_heavy(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name == "__pycache__" or name in heavy]
 
 
-def noticed(faults: Sequence[Fault], jobs: int = 2) -> dict[str, bool]:
-    """Name of each fault -> whether its tests notice it.
+def noticed(faults: Sequence[Fault], jobs: int = 2) -> Iterator[tuple[Fault, bool]]:
+    """Each fault, and whether its tests notice it.
 
     Args:
         faults: to be planted.
@@ -175,25 +178,25 @@ def noticed(faults: Sequence[Fault], jobs: int = 2) -> dict[str, bool]:
     Raises:
         RuntimeError: if the tests fail without any fault, so that nothing could be told.
     """
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder, ThreadPoolExecutor(jobs) as pool:
         copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
         for job in range(jobs):
             copies.put(Copy(Path(folder) / str(job)))
 
-        def on_a_copy(fault: Fault | None, tests: Sequence[str] = ()) -> bool:
+        def on_a_copy(ask: Callable[[Copy], T]) -> T:
             copy = copies.get()
             try:
-                return copy.passes(tests) if fault is None else copy.notices(fault)
+                return ask(copy)
             finally:
                 copies.put(copy)
 
-        with ThreadPoolExecutor(jobs) as pool:
-            asked = sorted({test for fault in faults for test in fault.tests})
-            parts = [part for job in range(jobs) if (part := asked[job::jobs])]
-            if not all(pool.map(lambda part: on_a_copy(None, part), parts)):
-                raise RuntimeError("the tests fail without any fault: mend them first")
-            found = pool.map(on_a_copy, faults)
-            return {fault.name: dead for fault, dead in zip(faults, found, strict=True)}
+        asked = sorted({test for fault in faults for test in fault.tests})
+        parts = [part for job in range(jobs) if (part := asked[job::jobs])]
+        for said in pool.map(lambda part: on_a_copy(lambda copy: copy.complaint(part)), parts):
+            if said:
+                raise RuntimeError(f"the tests fail without any fault: mend them first\n{said}")
+        dead = pool.map(lambda fault: on_a_copy(lambda copy: copy.notices(fault)), faults)
+        yield from zip(faults, dead, strict=True)
 
 
 def table(faults: Iterable[Fault], dead: dict[str, bool]) -> str:
@@ -224,7 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if not faults:
         parser.error(f"no fault matches {options.only!r}")
-    dead = noticed(faults, options.jobs)
+    dead: dict[str, bool] = {}
+    for fault, found in noticed(faults, options.jobs):
+        dead[fault.name] = found
+        print("killed" if found else "SURVIVES", f"{fault.path}: {fault.name}", flush=True)
     print(table(faults, dead))
     return 0 if all(dead.values()) else 1
 

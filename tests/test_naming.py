@@ -20,7 +20,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_known():
     registry.register("pear")(1)
     registry.register("apple")(2)
     with pytest.raises(
-        ValueError, match="^unknown fruit 'appel'; did you mean 'apple'\\? Known: apple, pear$"
+        ValueError, match=r"^unknown fruit 'appel'; did you mean 'apple'\? Known: apple, pear$"
     ):
         registry.find("appel")
     assert nearest("zzz", registry) == "; known: apple, pear"

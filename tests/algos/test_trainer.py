@@ -108,6 +108,7 @@ def test_t29_every_update_is_one_optimizer_step_over_all_its_steps(make_learner)
     # 3 stochastic steps of 8 clips, all with a signal.
     assert metrics["train/active"] == 1.0
     assert metrics["train/approx_kl"] > 0  # Later updates see a ratio other than one.
+    assert metrics["health/first_pass_log_ratio"] < 1e-6  # The first one does not.
     assert {key for key in metrics if key.startswith("health/ratio_mean")} == {
         f"health/ratio_mean/step_{t}" for t in range(3)
     }
@@ -263,6 +264,36 @@ def test_the_best_checkpoint_is_that_of_the_weighted_rewards(make_learner):
     nan = float("nan")
     assert bests([(0.6, -0.5), (0.55, nan), (0.6, -0.4)]) == [True, False, True]
     assert bests([(nan, 0.1)], reward_weights=(0.0, 1.0)) == [True]
+
+
+def test_a_penalty_that_falls_makes_the_best_checkpoint(make_learner, monkeypatch):
+    monkeypatch.setattr(Red, "higher_is_better", False)
+    learner = make_learner(env={"rewards": [Red()]})
+    assert [learner._is_best({"reward/level": level}) for level in (0.5, 0.6, 0.4)] == [
+        True, False, True,
+    ]  # fmt: skip
+    assert learner.best == pytest.approx(-0.4)
+
+
+def test_the_best_score_outlives_a_resume(make_learner, make_env, tmp_path):
+    learner = make_learner(folder=tmp_path)
+    learner.learn(2)
+    assert learner.best > 0
+    assert GRPO.load(tmp_path, env=make_env(8)).best == learner.best
+
+
+def test_the_estimator_is_given_static_weights_and_the_number_of_the_iteration(make_learner):
+    learner = make_learner(reward_weights=(3.0, 0.5))
+    learner.learn(1)
+    rollout = learner.collect()
+    seen = []
+    estimator = learner.estimator
+    learner.estimator = lambda batch, state: (seen.append(batch), estimator(batch, state))[1]
+    learner.estimate(rollout)
+    (batch,) = seen
+    assert batch.weights.tolist() == [3.0, 0.5] and batch.step == 1
+    assert batch.bounds.tolist() == [[0, 1], [0, 1]]
+    assert batch.prompt_ids.tolist() == rollout.prompt_ids[::4].tolist()
 
 
 @pytest.mark.parametrize("wanted", [1, 5, 9, 100])
@@ -492,6 +523,7 @@ def test_ctrl_c_finishes_the_iteration_saves_and_returns(make_learner, tmp_path,
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_resumes_and_loses_at_most_one_save(make_learner, make_env, tmp_path):
     """Fifty runs or more in one folder, each killed at random and taken up by the next."""
     rng = random.Random(0)

@@ -252,7 +252,7 @@ def test_gradient_is_that_of_the_loss_written_out(make_learner, monkeypatch, cas
     assert scale > 1e-3
     torch.testing.assert_close(actual, expected, atol=2e-5 * scale, rtol=1e-3)
     if learner.estimator.loss_mode == "summed":
-        items = int(round(metrics["train/active"] * rollout.transitions.num_items))
+        items = round(metrics["train/active"] * rollout.transitions.num_items)
         assert metrics["train/clip_fraction"] == pytest.approx(stopped / items)
     if case in ("clip", "guard", "dppo", "components"):
         assert 0 < metrics["train/clip_fraction"] < 1  # the bound is at work in these cases
