@@ -12,11 +12,11 @@ the checkout is only read. A fault is killed if a test that is named beside it f
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import queue
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -90,6 +90,28 @@ def read_faults(path: Path = LIST) -> list[Fault]:
     ]
 
 
+# Libraries are imported once, by a process that every run of the tests is a fork of.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["torch", "pytest", "hypothesis", "gymnasium", "scipy.stats", "diffusers", "transformers"]
+)
+
+
+def _run_tests(sources: Path, said: Path, tests: Sequence[str]) -> None:
+    """In a process of its own: run tests on the sources, and leave what they print."""
+    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    os.chdir(ROOT)
+    # By both: tests start processes of their own.
+    os.environ |= {"PYTHONPATH": str(sources), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    sys.path.insert(0, str(sources))
+    import pytest
+
+    options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
+    sys.exit(int(pytest.main([*options, *tests])))
+
+
 class Copy:
     """The sources, laid out as an importable package in a folder of their own.
 
@@ -133,23 +155,18 @@ class Copy:
         Raises:
             RuntimeError: if there are no such tests.
         """
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(self.folder),
-            "PYTHONSAFEPATH": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow"]
-        command += ["-p", "no:cacheprovider", *tests]
-        try:
-            run = subprocess.run(
-                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT
-            )
-        except subprocess.TimeoutExpired:
+        said = self.folder / "said.txt"
+        process = SERVER.Process(target=_run_tests, args=(self.folder, said, tuple(tests)))
+        process.start()
+        process.join(LIMIT)
+        if process.exitcode is None:
+            process.kill()
             return f"no answer within {LIMIT} s"
-        if run.returncode not in (PASSED, FAILED, INTERRUPTED):
-            raise RuntimeError(f"{' '.join(command)} gave {run.returncode}:\n{run.stdout}")
-        return "" if run.returncode == PASSED else run.stdout
+        if process.exitcode < 0 or process.exitcode in (FAILED, INTERRUPTED):
+            return f"exit code {process.exitcode}\n{said.read_text()}"
+        if process.exitcode != PASSED:
+            raise RuntimeError(f"pytest on {' '.join(tests)} failed:\n{said.read_text()}")
+        return ""
 
     @staticmethod
     def _write(file: Path, text: str) -> None:
@@ -227,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if not faults:
         parser.error(f"no fault matches {options.only!r}")
+    os.environ["OMP_NUM_THREADS"] = "1"
     dead: dict[str, bool] = {}
     for fault, found in noticed(faults, options.jobs):
         dead[fault.name] = found
