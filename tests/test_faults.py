@@ -35,8 +35,10 @@ def test_a_fault_applies_to_the_sources_as_they_are(fault):
     planted = fault.planted_in(text)
     assert planted != text
     compile(planted, fault.path, "exec")
-    missing = [test for test in fault.tests if not (ROOT / test.split("::")[0]).exists()]
-    assert not missing
+    for test in fault.tests:
+        path, _, name = test.partition("::")
+        assert (ROOT / path).exists(), test
+        assert not name or f"def {name}(" in (ROOT / path).read_text(), test
 
 
 def test_names_are_different():

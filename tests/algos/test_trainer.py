@@ -133,16 +133,7 @@ def test_t13_replay_that_differs_from_sampling_is_called_out(make_learner, tiny_
         make_learner("grpo", model=model).learn(1)
 
 
-def test_t26_the_penalty_has_a_gradient_and_holds_the_policy_back(make_learner):
-    for kind in ("gaussian", "velocity_mse", "latent_mse"):
-        learner = make_learner("grpo", loss=LossConfig(kl_weight=1.0, kl_kind=kind))
-        learner.learn(1)
-        rollout = learner.collect()
-        output = learner.estimate(rollout)
-        output.advantages.zero_()
-        gradient = gradient_of(learner, rollout, output)
-        assert sum(part.abs().sum() for part in gradient) > 0
-
+def test_t26_the_penalty_holds_the_policy_back(make_learner):
     def drift(kl_weight):
         learner = make_learner("grpo", loss=LossConfig(kl_weight=kl_weight))
         start = weights_of(learner)
@@ -168,10 +159,17 @@ def test_t28_rollouts_use_the_policy_and_not_its_average(make_learner):
     plain.learn(3)
     averaged.learn(3)
     assert_same(weights_of(plain), weights_of(averaged))
-    own = weights_of(averaged)
+    # The average of what each iteration left, warmed up.
+    twin = make_learner("grpo")
+    expected = weights_of(twin)["to_q.weight"].double()
+    for update in range(1, 4):
+        twin.learn(1)
+        decay = (1 + update) / (10 + update)
+        expected = decay * expected + (1 - decay) * weights_of(twin)["to_q.weight"].double()
     with averaged.updater.ema.applied():
-        assert not torch.equal(weights_of(averaged)["to_q.weight"], own["to_q.weight"])
-    assert averaged.updater.ema.updates == 3
+        average = weights_of(averaged)["to_q.weight"].double()
+    torch.testing.assert_close(average, expected, atol=1e-6, rtol=0)
+    assert not torch.allclose(average, weights_of(averaged)["to_q.weight"].double(), atol=1e-4)
 
 
 def test_t22_prompts_are_a_fresh_shuffle_per_pass(make_learner):
@@ -569,13 +567,19 @@ def test_penalties_count_negatively(make_learner, monkeypatch, estimator):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_trains(make_learner, precision):
-    learner = make_learner("grpo", policy={"precision": precision})
-    before = weights_of(learner)
-    learner.learn(2)
-    after = weights_of(learner)
-    assert all(tensor.isfinite().all() for tensor in after.values())
-    assert any(not torch.equal(before[name], after[name]) for name in before)
+def test_half_precision_trains_as_float32_does(make_learner, precision):
+    """By the rounding of the forward pass: updates are made in float32."""
+    learner, twin = make_learner(policy={"precision": precision}), make_learner()
+    found, expected = (trainer.learn(2) for trainer in (learner, twin))
+    for a, b in zip(found, expected, strict=True):
+        assert a["reward/contrast"] == pytest.approx(b["reward/contrast"], rel=0.02)
+    assert found[0]["train/grad_norm"] == pytest.approx(expected[0]["train/grad_norm"], rel=0.1)
+    start = make_learner().policy.state_dict()
+    for name, tensor in weights_of(learner).items():
+        assert tensor.dtype == torch.float32
+        moved, wanted = (w - start[name] for w in (tensor, weights_of(twin)[name]))
+        cosine = torch.nn.functional.cosine_similarity(moved.flatten(), wanted.flatten(), dim=0)
+        assert cosine > 0.9 and moved.norm() == pytest.approx(float(wanted.norm()), rel=0.2)
 
 
 def test_bad_settings_and_combinations_are_refused(make_learner, tiny_types):
