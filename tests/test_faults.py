@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections import Counter
@@ -11,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-# A script and no module of a package: imported by its path.
-SPEC = importlib.util.spec_from_file_location("faults", ROOT / "tests" / "faults.py")
-faults = importlib.util.module_from_spec(SPEC)
-sys.modules["faults"] = faults  # dataclasses look their module up
-SPEC.loader.exec_module(faults)
+# The processes that run tests import the script by its name, too.
+sys.path.insert(0, str(Path(__file__).parent))
+import faults
 
+ROOT = Path(__file__).resolve().parents[1]
 LISTED = faults.read_faults()
 SCHEDULE = faults.Fault(
     group="example",
@@ -67,8 +64,22 @@ def test_a_harmless_edit_survives_and_a_fatal_one_dies(capsys, monkeypatch):
         ["all", "2", "1", "50%"],
     ]
     assert told[-1] == "survives: nothing (envs/schedule.py)"
-    assert faults.main(["--jobs", "1", "--only", "bends"]) == 0
     assert (ROOT / SCHEDULE.path).read_bytes() == before
+
+
+def test_a_pattern_of_group_name_or_path_picks_faults(capsys, monkeypatch):
+    others = [replace(SCHEDULE, name=f"fault {i}", path=f"envs/{i}.py") for i in range(3)]
+    monkeypatch.setattr(faults, "read_faults", lambda: [SCHEDULE, *others])
+    monkeypatch.setattr(faults, "noticed", lambda picked, jobs: [(f, True) for f in picked])
+    for pattern, count in (("bends", 1), (r"envs/[12]\.py", 2), ("^example", 4)):
+        assert faults.main(["--only", pattern]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].split() == [
+            "all",
+            *2 * [str(count)],
+            "100%",
+        ]
+    with pytest.raises(SystemExit):
+        faults.main(["--only", "nowhere"])
 
 
 def test_tests_that_fail_by_themselves_tell_nothing(tmp_path):
