@@ -8,12 +8,14 @@ import sys
 import time
 
 import pytest
+import torch
 
 from reelrl.algos.grpo import GRPO
+from reelrl.algos.run.runlog import read_metrics
 from reelrl.zoo.benchmark import runner
 from reelrl.zoo.benchmark import store as storing
 from reelrl.zoo.benchmark.columns import read_rows, write_rows
-from reelrl.zoo.benchmark.run import _alone_in, execute, finished
+from reelrl.zoo.benchmark.run import _alone_in, _measure_end, _open, execute, finished
 from reelrl.zoo.benchmark.runner import bench
 from reelrl.zoo.benchmark.store import Store, collect
 
@@ -155,6 +157,32 @@ def test_a_row_tells_what_it_took_to_get_there(tiny_suite, tmp_path):
         "eval_open/vendi": 0.9, "influence/a": 0.6, "reward/a": 0.3, "skipped": 2.0,
         "grad_norm": 4.0,
     }  # fmt: skip
+
+
+def test_the_end_is_measured_of_the_average_and_trains_nothing(tiny_suite, tmp_path):
+    base = tiny_suite().base
+    settings = {**base["learner"], "ema_decay": 0.9}
+    (run, _) = tiny_suite(base={**base, "learner": settings}).runs()
+    learner, _ = _open(run, tmp_path, tiny_suite().examined)
+    asked = []
+
+    class Watch:
+        every = 1
+
+        def metrics(self, policy, ema=None):
+            asked.append((policy, ema))
+            return {"eval/seen/gold": 0.75}
+
+    learner.evaluation = Watch()
+    before = learner.policy.state_dict()
+    _measure_end(learner, tmp_path)
+    ((policy, ema),) = asked
+    assert policy is learner.policy and ema is learner.updater.ema and ema is not None
+    assert all(torch.equal(before[n], t) for n, t in learner.policy.state_dict().items())
+    (row,) = read_metrics(tmp_path)
+    assert row["iteration"] == 0 and row["eval/seen/gold"] == 0.75
+    means = learner.collect().rewards.double().mean(dim=0).tolist()
+    assert [row[f"reward/{name}"] for name in learner.names] == pytest.approx(means)
 
 
 def test_the_clips_that_are_shown_are_the_first_seeds(tiny_suite, tmp_path):

@@ -110,9 +110,9 @@ def test_two_failures_of_one_component_are_alike():
     advantages = torch.zeros(1, 4).double()
     # Of six pairs one is alike.
     assert float(collisions(rewards.double(), advantages)) == 1
-    advantages[0, 1] = 1.0
-    # Now the two that are alike differ in advantage, and so do two of the other five.
-    assert float(collisions(rewards.double(), advantages)) == pytest.approx(3 / 5)
+    advantages[0, 3] = 1.0
+    # Of the five that differ two have one advantage; the two that are alike have it, too.
+    assert float(collisions(rewards.double(), advantages)) == pytest.approx(2 / 5)
 
 
 class Brightness:
