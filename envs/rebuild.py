@@ -42,5 +42,6 @@ def rebuild_env(described: dict[str, Any] | None, clips: int) -> Any:
             "the run's environment cannot be made from plain arguments: pass env= as it was then"
         )
     kwargs = described["kwargs"]
-    batch = math.gcd(kwargs["num_envs"], clips)
+    # Gymnasium leaves a batch of one out of the spec.
+    batch = math.gcd(kwargs.get("num_envs", 1), clips)
     return gym.make_vec(described["id"], **{**kwargs, "num_envs": batch})

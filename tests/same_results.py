@@ -1,7 +1,7 @@
 """Whether two folders of benchmark results are the same in every cell but the clock.
 
-Run ``python tests/same_results.py A B``, with A made by ``reelrl bench quick --out A`` on one commit
-and B on another, on the same machine: another processor rounds differently in the fifth digit.
+Run ``python tests/same_results.py A B``. ``reelrl bench quick --results A`` makes A on one commit,
+and B comes from another. Use one machine: another processor differs in the fifth digit.
 """
 
 from __future__ import annotations

@@ -106,3 +106,40 @@ def test_a_kernel_and_a_prompt_set_of_ones_own():
         assert type(kernels.make_kernel("still")) is Still
         assert resolve_prompts("two") == ("a red circle", "a blue square")
     assert "still" not in kernels.KERNELS and "two" not in PROMPT_SETS
+
+
+def test_a_class_that_is_defined_again_replaces_itself_and_no_other():
+    registry = Registry("thing")
+
+    def define():
+        class Mine:
+            pass
+
+        return Mine
+
+    first, again = define(), define()
+    registry.register("mine")(first)
+    registry.register("mine")(again)
+    assert registry["mine"] is again
+    with pytest.raises(ValueError, match="thing name 'mine' is taken by"):
+        registry.register("mine")(int)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda r: r.find("a"), lambda r: r["a"], list, len], ids=["find", "get", "iter", "len"]
+)
+def test_a_package_is_imported_when_its_names_are_first_asked_for(tmp_path, monkeypatch, read):
+    package = tmp_path / "shelf_of_names"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from reelrl.naming import Registry\nSHELF = Registry('thing', __name__)\n"
+    )
+    (package / "one.py").write_text("from shelf_of_names import SHELF\nSHELF.register('a')('A')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("shelf_of_names")]:
+        monkeypatch.delitem(sys.modules, name)
+    from shelf_of_names import SHELF
+
+    assert "shelf_of_names.one" not in sys.modules
+    assert read(SHELF) in ("A", ["a"], 1)
+    assert list(SHELF) == ["a"]

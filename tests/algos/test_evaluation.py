@@ -45,6 +45,19 @@ def test_t41_a_learner_watches_rewards_it_is_not_trained_on(make_env, tiny_model
     assert blind[2]["reward/brightness"] == history[2]["reward/brightness"]
 
 
+def test_a_clip_that_cannot_be_scored_costs_itself_alone(make_env, tiny_model, tiny_types):
+    env = make_env(4, rewards=[tiny_types["flaky"]((1,)), tiny_types["contrast"]()])
+    examination = Evaluation(env, [0, 1, 2, 3])
+    with pytest.warns(UserWarning, match="flaky"):
+        rewards, _ = examination(FlowPolicy(tiny_model))
+        metrics = examination.metrics(FlowPolicy(tiny_model))
+    assert rewards[:, 0].isnan().tolist() == [False, True, False, False]
+    assert metrics == pytest.approx({
+        "eval/flaky": float(rewards[[0, 2, 3], 0].mean()),
+        "eval/contrast": float(rewards[:, 1].mean()),
+    })  # fmt: skip
+
+
 class Faithful(Reward):
     """What was wanted: a brightness of one half."""
 

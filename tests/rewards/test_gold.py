@@ -11,6 +11,7 @@ from reelrl.rewards.moving_shapes import gold, world
 from reelrl.rewards.moving_shapes.attacks import ATTACKS
 from reelrl.rewards.moving_shapes.gold import (
     GoldAxes,
+    alignment,
     fidelity,
     gold_axes,
     gold_axes_of_prompts,
@@ -151,6 +152,40 @@ def test_each_wrong_factor_costs_alignment_alone():
         assert scores.align.item() == pytest.approx(floor**0.5, abs=0.01)
         assert torch.equal(scores.phys, right.phys)
         assert torch.equal(scores.fid, right.fid)
+
+
+@pytest.mark.parametrize(("pace", "heads"), [(0.15, False), (0.24, False), (0.26, True)])
+def test_a_track_below_a_quarter_of_a_pixel_per_frame_has_no_direction(pace, heads):
+    clip = parse(render([Factors("red", "circle", "right", "")], seeded()).videos)
+    slow = replace(clip, velocity=torch.tensor([[pace, 0.0]], dtype=clip.velocity.dtype))
+    wanted = world.SPEEDS[""]
+    speed = max(np.exp(-((pace - wanted) ** 2) / (2 * 0.35**2)), 0.1)
+    expected = np.sqrt(speed * (1.0 if heads else 0.1))
+    aligned = alignment(slow, [Factors("red", "circle", "right", "")])
+    assert float(aligned) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_clip_against_its_caption_has_no_direction():
+    """It is one wrong factor, as any other direction is."""
+    clip = parse(render([Factors("red", "circle", "right", "")], seeded()).videos)
+    names = ("right", "left", "up", "down")
+    right, *others = (float(alignment(clip, [Factors("red", "circle", n, "")])) for n in names)
+    assert right > 0.95
+    assert others == pytest.approx([right * np.sqrt(0.1)] * 3, rel=0.02)
+
+
+@pytest.mark.parametrize("level", [0.0, world.BACKGROUND, 1.0])
+def test_a_clip_in_which_nothing_is_found_has_no_axis(level):
+    """A blank of the world's ground is drawn again without error: it looks clean otherwise."""
+    blank = torch.full((1, 9, 32, 32, 3), level)
+    scores = gold_axes(blank, [Factors("red", "circle", "right", "")])
+    assert [float(getattr(scores, axis)) for axis in AXES] == [0, 0, 0, 0]
+    # Nor if what was missed is drawn: the parse decides.
+    clip = render([Factors("red", "circle", "right", "")], seeded()).videos
+    parsed = parse(clip)
+    assert float(fidelity(clip, parsed)) > 0.9
+    unseen = replace(parsed, found=torch.zeros_like(parsed.found))
+    assert float(fidelity(clip, unseen)) == 0
 
 
 def test_two_wrong_factors_are_worse_than_one():

@@ -15,6 +15,7 @@ from reelrl.algos.collect.collector import collect
 from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.policies import FlowPolicy
 from reelrl.envs.sampling import euler_ode, initial_noise
+from reelrl.envs.scoring import RewardFacts
 from reelrl.rewards import Reward
 from reelrl.rewards.asynchronous import AsyncReward
 
@@ -216,7 +217,138 @@ def test_videos_are_kept_on_request(make_env, policy):
     config = RolloutConfig(keep_videos=3)
     rollout = collect(make_env(2), policy, [0], 4, config)
     assert rollout.videos.shape == (3, 5, 8, 8, 3) and rollout.videos.dtype == torch.uint8
+    whole = collect(make_env(4), policy, [0], 4, RolloutConfig(keep_videos=4))
+    assert (rollout.videos.int() - whole.videos[:3].int()).abs().max() <= 1
+    first = collect(make_env(2), policy, [0], 4, RolloutConfig(keep_videos=1))
+    assert torch.equal(first.videos, rollout.videos[:1])
     assert np.ndim(rollout.noise_seeds) == 1
+
+
+class Grouped(Reward):
+    """The number of the group that a clip is told to be in."""
+
+    name = "grouped"
+    bounds = (0.0, 10.0)
+
+    def score(self, videos, prompts, infos):
+        return torch.tensor([float(info["group_id"]) for info in infos])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 12])
+def test_groups_are_numbered_through_all_batches(make_env, policy, batch):
+    rollout = collect(make_env(batch, rewards=[Grouped()]), policy, [1, 1, 0], 4)
+    assert rollout.rewards[:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert rollout.group_id.tolist() == rollout.rewards[:, 0].tolist()
+
+
+def test_members_of_a_group_draw_noise_of_their_own_on_the_way(make_env, policy):
+    """By one start and one mean, they are told apart by the noise alone."""
+    config = RolloutConfig(initial_noise="shared", keep_means=True)
+    rollout = collect(make_env(8), policy, [0, 1], 4, config)
+    step = rollout.transitions.steps[0]
+    drawn = (step.action - step.mean).flatten(1)
+    assert torch.cdist(drawn, drawn).fill_diagonal_(1).min() > 0.1
+    again = collect(make_env(8), policy, [0, 1], 4, config, iteration=1).transitions.steps[0]
+    assert not torch.allclose(again.action - again.mean, step.action - step.mean, atol=1e-3)
+    other = rollout.transitions.steps[1]
+    assert not torch.allclose(other.action - other.mean, step.action - step.mean, atol=1e-3)
+
+
+@pytest.mark.parametrize("latent_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("window", ["all", "random"])
+def test_completions_from_every_level_written_out(make_env, tiny_model, latent_dtype, window):
+    policy = FlowPolicy(tiny_model, latent_dtype=latent_dtype)
+    env = make_env(4, num_steps=5)
+    config = RolloutConfig(dense=True, window=window)
+    rollout = collect(env, policy, [0, 3], 2, config, iteration=3)
+    found = rollout.extras["ode_rewards"]
+    dtype, sigmas = getattr(torch, latent_dtype), env.unwrapped.sigmas
+    noise = initial_noise((2, 3, 2, 2), rollout.noise_seeds.tolist())
+    # Where a clip is at each level: at its start, behind an Euler step, or as it was drawn.
+    latent, drawn = noise, {step.index: step for step in rollout.transitions.steps}
+    for level in range(6):
+        end = latent
+        for t in range(level, 5):
+            with torch.no_grad():
+                velocity = tiny_model.velocity(
+                    end, sigmas[t].float().expand(4), env.unwrapped.embeddings[rollout.prompt_ids]
+                )
+            end = (end + velocity * float(sigmas[t + 1] - sigmas[t])).to(dtype).float()
+            if t == level:
+                following = end
+        expected = env.unwrapped.score(end, rollout.prompt_ids)
+        torch.testing.assert_close(found[:, level], expected, atol=1e-5, rtol=0)
+        latent = drawn[level].action.float() if level in drawn else following
+
+
+class Doubtful(Reward):
+    """Two numbers that no other component gives; the first clip of a batch has none."""
+
+    bounds = (0.0, 10.0)
+
+    def __init__(self, name, value):
+        self.name, self.value = name, value
+
+    def score(self, videos, prompts, infos):
+        values = torch.full((len(videos),), self.value)
+        values[0] = torch.nan
+        return values
+
+
+@pytest.mark.filterwarnings("ignore:reward 'late")
+def test_late_scores_land_in_their_own_columns(make_env, policy, tiny_types):
+    rewards = [
+        tiny_types["brightness"](),
+        AsyncReward(Doubtful("late_a", 3.0)),
+        tiny_types["contrast"](),
+        AsyncReward(Doubtful("late_b", 7.0)),
+    ]
+    rollout = collect(make_env(4, rewards=rewards), policy, [0, 1], 4)
+    for column, value in ((1, 3.0), (3, 7.0)):
+        known = [False, True, True, True] * 2
+        assert rollout.valid[:, column].tolist() == known
+        assert rollout.rewards[known, column].tolist() == [value] * 6
+        assert rollout.rewards[[0, 4], column].isnan().all()
+    plain = [tiny_types["brightness"](), tiny_types["contrast"]()]
+    others = collect(make_env(4, rewards=plain), policy, [0, 1], 4)
+    assert torch.equal(rollout.rewards[:, [0, 2]], others.rewards)
+
+
+def test_a_trajectory_is_replayed_with_its_own_guidance_scale(make_env, tiny_model):
+    policy = FlowPolicy(tiny_model, guidance_scale=2.5)
+    rollout = collect(make_env(4), policy, [0], 4)
+    policy.guidance_scale = 1.0
+    log_prob, items = replay(policy, rollout)
+    torch.testing.assert_close(log_prob, items.log_prob, atol=1e-6, rtol=0)
+
+
+def test_penalties_change_sign_once_wherever_they_are(make_env, policy):
+    """In the rewards, in the completions and in the bounds."""
+    facts = RewardFacts(("up", "down"), ((0.0, 1.0), (0.25, 4.0)), (1.0, -1.0))
+    rollout = collect(make_env(8), policy, [2, 0], 4, RolloutConfig(dense=True))
+    weights = torch.tensor([1.0, 2.0])
+    batch = rollout.reward_batch(facts, weights=weights, step=7)
+    signs = torch.tensor([1.0, -1.0])
+    assert torch.equal(batch.rewards, rollout.rewards.view(2, 4, 2) * signs)
+    completions = rollout.extras["ode_rewards"].view(2, 4, 5, 2)
+    assert torch.equal(batch.extras["ode_rewards"], completions * signs)
+    assert batch.bounds.tolist() == [[0, 1], [-4, -0.25]]
+    assert batch.prompt_ids.tolist() == [2, 0] and batch.step == 7
+    assert torch.equal(batch.weights, weights) and batch.names == ("up", "down")
+
+
+def test_parents_and_edges_of_a_tree_node_by_node(make_env, policy, facts_of):
+    config = RolloutConfig(branch_steps=(0, 2))
+    rollout = collect(make_env(8, num_steps=5), policy, [0, 1], 4, config)
+    batch = rollout.reward_batch(facts_of("a", "b"))
+    # A root, two nodes, their only children, four, and theirs.
+    parents = [-1, 0, 0, 1, 2, 3, 3, 4, 4, 5, 6, 7, 8]
+    assert batch.extras["tree_parent"].tolist() == [parents] * 2
+    for group in range(2):
+        expected = [0.0]
+        for step in rollout.transitions.steps:
+            expected += step.log_prob.float().chunk(2)[group].tolist()
+        assert batch.extras["edge_logp"][group].tolist() == pytest.approx(expected)
 
 
 class SlowJudge(Reward):

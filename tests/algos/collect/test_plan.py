@@ -21,6 +21,10 @@ def test_sliding_window_moves_and_starts_over():
     seen = [steps(i, window="sliding", window_size=3, last_step=4) for i in range(4)]
     assert seen == [(0, 1, 2), (1, 2, 3), (2, 3, 4), (0, 1, 2)]
     assert steps(5, window="sliding", window_stride=3) == (1, 2)
+    slow = [
+        steps(i, window="sliding", window_size=2, window_stride=2, last_step=3) for i in range(7)
+    ]
+    assert slow == [(0, 1), (0, 1), (1, 2), (1, 2), (2, 3), (2, 3), (0, 1)]
 
 
 def test_t17_random_window_follows_from_seed_and_iteration():
@@ -28,6 +32,7 @@ def test_t17_random_window_follows_from_seed_and_iteration():
     assert seen == [steps(i, window="random", window_size=3) for i in range(200)]
     assert all(len(set(window)) == 3 and list(window) == sorted(window) for window in seen)
     assert {t for window in seen for t in window} == set(range(9))
+    assert len(set(seen[:9])) > 3
     assert seen[:9] != [steps(i, 1, window="random", window_size=3) for i in range(9)]
 
 

@@ -36,6 +36,7 @@ class PullObjective:
     advantages: torch.Tensor
     noise: torch.Tensor
     level: float
+    orders: list
 
     components: ClassVar[int] = 0
     has_penalty: ClassVar[bool] = False
@@ -48,6 +49,7 @@ class PullObjective:
         return self.advantages.nonzero().flatten()
 
     def own(self, index):
+        self.orders.append(index.tolist())
         return index
 
     def weight(self):
@@ -74,7 +76,7 @@ class Pull(Learner):
     def __init__(self, config=None):
         super().__init__(config)
         self.calls = {"updates": 0, "iterations": 0, "begun": 0, "drawing": 0}
-        self.seeds = []
+        self.seeds, self.orders = [], []
 
     def rollout(self, config):
         return RolloutConfig(window="none", keep_videos=config.keep_videos)
@@ -92,7 +94,8 @@ class Pull(Learner):
         generator = torch.Generator().manual_seed(1000 * seed[0] + seed[1])
         noise = torch.randn(rollout.latents.shape, generator=generator)
         advantages = torch.as_tensor(output.advantages).flatten()
-        return PullObjective(policy, rollout, advantages, noise, self.config.level)
+        level, orders = self.config.level, self.orders
+        return PullObjective(policy, rollout, advantages, noise, level, orders)
 
     def after_update(self, policy):
         self.calls["updates"] += 1
@@ -134,6 +137,46 @@ def test_the_trainer_knows_nothing_of_transitions(make_trainer):
     assert all("train/error" in metrics for metrics in history)
     assert not {"rollout/log_prob", "health/first_pass_log_ratio"} & history[0].keys()
     assert trainer.updater.updates == 12
+
+
+def test_every_epoch_of_every_iteration_has_an_order_of_its_own(make_trainer):
+    def orders(**changes):
+        trainer = make_trainer(updates_per_iteration=2, epochs=2, **changes)
+        trainer.learn(2)
+        halves = trainer.learner.orders
+        assert [len(half) for half in halves] == [4] * 8
+        return [halves[i] + halves[i + 1] for i in range(0, 8, 2)]
+
+    found = orders()
+    assert all(sorted(order) == list(range(8)) for order in found)
+    assert len({tuple(order) for order in found}) == 4
+    assert found == orders()
+    assert found != orders(seed=1)
+
+
+class Watch:
+    """An examination that remembers what it was asked."""
+
+    every = 2
+
+    def __init__(self):
+        self.asked = []
+
+    def metrics(self, policy, ema=None):
+        self.asked.append((policy, ema))
+        return {"eval/count": float(len(self.asked))}
+
+
+def test_the_average_is_examined_before_every_so_many_iterations(make_trainer):
+    trainer = make_trainer(ema_decay=0.5)
+    trainer.evaluation = Watch()
+    history = trainer.learn(5)
+    assert [metrics.get("eval/count") for metrics in history] == [1, None, 2, None, 3]
+    assert all(
+        policy is trainer.policy and ema is trainer.updater.ema
+        for policy, ema in trainer.evaluation.asked
+    )
+    assert trainer.updater.ema.updates == 5
 
 
 def test_clips_of_a_rollout_without_noise_are_those_of_the_deterministic_sampler(make_trainer):

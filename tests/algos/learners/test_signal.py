@@ -98,6 +98,37 @@ def test_a_shared_transition_counts_if_any_of_its_clips_is_kept(rollout_of):
     assert torch.equal(again.weight, signal.weight)
 
 
+def test_a_clip_that_nobody_scored_counts_nothing_whatever_the_estimator_says(rollout_of):
+    scored = [True, False, True, True, True, True, True, False]
+    rollout, output = rollout_of("grpo", scored)
+    _, column = rollout.transitions.rows()
+    for weight in (None, torch.ones(2, 4), torch.ones(2, 4, 6), 0.5 * torch.ones(2, 4, 5)):
+        signal = signal_per_transition(replace(output, sample_weight=weight), rollout)
+        each = 1.0 if weight is None else float(weight.flatten()[0])
+        for s in range(5):
+            assert signal.weight[column == s].tolist() == [each * known for known in scored]
+
+
+def test_weights_of_components_are_looked_up_by_group(rollout_of):
+    rollout, output = rollout_of("dancegrpo")
+    row, _ = rollout.transitions.rows()
+    by_group = torch.tensor([[1.0, 0.5], [0.25, 2.0]])
+    signal = signal_per_transition(replace(output, component_weights=by_group), rollout)
+    assert torch.equal(signal.component_weights, by_group[row // 4].double())
+    one = torch.tensor([3.0, 4.0])
+    signal = signal_per_transition(replace(output, component_weights=one), rollout)
+    assert torch.equal(signal.component_weights, one.double().expand(len(row), 2))
+
+
+def test_the_gate_of_the_penalty_is_a_clips(rollout_of):
+    rollout, output = rollout_of("grpo")
+    row, _ = rollout.transitions.rows()
+    gate = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    signal = signal_per_transition(replace(output, kl_gate=gate), rollout)
+    assert torch.equal(signal.kl_gate, gate.flatten()[row].double())
+    assert signal_per_transition(output, rollout).kl_gate.eq(1).all()
+
+
 def test_steps_of_another_number_are_refused(rollout_of):
     rollout, output = rollout_of("dense_grpo", dense=True, window="random", first_step=1)
     with pytest.raises(ValueError, match=r"all 6 denoising steps or of the 2 stoch.*, got 5"):

@@ -340,6 +340,8 @@ def test_guidance_none_is_what_the_model_recommends(make_env, tiny_model):
     recommended = FlowPolicy(tiny_model, guidance_scale=None)
     assert recommended.guidance_scale == recommended.settings()["guidance_scale"] == 4.0
     assert FlowPolicy(tiny_model).guidance_scale == 1.0
+    # The unconditional branch alone is a choice, too.
+    assert FlowPolicy(tiny_model, guidance_scale=0.0).guidance_scale == 0.0
 
 
 def test_checkpointing_is_refused_where_a_model_has_none(tiny_model):
@@ -375,6 +377,15 @@ def test_names_are_prefixed_where_there_are_several_experts(two_experts, tiny_mo
     assert set(plain.parameters) == names
     both = [f"{expert}.{name}" for expert in ("transformer", "transformer_2") for name in names]
     assert set(several.parameters) == set(both)
+
+
+def test_adapters_of_two_experts_begin_apart_and_as_the_seed_says(two_experts, tiny_types):
+    settings = {"lora_rank": 2, "lora_targets": ["to_q"]}
+    found = FlowPolicy(two_experts, lora_seed=5, **settings).parameters
+    halves = [found[f"{e}.to_q.lora_A.default.weight"] for e in ("transformer", "transformer_2")]
+    assert not torch.allclose(*halves)
+    alone = FlowPolicy(tiny_types["model"](), lora_seed=5, **settings).parameters
+    assert torch.equal(alone["to_q.lora_A.default.weight"], halves[0])
 
 
 def test_all_experts_train_have_a_reference_and_come_back(two_experts, make_env, tmp_path):

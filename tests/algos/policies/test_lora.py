@@ -77,6 +77,18 @@ def test_full_fine_tuning_saves_a_transformer_folder(nano_env, tmp_path):
     assert all(torch.equal(back[name], p) for name, p in policy.parameters.items())
 
 
+@pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (2.0, 1.0), (6.0, 3.0)])
+def test_an_adapter_adds_its_product_times_alpha_over_rank(tiny_model, alpha, scale):
+    layer, x = tiny_model.transformer.to_q, torch.arange(4.0)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    policy = FlowPolicy(tiny_model, lora_rank=2, lora_alpha=alpha, lora_targets=["to_q"])
+    down, up = policy.parameters.values()
+    with torch.no_grad():
+        up.fill_(0.5)
+    expected = weight @ x + bias + scale * (up @ (down @ x))
+    torch.testing.assert_close(tiny_model.transformer.to_q(x), expected)
+
+
 def test_a_second_adapter_and_unknown_layers_are_refused(tiny_model):
     with pytest.raises(ValueError, match="nowhere"):
         FlowPolicy(tiny_model, lora_rank=2, lora_targets=["nowhere"])

@@ -29,6 +29,20 @@ def test_ema_is_the_loop_over_its_updates(parameters):
     assert torch.equal(parameters["weight"], own)
 
 
+@pytest.mark.parametrize("decay", [0.05, 0.5, 0.999])
+def test_the_decay_is_warmed_up(parameters, decay):
+    """One update of an average of decay .999 would else keep .999 of where it started."""
+    ema = EMA(parameters, decay)
+    start = ema.average["bias"].clone()
+    with torch.no_grad():
+        parameters["bias"].add_(1.0)
+    kept = 1.0
+    for update in range(1, 4):
+        ema.update()
+        kept *= min(decay, (1 + update) / (10 + update))
+        torch.testing.assert_close(ema.average["bias"], start + (1 - kept), atol=1e-6, rtol=0)
+
+
 def test_swapped_weights_come_back_after_an_error(parameters):
     own = snapshot(parameters)
     other = {name: tensor + 1 for name, tensor in own.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import subprocess
@@ -145,6 +146,55 @@ def test_shares_are_consecutive_and_even_or_refused():
             config=runs.GRPOConfig(prompts_per_iteration=2),
             ranks=Ranks(0, 3),
         )
+
+
+TALK = """
+import json, sys
+import torch
+import torch.distributed as dist
+from torch.nn import Parameter
+from reelrl.algos.run.distributed import Ranks
+
+rank, place = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+ranks = Ranks(rank, 2)
+flags = ranks.gather(torch.tensor([[True, False], [rank == 1, False]]))
+known, unknown, mine = (Parameter(torch.zeros(2)) for _ in range(3))
+known.grad = torch.tensor([1.0, 2.0]) * (rank + 1)
+mine.grad = torch.ones(2) if rank else None
+ranks.sum_gradients([known, unknown, mine])
+print(json.dumps({
+    "flags": flags.tolist(),
+    "failed": (~flags).double().mean().item(),
+    "halves": ranks.gather(torch.tensor([1.5, -2.0]).half() + rank).tolist(),
+    "seeds": ranks.gather(torch.tensor([2**40 + rank])).tolist(),
+    "mean": ranks.mean({"a": 1.0 + rank, "b": float("nan") if rank else 0.0}),
+    "sum": ranks.sum(torch.tensor([1.0, rank])).tolist(),
+    "exchange": ranks.exchange({"rank": rank}),
+    "gradients": [known.grad.tolist(), unknown.grad is None, mine.grad.tolist()],
+}))
+dist.destroy_process_group()
+"""
+
+
+def test_what_two_processes_tell_each_other(tmp_path):
+    command = [sys.executable, "-c", TALK]
+    places = [str(rank) for rank in range(2)]
+    started = [
+        subprocess.Popen([*command, rank, str(tmp_path / "meet")], stdout=subprocess.PIPE)
+        for rank in places
+    ]
+    first, second = (json.loads(process.communicate(timeout=300)[0]) for process in started)
+    for told in (first, second):
+        assert told["flags"] == [[True, False], [False, False], [True, False], [True, False]]
+        assert told["failed"] == 5 / 8
+        assert told["halves"] == [1.5, -2.0, 2.5, -1.0]
+        assert told["seeds"] == [2**40, 2**40 + 1]
+        assert told["mean"]["a"] == 1.5 and math.isnan(told["mean"]["b"])
+        assert told["sum"] == [2.0, 1.0]
+        assert told["exchange"] == [{"rank": 0}, {"rank": 1}]
+        # Of a parameter that one of them knows nothing of, and of one that nobody does.
+        assert told["gradients"] == [[3.0, 6.0], True, [1.0, 1.0]]
 
 
 def test_one_process_is_told_nothing():

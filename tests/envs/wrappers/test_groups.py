@@ -38,6 +38,19 @@ def test_the_stream_is_groups_in_passes_over_all_prompts(make_groups, num_envs, 
     assert sorted(heads[:PROMPTS]) == sorted(heads[PROMPTS:]) == list(range(PROMPTS))
 
 
+@pytest.mark.parametrize(("num_envs", "group_size"), [(4, 2), (2, 4), (3, 3)])
+def test_groups_are_numbered_on_through_resets_and_passes(make_groups, num_envs, group_size):
+    envs = make_groups(num_envs, group_size)
+    numbers = []
+    for reset in range(14):
+        _, infos = envs.reset(seed=None if reset else 0)
+        numbers += infos["group_id"].tolist()
+    assert numbers == [i // group_size for i in range(14 * num_envs)]
+    assert 14 * num_envs > 2 * PROMPTS * group_size  # more than two passes
+    _, infos = envs.reset(seed=5)
+    assert infos["group_id"].tolist() == numbers[:num_envs]
+
+
 def test_a_seed_begins_the_order_anew(make_groups):
     envs = make_groups(4, 2)
     first = [ids(envs, seed=3), ids(envs)]

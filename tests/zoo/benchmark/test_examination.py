@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from reelrl.algos.policies.weights import EMA
+from reelrl.envs.scoring import RewardList
 from reelrl.rewards.moving_shapes.world import sample_clips
 from reelrl.zoo.benchmark import drawn as remembering
 from reelrl.zoo.benchmark.examination import diversity
@@ -93,6 +95,89 @@ def test_the_base_model_is_drawn_once_and_any_other_anew(tiny_suite, tmp_path, m
         ],
         torch.cat(list(generate(other.policy.model, *_asked(again), num_steps=3))),
     )
+
+
+def test_clips_of_another_guidance_scale_are_drawn_anew(tiny_suite, tmp_path, monkeypatch):
+    monkeypatch.setattr(remembering, "_drawn", OrderedDict())
+    suite = tiny_suite()
+    learner, examination = _open(next(iter(suite.runs())), tmp_path, suite.examined)
+    policy, asked = learner.policy, _asked(examination)
+    plain, _ = examination.clips(policy, "unseen")
+    open_to_all, _ = examination.clips(policy, "open")
+    policy.guidance_scale = 3.0
+    guided, _ = examination.clips(policy, "unseen")
+    expected = torch.cat(list(generate(policy.model, *asked, num_steps=2, guidance_scale=3.0)))
+    torch.testing.assert_close(guided, expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(guided, plain, atol=1e-3)
+    # The empty prompt asks for nothing that could be asked for more.
+    assert torch.equal(examination.clips(policy, "open")[0], open_to_all)
+    seeds = list(examination.settings.noise_seeds("open"))
+    free = torch.cat(list(generate(policy.model, [""] * len(seeds), seeds, num_steps=2)))
+    torch.testing.assert_close(open_to_all, free, atol=1e-5, rtol=0)
+
+
+class Light:
+    """A truth with one prompt per split."""
+
+    axes = ("light", "shade")
+
+    def prompts(self, split):
+        return {"seen": ["a red circle moving right"], "unseen": []}[split]
+
+    def __call__(self, videos, prompts):
+        light = videos.flatten(1).mean(dim=1)
+        return {"light": light, "shade": 1 - light}
+
+    def factors(self, videos):
+        return None
+
+
+def test_the_columns_of_an_examination_written_out(tiny_suite, tmp_path):
+    """Of the average of the weights, with penalties and static weights in the proxy."""
+    suite = tiny_suite()
+    learner, examination = _open(next(iter(suite.runs())), tmp_path, suite.examined)
+    rewards = RewardList(["proxy_ta", "proxy_vq"])
+    rewards.components[1].higher_is_better = False
+    examination = replace(examination, truth=Light(), rewards=rewards, weights=(2.0, 0.5))
+    policy = learner.policy
+    ema = EMA(policy.parameters, 0.9)
+    drawn_by_the_average, _ = examination.clips(policy, "seen")
+    with torch.no_grad():
+        for parameter in policy.parameters.values():
+            parameter.mul_(1.5)
+    found = examination.metrics(policy, ema)
+    own, _ = examination.clips(policy, "seen")
+    assert not torch.allclose(own, drawn_by_the_average, atol=1e-3)
+    prompts = Light().prompts("seen") * 4
+    values, _ = rewards(drawn_by_the_average, prompts, [{}] * 4)
+    proxy = 2.0 * values[:, 0].double() - 0.5 * values[:, 1].double()
+    light = drawn_by_the_average.flatten(1).mean(dim=1).double()
+    expected = {
+        "eval/seen/light": light.mean(),
+        "eval/seen/shade": (1 - light).mean(),
+        "eval/seen/proxy_ta": values[:, 0].mean(),
+        "eval/seen/proxy_vq": values[:, 1].mean(),
+        "eval/seen/proxy": proxy.mean(),
+        "eval/seen/std_proxy": proxy.std(),
+        "eval/seen/std_light": light.std(),
+    }
+    assert found.keys() == {*expected, "eval/open/pairwise"}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
+
+
+def test_coverage_counts_what_can_be_read_alone():
+    """Two factors of four and of two values; a clip of the last row shows no first one."""
+    factors = torch.tensor([[0, 0], [1, 1], [0, 0], [4, 1]])
+    videos = torch.zeros(4, 1, 2, 2, 3)
+    entropy = -(0.5 * np.log(0.5) + 0.25 * np.log(0.25)) / np.log(4)
+    found = diversity(videos, (factors, (4, 2)))
+    assert float(found["coverage"]) == pytest.approx((entropy + 1) / 2)
+    alike = np.array([[1, 0, 1, 0], [0, 1, 0, 0.5], [1, 0, 1, 0], [0, 0.5, 0, 1]]) / 4
+    spectrum = np.linalg.eigvalsh(alike)
+    spectrum = spectrum[spectrum > 1e-12]
+    vendi = np.exp(-(spectrum * np.log(spectrum)).sum()) / 4
+    assert float(found["vendi"]) == pytest.approx(vendi)
 
 
 def _asked(examination):

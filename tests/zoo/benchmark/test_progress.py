@@ -54,6 +54,20 @@ def test_a_line_that_is_being_written_does_not_count_yet(run, tmp_path):
     assert progress(run, tmp_path) == 2
 
 
+def test_another_file_that_is_no_shorter_is_counted_from_its_beginning(run, tmp_path):
+    """A resume replaces the file, and the first look may find it longer than the old one."""
+    progress = Progress()
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(map(line, range(6))))
+    assert progress(run, tmp_path) == 6
+    other = tmp_path / "other"
+    rows = [{"iteration": i, "long": "x" * 200} for i in range(3)]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert other.stat().st_size > path.stat().st_size
+    other.replace(path)
+    assert progress(run, tmp_path) == 3
+
+
 def test_a_resumed_run_is_counted_anew_and_the_row_of_its_end_is_no_iteration(run, tmp_path):
     progress = Progress()
     (tmp_path / "metrics.jsonl").write_text("".join(map(line, range(9))))

@@ -8,12 +8,14 @@ import sys
 import time
 
 import pytest
+import torch
 
 from reelrl.algos.grpo import GRPO
+from reelrl.algos.run.runlog import read_metrics
 from reelrl.zoo.benchmark import runner
 from reelrl.zoo.benchmark import store as storing
-from reelrl.zoo.benchmark.columns import read_rows
-from reelrl.zoo.benchmark.run import _alone_in, execute, finished
+from reelrl.zoo.benchmark.columns import read_rows, write_rows
+from reelrl.zoo.benchmark.run import _alone_in, _measure_end, _open, execute, finished
 from reelrl.zoo.benchmark.runner import bench
 from reelrl.zoo.benchmark.store import Store, collect
 
@@ -128,6 +130,77 @@ def test_rows_of_a_run_replace_those_it_had_before(tiny_suite, tmp_path):
     assert [r["reward_calls"] for r in rows[:2]] == ["0", "4"]
     (known,) = {(r["commit"], r["machine"]) for r in kept.facts["runs"].values()}
     assert known == ("abc", "one")
+
+
+def test_a_row_tells_what_it_took_to_get_there(tiny_suite, tmp_path):
+    """The time to collect, estimate and learn; what is measured beside it is not the method's."""
+    (run, _) = tiny_suite().runs()
+    rows = [
+        {
+            "iteration": i,
+            "time/rollout": 1.0, "time/estimate": 0.25, "time/update": 2.0, "time/adapt": 64.0,
+            "watch/gold": 0.5, "watch/within_std/gold": 0.1, "eval/seen/gold": 0.25,
+            "eval/unseen/gold": 0.75, "eval/open/vendi": 0.9, "advantage/influence/a": 0.6,
+            "advantage/std": 1.0, "reward/a": 0.3, "reward/within_std/a": 0.2,
+            "health/skipped_updates": 2.0, "train/grad_norm": 4.0, "train/kl": 0.1,
+        }
+        for i in range(3)
+    ]  # fmt: skip
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    found = storing.rows_of(run, tmp_path)
+    assert [row["wall_s"] for row in found] == [0, 3.25, 6.5]
+    assert [row["reward_calls"] for row in found] == [0, 4, 8]
+    assert found[2] == {
+        "method": "grpo", "seed": 0, "iteration": 2, "wall_s": 6.5, "reward_calls": 8,
+        "gold": 0.5, "within_std/gold": 0.1, "eval_seen/gold": 0.25, "eval_unseen/gold": 0.75,
+        "eval_open/vendi": 0.9, "influence/a": 0.6, "reward/a": 0.3, "skipped": 2.0,
+        "grad_norm": 4.0,
+    }  # fmt: skip
+
+
+def test_the_end_is_measured_of_the_average_and_trains_nothing(tiny_suite, tmp_path):
+    base = tiny_suite().base
+    settings = {**base["learner"], "ema_decay": 0.9}
+    (run, _) = tiny_suite(base={**base, "learner": settings}).runs()
+    learner, _ = _open(run, tmp_path, tiny_suite().examined)
+    asked = []
+
+    class Watch:
+        every = 1
+
+        def metrics(self, policy, ema=None):
+            asked.append((policy, ema))
+            return {"eval/seen/gold": 0.75}
+
+    learner.evaluation = Watch()
+    before = learner.policy.state_dict()
+    _measure_end(learner, tmp_path)
+    ((policy, ema),) = asked
+    assert policy is learner.policy and ema is learner.updater.ema and ema is not None
+    assert all(torch.equal(before[n], t) for n, t in learner.policy.state_dict().items())
+    (row,) = read_metrics(tmp_path)
+    assert row["iteration"] == 0 and row["eval/seen/gold"] == 0.75
+    means = learner.collect().rewards.double().mean(dim=0).tolist()
+    assert [row[f"reward/{name}"] for name in learner.names] == pytest.approx(means)
+
+
+def test_the_clips_that_are_shown_are_the_first_seeds(tiny_suite, tmp_path):
+    suite = tiny_suite(seeds=[3, 1], methods=["grpo"])
+    store = Store(tmp_path / "results", suite)
+    for run in suite.runs():
+        leave(run, tmp_path / run.path)
+        (tmp_path / run.path / "after.gif").write_bytes(b"seed %d" % run.seed)
+    store.take(collect(suite.runs(), tmp_path), {})
+    shown = tmp_path / "results" / "clips" / "goodhart" / "grpo.gif"
+    assert shown.read_bytes() == b"seed 3"
+
+
+def test_columns_are_keys_first_and_then_the_alphabet(tmp_path):
+    write_rows(tmp_path / "a.csv", [{"b": 1, "iteration": 0, "a": 2.0, "seed": 1, "method": "x"},
+                                    {"method": "y", "c": None}])  # fmt: skip
+    text = (tmp_path / "a.csv").read_text()
+    assert text == "method,seed,iteration,a,b,c\nx,1,0,2,1,\ny,,,,,\n"
 
 
 def test_a_run_waits_for_the_process_that_is_at_it(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reelrl.rewards import Reward, make_reward
-from reelrl.rewards.moving_shapes import gold
+from reelrl.rewards.moving_shapes import gold, world
 from reelrl.rewards.moving_shapes.world import sample_clips
 from reelrl.zoo.benchmark import truth as truths
 from reelrl.zoo.benchmark.best_of_n import best_of_n
@@ -78,6 +78,25 @@ def test_moving_shapes_is_gold_and_its_axes_on_the_captions_of_the_world():
     assert repeated(truth.prompts("seen"), 300) == evaluation_captions("train", 300)
     assert set(truth.prompts("unseen")).isdisjoint(truth.prompts("seen"))
     assert len(truth.prompts("seen")) == 192 and len(truth.prompts("unseen")) == 24
+
+
+def test_prompts_begin_again_when_they_run_out():
+    assert repeated(["a", "b", "c"], 7) == ["a", "b", "c", "a", "b", "c", "a"]
+    assert repeated(["a", "b", "c"], 2) == ["a", "b"]
+    shown = evaluation_captions("compositional", 24 * 3)
+    assert shown[:24] == shown[24:48] == shown[48:] and len(set(shown)) == 24
+
+
+def test_factors_of_the_world_are_those_of_the_captions_and_one_more_for_nothing_found():
+    blank = torch.full_like(CLIPS.videos[:1], world.BACKGROUND)
+    values, sizes = build_truth("moving_shapes").factors(torch.cat([CLIPS.videos, blank]))
+    assert sizes == (len(world.COLOURS), len(world.SHAPES), 4, len(world.SPEEDS))
+    names = (list(world.COLOURS), world.SHAPES, list(world.DIRECTIONS), list(world.SPEEDS))
+    for row, caption in zip(values.tolist(), CLIPS.captions, strict=False):
+        asked = world.caption_to_factors(caption)
+        wanted = (asked.colour, asked.shape, asked.direction, asked.speed)
+        assert [known[i] for known, i in zip(names, row, strict=True)] == list(wanted)
+    assert values[6].tolist() == list(sizes)
 
 
 def test_held_out_judges_are_averaged_with_penalties_negative_and_gaps_kept():

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from reelrl.algos.advantages import AdvantageOutput
+from reelrl.envs.scoring import RewardFacts
+from reelrl.zoo.benchmark import watch
 from reelrl.zoo.benchmark.run import _open
-from reelrl.zoo.benchmark.watch import collisions, correlation, path_kl, proxy_of, within_std
+from reelrl.zoo.benchmark.watch import (
+    RolloutMeasures,
+    collisions,
+    correlation,
+    path_kl,
+    proxy_of,
+    within_std,
+)
 
 
 @pytest.fixture
@@ -55,7 +66,18 @@ def test_the_proxy_is_the_signed_weighted_sum():
 
 
 def test_the_divergence_is_that_of_the_means_written_out(tiny_suite, tmp_path):
-    suite = tiny_suite()
+    suite = tiny_suite(
+        base={
+            "env": "reelrl/MovingShapesEarly-v0",
+            "iterations": 1,
+            "env_args": {"num_steps": 4},
+            "learner": {
+                "prompts_per_iteration": 2,
+                "group_size": 2,
+                "rollout": {"last_step": 1, "keep_videos": 4},
+            },
+        }
+    )
     learner, _ = _open(next(iter(suite.runs())), tmp_path, suite.examined)
     rollout = learner.collect()
     assert float(path_kl(learner.policy, rollout)) == 0
@@ -64,9 +86,9 @@ def test_the_divergence_is_that_of_the_means_written_out(tiny_suite, tmp_path):
         for parameter in learner.policy.parameters.values():
             parameter += 0.01 * torch.sign(parameter)
     moved = learner.policy.state_dict()
-    (kept,) = rollout.transitions.steps
+    assert len(rollout.transitions.steps) == 2
     total = 0.0
-    for clip in range(4):
+    for kept, clip in product(rollout.transitions.steps, range(4)):
         obs = {
             "latent": kept.latent[clip : clip + 1],
             "sigma": rollout.transitions.sigmas[kept.index].float().view(1, 1),
@@ -81,3 +103,97 @@ def test_the_divergence_is_that_of_the_means_written_out(tiny_suite, tmp_path):
         total += float((means[0] - means[1]).detach().square().sum()) / (2 * width**2)
     learner.policy.load_state_dict(moved)
     assert float(path_kl(learner.policy, rollout)) == pytest.approx(total / 4, rel=1e-4)
+
+
+def test_two_failures_of_one_component_are_alike():
+    rewards = torch.tensor([[[math.nan, 1.0], [math.nan, 1.0], [math.nan, 2.0], [0.0, 1.0]]])
+    advantages = torch.zeros(1, 4).double()
+    # Of six pairs one is alike.
+    assert float(collisions(rewards.double(), advantages)) == 1
+    advantages[0, 3] = 1.0
+    # Of the five that differ two have one advantage; the two that are alike have it, too.
+    assert float(collisions(rewards.double(), advantages)) == pytest.approx(2 / 5)
+
+
+class Brightness:
+    """A truth of one axis."""
+
+    axes = ("light",)
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, videos, prompts):
+        self.asked.append((videos, list(prompts)))
+        return {"light": videos.flatten(1).mean(dim=1)}
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """``watched(iteration, advantages)``: measures of two groups of two, the divergence 7."""
+    monkeypatch.setattr(watch, "path_kl", lambda policy, rollout: torch.tensor(7.0))
+
+    def make(iteration, advantages, weights=(2.0, 0.5)):
+        facts = RewardFacts(("up", "down"), ((0.0, 1.0),) * 2, (1.0, -1.0))
+        base = SimpleNamespace(prompts=["dark", "dim", "bright"])
+        learner = SimpleNamespace(
+            env=SimpleNamespace(unwrapped=base), facts=facts, names=["up", "down"], policy=None,
+            config=SimpleNamespace(reward_weights=weights), iteration=iteration,
+        )  # fmt: skip
+        levels = torch.tensor([51, 102, 0, 255], dtype=torch.uint8)
+        rollout = SimpleNamespace(
+            videos=levels[:, None, None, None, None].expand(4, 1, 2, 2, 3),
+            prompt_ids=torch.tensor([2, 2, 0, 0]),
+            group_size=2,
+            rewards=torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.25, 0.5], [0.75, 0.5]]),
+        )
+        truth = Brightness()
+        measures = RolloutMeasures(truth, every=5, last=12)
+        return measures(learner, rollout, AdvantageOutput(np.array(advantages))), truth
+
+    return make
+
+
+def test_measures_of_a_rollout_written_out(watched):
+    found, truth = watched(1, [[-1.0, 1.0], [2e-4, -2e-4]])
+    ((videos, prompts),) = truth.asked
+    assert prompts == ["bright", "bright", "dark", "dark"]
+    assert videos.amax(dim=(1, 2, 3, 4)).tolist() == pytest.approx([0.2, 0.4, 0, 1])
+    proxy = 2 * np.array([[0, 1], [0.25, 0.75]]) - 0.5 * np.array([[1, 0], [0.5, 0.5]])
+    advantages = np.array([[-1.0, 1.0], [2e-4, -2e-4]])
+    light = np.array([[0.2, 0.4], [0.0, 1.0]])
+
+    def pooled(values):
+        a = (advantages - advantages.mean(1, keepdims=True)).ravel()
+        b = (values - values.mean(1, keepdims=True)).ravel()
+        return (a @ b) / np.sqrt((a @ a) * (b @ b))
+
+    assert found == pytest.approx({
+        "watch/light": 0.4,
+        "watch/proxy": proxy.mean(),
+        "watch/within_std/proxy": proxy.std(axis=1).mean(),
+        "watch/within_std/advantage": advantages.std(axis=1).mean(),
+        "watch/corr_light": pooled(light),
+        "watch/zero_advantage": 0.5,
+        "watch/zero_std_groups": 0.0,
+        "watch/collisions": 0.0,
+        "watch/within_std/up": (0.5 + 0.25) / 2,
+        "watch/within_std/down": 0.25,
+        "watch/corr/up": pooled(np.array([[0, 1], [0.25, 0.75]])),
+        "watch/corr/down": pooled(np.array([[1, 0], [0.5, 0.5]])),
+    }, abs=1e-7)  # fmt: skip
+
+
+def test_the_proxy_without_weights_has_ones(watched):
+    found, _ = watched(1, [[-1.0, 1.0], [1.0, -1.0]], None)
+    assert found["watch/proxy"] == pytest.approx((0 - 1 + 1 - 0 + 0.25 - 0.5 + 0.75 - 0.5) / 4)
+
+
+def test_an_advantage_per_step_is_averaged_over_the_steps(watched):
+    per_step = [[[3.0, -5.0], [1.0, 1.0]], [[0.0, 0.0], [4.0, -2.0]]]
+    assert watched(1, per_step)[0] == watched(1, [[-1.0, 1.0], [0.0, 1.0]])[0]
+
+
+def test_the_divergence_is_measured_now_and_then_and_at_the_end(watched):
+    told = [i for i in range(13) if "watch/kl" in watched(i, [[-1.0, 1.0], [1.0, -1.0]])[0]]
+    assert told == [0, 5, 10, 12]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -128,12 +128,36 @@ def test_pairing_removes_what_the_seeds_share():
 def test_student_interval_and_test_are_scipys_and_agree(values):
     found = mean_interval(values)
     mean, spread = values.mean(), stats.sem(values)
+    assume(spread > 0)  # the square of 1e-169 is 0, and scipy gives nan for a width of 0
     low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=spread)
     assert [found.low, found.high] == pytest.approx([low, high], rel=1e-6, abs=1e-6)
     p = paired_p_value(values, np.zeros_like(values))
     assert p == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=1e-9)
     if abs(p - 0.05) > 1e-6:
         assert (p < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def test_every_run_of_a_longer_stratum_is_drawn():
+    strata = [[0.0, 0.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
+    found = stratified_bootstrap(
+        strata, lambda x: x.max(-1), rng=np.random.default_rng(0), level=0.999
+    )
+    assert (found.estimate, found.high) == (6, 6)
+    # Six draws of one to six: the highest is 2 or less with probability (1/3)^6 = .0014.
+    assert found.low <= 3
+
+
+def test_ranks_are_of_means_over_as_many_seeds_as_there_are():
+    """One seed in five tells against the first method; five draws of it alone are 1 in 3125."""
+    values = np.array([[10.0, 10.0, 10.0, 10.0, -1.0], [0.0] * 5])
+    first, second = rank_intervals(values, rng=np.random.default_rng(0))
+    assert (first.estimate, first.low, first.high) == (1, 1, 1)
+    assert (second.estimate, second.low, second.high) == (2, 2, 2)
+    # Of two methods that are one the rank is shared, and with a seed in two it is open.
+    same = rank_intervals(np.zeros((2, 5)), rng=np.random.default_rng(0))
+    assert [(r.estimate, r.low, r.high) for r in same] == [(1, 1, 1)] * 2
+    even = rank_intervals(np.array([[1.0, -1.1], [0.0, 0.0]]), rng=np.random.default_rng(0))
+    assert [(r.low, r.high) for r in even] == [(1, 2)] * 2
 
 
 def coverage(covers, count, trials=1500):
