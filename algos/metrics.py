@@ -20,7 +20,7 @@ def rollout_metrics(rollout: Rollout, names: Sequence[str]) -> dict[str, float]:
     ``health/residual_noise`` the roughness of the finished latents, which rises with noise that no
     later step removes.
     """
-    groups = rollout.rewards.unflatten(0, (rollout.num_groups, rollout.group_size)).double()
+    groups = torch.unflatten(rollout.rewards, 0, (rollout.num_groups, rollout.group_size)).double()
     mean = groups.nanmean(dim=1, keepdim=True)
     within = (groups - mean).square().nanmean(dim=1).sqrt()
     numbers: dict[str, Tensor] = {}

@@ -233,6 +233,7 @@ class Trainer:
     def estimate(self, rollout: Rollout) -> AdvantageOutput:
         """Advantages of a rollout; moves the estimator's state on."""
         batch = rollout.reward_batch(self.facts, weights=self._weights(), step=self.iteration)
+        output: AdvantageOutput
         output, self.estimator_state = self.estimator(batch, self.estimator_state)
         return output
 

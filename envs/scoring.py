@@ -57,7 +57,8 @@ class RewardFacts:
         signs: Any = np.array(self.signs, dtype=np.float32)
         if isinstance(rewards, Tensor):
             signs = torch.from_numpy(signs).to(rewards)
-        return rewards * signs
+        signed: T = rewards * signs
+        return signed
 
     def signed_bounds(self) -> np.ndarray | None:
         """(K, 2) float64 bounds with penalties negated, or None if any is infinite."""

@@ -19,9 +19,10 @@ from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.sampling import NOISE_SEEDS
-from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, Scores, read_weights
+from reelrl.envs.scoring import OnRewardError, RewardList, Scores, read_weights
 from reelrl.envs.spaces import UniformBox
 from reelrl.naming import nearest
+from reelrl.rewards.spec import RewardSpec
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -135,7 +136,7 @@ class Task:
         return self.model.encode([self.model.negative_prompt])
 
     def _observation_space(self) -> Dict:
-        spaces: dict[str, Space] = {
+        spaces: dict[str, Space[Any]] = {
             "latent": UniformBox(-np.inf, np.inf, self.latent_shape),
             "sigma": Box(0.0, 1.0, (1,), np.float32),
             "prompt_id": Box(0, len(self.prompts) - 1, (1,), np.int64),

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from reelrl.algos.collect.plan import Plan, RolloutConfig, make_plan
 from reelrl.algos.collect.rollout import KeptStep, Rollout, Transitions
-from reelrl.algos.policies.flow import DTYPES, FlowPolicy
+from reelrl.algos.policies.flow import FlowPolicy
+from reelrl.algos.policies.settings import DTYPES
 from reelrl.algos.run.distributed import ALONE, Ranks
 from reelrl.envs.protocol import DenoisingEnv, denoising_batch
 from reelrl.envs.sampling import NOISE_SEEDS, step_noise
@@ -99,7 +100,7 @@ def completion_rewards(
         share = len(own) // len(step.latent)
         scores = [
             _complete(base, policy, transitions, step, rows)
-            for rows in torch.arange(len(step.latent)).split(base.num_envs)
+            for rows in torch.split(torch.arange(len(step.latent)), base.num_envs)
         ]
         values = torch.cat(scores).repeat_interleave(share, dim=0).to(out.device)
         out[:, after : step.index + 1] = values[:, None]

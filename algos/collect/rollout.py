@@ -237,10 +237,10 @@ class Rollout:
             step: number of the iteration.
         """
         groups = (self.num_groups, self.group_size)
-        extras = {name: value.unflatten(0, groups) for name, value in self.extras.items()}
+        extras = {name: torch.unflatten(value, 0, groups) for name, value in self.extras.items()}
         if self.transitions is not None and self.transitions.plan.shared:
             extras |= self.transitions.tree(self.num_groups)
-        rewards = self.rewards.unflatten(0, groups)
+        rewards = torch.unflatten(self.rewards, 0, groups)
         prompts = self.prompt_ids[:: self.group_size]
         return signed_batch(
             rewards, facts, weights=weights, prompt_ids=prompts, extras=extras, step=step

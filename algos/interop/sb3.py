@@ -103,7 +103,7 @@ class GroupPPO(OnPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
-        env: GymEnv | VectorEnv | None,
+        env: GymEnv | VectorEnv[Any, Any, Any] | None,
         estimator: str | AdvantageEstimator = "grpo",
         *,
         learning_rate: float | Schedule = 5e-5,
@@ -165,7 +165,7 @@ class GroupPPO(OnPolicyAlgorithm):
         wrapped = OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         return wrapped if is_vecenv_wrapped(wrapped, VecMonitor) else VecMonitor(wrapped)
 
-    def set_env(self, env: GymEnv | VectorEnv, force_reset: bool = True) -> None:
+    def set_env(self, env: GymEnv | VectorEnv[Any, Any, Any], force_reset: bool = True) -> None:
         """Go on in another environment; see SB3's ``set_env``.
 
         Raises:
@@ -262,7 +262,7 @@ class GroupPPO(OnPolicyAlgorithm):
         """One optimizer step; left out if loss or gradient is not finite."""
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm))
         value = float(loss.detach())
         if math.isfinite(norm) and math.isfinite(value):

@@ -51,8 +51,8 @@ class DenoisingPolicy(ActorCriticPolicy):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         use_sde: bool = False,
         *,
@@ -122,7 +122,8 @@ class DenoisingPolicy(ActorCriticPolicy):
         return latent.new_zeros(len(latent), 1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.flow.predict(self._seen(observation), deterministic)
+        latent: Tensor = self.flow.predict(self._seen(observation), deterministic)
+        return latent
 
     def _seen(self, obs: PyTorchObs) -> dict[str, Tensor]:
         """An observation to act on.

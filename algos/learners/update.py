@@ -137,7 +137,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
+        torch.autograd.backward(self.scaler.scale(loss))
 
     def _balance(
         self, objective: Objective, index: Tensor, total: Tensor, feedback: Feedback
@@ -174,6 +174,7 @@ class Updater:
     def _step(self, loss: Tensor) -> float:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        length: float
         length, value = torch.stack([norm.double(), loss.double()]).tolist()
         if not (math.isfinite(length) and math.isfinite(value)):
             self._skip(value, length)
@@ -258,7 +259,7 @@ class GradientMaker:
         clear()
         total, numbers = torch.zeros((), dtype=torch.float64), []
         # Of several processes some may have no transition with a signal.
-        for chunk in index.split(self.micro_batch) if len(index) else ():
+        for chunk in torch.split(index, self.micro_batch) if len(index) else ():
             loss, seen = part(chunk.sort().values)
             backward(loss)
             total = total.to(loss.device) + loss.detach()

@@ -62,7 +62,9 @@ class NativeBatch:
             where the environment has its own.
     """
 
-    def __init__(self, env: VectorEnv, weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], weights: Sequence[float] | None = None
+    ) -> None:
         self.env = env
         self.base: BaseEnv = base_of(env)
         mode = getattr(self.base, "autoreset_mode", None)

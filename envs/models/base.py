@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ class VideoModel(ABC):
                 "does not"
             )
         # How a registered class is called is promised by register_model, not by its type.
-        make: Any = opener
+        make = cast(Callable[..., Self], opener)
         return make(folder, name=shipped_name(name_or_path), **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VideoModel:

@@ -114,13 +114,16 @@ class WanVideoModel(VideoModel):
         verify_checksums(self.folder, component)
         # Modules are initialised before their weights are read, from whoever's generator is there.
         with torch.random.fork_rng(devices=[]):
-            module = kind.from_pretrained(self.folder / component, torch_dtype=dtype)
+            module: torch.nn.Module = kind.from_pretrained(
+                self.folder / component, torch_dtype=dtype
+            )
         return module.to(self.device).eval().requires_grad_(component == "transformer")
 
     @cached_property
     def vae_config(self) -> dict[str, Any]:
         """The VAE's ``config.json`` over :data:`VAE_DEFAULTS`, read without loading the VAE."""
-        return VAE_DEFAULTS | json.loads((self.folder / "vae" / "config.json").read_text())
+        own: dict[str, Any] = json.loads((self.folder / "vae" / "config.json").read_text())
+        return VAE_DEFAULTS | own
 
     @cached_property
     def _patch_size(self) -> tuple[int, int, int]:
@@ -158,8 +161,9 @@ class WanVideoModel(VideoModel):
         """
         tokens = self._tokenize(prompts)
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
-        hidden = self.text_encoder(ids, mask).last_hidden_state
-        return hidden.float() * mask[..., None]
+        hidden: Tensor = self.text_encoder(ids, mask).last_hidden_state
+        shown: Tensor = mask[..., None]
+        return hidden.float() * shown
 
     def _refuse_long_prompts(self, prompts: Sequence[str]) -> None:
         for prompt, ids in zip(prompts, self.tokenizer(list(prompts)).input_ids, strict=True):
@@ -185,12 +189,13 @@ class WanVideoModel(VideoModel):
 
     def velocity(self, latent: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:
         """Predicted velocity ``noise - clip``; see :meth:`VideoModel.velocity`."""
-        return self.transformer(
+        velocity: Tensor = self.transformer(
             hidden_states=latent.to(self.dtype),
             timestep=sigma * TIMESTEPS,
             encoder_hidden_states=embedding.to(self.dtype),
             return_dict=False,
-        )[0].float()
+        )[0]
+        return velocity.float()
 
     @cached_property
     def _latent_moments(self) -> tuple[Tensor, Tensor]:
@@ -203,7 +208,7 @@ class WanVideoModel(VideoModel):
     def decode(self, latent: Tensor) -> Tensor:
         """Decode latents to (N, F, H, W, 3) float32 in [0, 1], with gradients where enabled."""
         mean, std = self._latent_moments
-        pixels = self.vae.decode(latent.float() * std + mean, return_dict=False)[0]
+        pixels: Tensor = self.vae.decode(latent.float() * std + mean, return_dict=False)[0]
         return (pixels.permute(0, 2, 3, 4, 1) * 0.5 + 0.5).clamp_(0, 1)
 
     @torch.no_grad()
@@ -211,7 +216,8 @@ class WanVideoModel(VideoModel):
         """Latents (N, C, T', H', W') of clips (N, F, H, W, 3) in [0, 1]: the posterior mean."""
         mean, std = self._latent_moments
         pixels = videos.to(self.device, torch.float32).permute(0, 4, 1, 2, 3) * 2 - 1
-        return (self.vae.encode(pixels).latent_dist.mode() - mean) / std
+        latent: Tensor = self.vae.encode(pixels).latent_dist.mode()
+        return (latent - mean) / std
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, T', H', W') of a clip.

@@ -28,7 +28,7 @@ from reelrl.envs.task import ACTION_BOUND, Task
 from reelrl.envs.wrappers.reward import base_of, chain_of
 
 
-class VelocityAction(gym.Wrapper, RecordConstructorArgs):
+class VelocityAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """The action is the model's output, the velocity ``noise - clip`` at the current latent.
 
     The environment moves the latent along it by a step kernel. Renders the clean-clip estimate
@@ -53,7 +53,7 @@ class VelocityAction(gym.Wrapper, RecordConstructorArgs):
         TypeError: if the base environment is not ours.
     """
 
-    def __init__(self, env: gym.Env, kernel: str = "flow_sde", **config: Any) -> None:
+    def __init__(self, env: gym.Env[Any, Any], kernel: str = "flow_sde", **config: Any) -> None:
         takes_latents(env)
         RecordConstructorArgs.__init__(self, kernel=kernel, **config)
         gym.Wrapper.__init__(self, env)
@@ -72,7 +72,9 @@ class VelocityAction(gym.Wrapper, RecordConstructorArgs):
 class VectorVelocityAction(VectorWrapper):
     """:class:`VelocityAction` for the batch."""
 
-    def __init__(self, env: VectorEnv, kernel: str = "flow_sde", **config: Any) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], kernel: str = "flow_sde", **config: Any
+    ) -> None:
         takes_latents(env)
         super().__init__(env)
         self.kernel = kernels.make_kernel(kernel, **config)
@@ -89,7 +91,7 @@ class VectorVelocityAction(VectorWrapper):
         return result
 
 
-class GuidanceAction(gym.Wrapper, RecordConstructorArgs):
+class GuidanceAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """The action is how the model denoises: guidance scale and noise level of the next step.
 
     The video model itself, frozen, makes the velocity, so an ordinary small agent has something to
@@ -121,7 +123,7 @@ class GuidanceAction(gym.Wrapper, RecordConstructorArgs):
 
     def __init__(
         self,
-        env: gym.Env,
+        env: gym.Env[Any, Any],
         kernel: str = "flow_sde",
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),
@@ -152,7 +154,7 @@ class VectorGuidanceAction(VectorWrapper):
 
     def __init__(
         self,
-        env: VectorEnv,
+        env: VectorEnv[Any, Any, Any],
         kernel: str = "flow_sde",
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),

@@ -75,7 +75,8 @@ class GD2PO(Estimator):
     def conflicts(self, z: Tensor) -> Bool[Tensor, "... K"]:
         """(..., K) component advantages -> (...) True where the sample is to be dropped."""
         margin = self.config.margin
-        mixed = (z > margin).any(-1) & (z < -margin).any(-1)
+        mixed: Tensor = (z > margin).any(-1) & (z < -margin).any(-1)
         if self.config.mode == "hard":
             return mixed
-        return mixed & (safe_divide(z.sum(-1).abs(), z.abs().sum(-1)) < self.config.tau)
+        cancelled: Tensor = safe_divide(z.sum(-1).abs(), z.abs().sum(-1)) < self.config.tau
+        return mixed & cancelled

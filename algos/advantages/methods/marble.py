@@ -78,7 +78,8 @@ class MARBLE(Estimator):
 
     def solve_due(self, step: int) -> bool:
         """True if this step should run K backward passes and give feedback."""
-        return step < self.config.warmup or (step - self.config.warmup) % self.config.every == 0
+        start: int = self.config.warmup
+        return step < start or (step - start) % int(self.config.every) == 0
 
     def feedback(
         self, state: State, *, gram: Array | None = None, weights: Array | None = None

@@ -117,9 +117,10 @@ class TaRoS(Estimator):
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
         """Forget the history of some components, as when their reward model was retrained."""
-        if self.config.calibration is None:
+        calibration: Calibration | None = self.config.calibration
+        if calibration is None:
             return state
-        return self.config.calibration.reset(state, [tuple(names).index(c) for c in components])
+        return calibration.reset(state, [tuple(names).index(c) for c in components])
 
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Weights from this batch and the thresholds so far; then the history takes it in."""
