@@ -160,7 +160,7 @@ class Task:
         parts = [seen[key].float().flatten(1) for key in self._structured_space]
         return self.export(torch.cat(parts, dim=1))
 
-    def read_actions(self, actions: Any, batch: tuple[int, ...]) -> Tensor:
+    def read_actions(self, actions: Any, batch: tuple[int, ...]) -> Float[Tensor, "N C t h w"]:
         """Actions of shape ``(*batch, *action)`` as (N, C, T', H', W') float32 on the device.
 
         Raises:
@@ -214,7 +214,10 @@ class Task:
         )
 
     def finish(
-        self, latent: Tensor, prompt_id: NDArray[np.int64], group_id: NDArray[np.int64]
+        self,
+        latent: Float[Tensor, "M C t h w"],
+        prompt_id: NDArray[np.int64],
+        group_id: NDArray[np.int64],
     ) -> Clips:
         """Decode M finished latents once, and begin to score them."""
         videos = self.decode(latent)
@@ -222,12 +225,15 @@ class Task:
         return Clips(shown, self.begin_scores(videos, prompt_id, group_id))
 
     @torch.no_grad()
-    def decode(self, latent: Tensor) -> Float[Tensor, "M F H W 3"]:
+    def decode(self, latent: Float[Tensor, "M C t h w"]) -> Float[Tensor, "M F H W 3"]:
         """(M, F, H, W, 3) clips of M latents, without gradients."""
         return self.model.decode(latent)
 
     def begin_scores(
-        self, videos: Tensor, prompt_id: NDArray[np.int64], group_id: NDArray[np.int64]
+        self,
+        videos: Float[Tensor, "M F H W 3"],
+        prompt_id: NDArray[np.int64],
+        group_id: NDArray[np.int64],
     ) -> Scores:
         """Scores of M decoded clips; components in the background may still be at work."""
         pairs = zip(prompt_id.tolist(), group_id.tolist(), strict=True)
@@ -318,7 +324,7 @@ def row_of(batched: Any, row: int) -> Any:
     return batched[row]
 
 
-def to_uint8(videos: Tensor) -> Tensor:
+def to_uint8(videos: Float[Tensor, " *shape"]) -> UInt8[Tensor, " *shape"]:
     """Clips in [0, 1] as rounded bytes."""
     # Decoders overshoot a little, and a byte would wrap around: white would be shown as black.
     return videos.mul(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -26,7 +26,7 @@ from reelrl.envs.scoring import Scores
 from reelrl.envs.steps import Step
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, UInt8
+    from jaxtyping import Bool, Float, Int, UInt8
 
 
 @torch.no_grad()
@@ -109,8 +109,12 @@ def completion_rewards(
 
 
 def _complete(
-    base: DenoisingEnv, policy: FlowPolicy, transitions: Transitions, step: KeptStep, rows: Tensor
-) -> Tensor:
+    base: DenoisingEnv,
+    policy: FlowPolicy,
+    transitions: Transitions,
+    step: KeptStep,
+    rows: Int[Tensor, " B"],
+) -> Float[Tensor, "B K"]:
     latent = step.latent[rows.to(step.latent.device)].float()
     own = step.row[transitions.ranks.part(len(step.row))]
     ids = transitions.prompt_ids[own[rows]]
@@ -127,7 +131,7 @@ def _complete(
     )
 
 
-def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Tensor:
+def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Float[Tensor, "N C t h w"]:
     """The next latents of a deterministic step, rounded as those of a stochastic one are."""
     latent: Tensor = policy.predict(obs, deterministic=True)
     return latent.to(DTYPES[policy.config.latent_dtype]).to(torch.float32)
@@ -210,8 +214,13 @@ class _Walk:
         )
 
     def _draw(
-        self, t: int, nodes: dict[str, Tensor], rows: Tensor, seeds: np.ndarray, children: int
-    ) -> tuple[KeptStep, Tensor]:
+        self,
+        t: int,
+        nodes: dict[str, Tensor],
+        rows: Int[Tensor, " B"],
+        seeds: np.ndarray,
+        children: int,
+    ) -> tuple[KeptStep, Float[Tensor, "B C t h w"]]:
         """What is stored of the children of every node, and the children."""
         step = self.policy.forward(nodes).step
         latent = nodes["latent"].to(step.mean.device)
@@ -275,7 +284,7 @@ def _join(
     walks: Sequence[_Batch],
     plan: Plan,
     policy: FlowPolicy,
-    sigmas: Tensor,
+    sigmas: Float[Tensor, " levels"],
     ids: np.ndarray,
     group_size: int,
     initial: np.ndarray,

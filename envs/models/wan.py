@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -15,6 +15,9 @@ from torch import Tensor
 from reelrl.envs.models import trained
 from reelrl.envs.models.base import VideoModel, register_model
 from reelrl.envs.models.integrity import verify_checksums
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 VAE_DEFAULTS = {"z_dim": 16, "scale_factor_temporal": 4, "scale_factor_spatial": 8}
 """Sizes of ``AutoencoderKLWan`` where a config is silent: Wan 2.1's own predates two of them."""
@@ -152,7 +155,7 @@ class WanVideoModel(VideoModel):
         return tokens
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
+    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "N L D"]:
         """Embed N prompts: (N, L, D) float32, zero beyond each prompt's length.
 
         Raises:
@@ -173,7 +176,7 @@ class WanVideoModel(VideoModel):
                     f"{self.max_prompt_tokens}: what is cut off would not be drawn"
                 )
 
-    def _refuse_unknown_words(self, prompts: Sequence[str], ids: Tensor) -> None:
+    def _refuse_unknown_words(self, prompts: Sequence[str], ids: Int[Tensor, "N L"]) -> None:
         unknown = self.tokenizer.unk_token_id
         if unknown is None or not (ids == unknown).any():
             return
@@ -187,7 +190,12 @@ class WanVideoModel(VideoModel):
             f"{', '.join(words)}; its {len(known)} tokens{listed or ' are too many to list'}"
         )
 
-    def velocity(self, latent: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:
+    def velocity(
+        self,
+        latent: Float[Tensor, "N C t h w"],
+        sigma: Float[Tensor, " N"],
+        embedding: Float[Tensor, "N L D"],
+    ) -> Float[Tensor, "N C t h w"]:
         """Predicted velocity ``noise - clip``; see :meth:`VideoModel.velocity`."""
         velocity: Tensor = self.transformer(
             hidden_states=latent.to(self.dtype),
@@ -198,21 +206,21 @@ class WanVideoModel(VideoModel):
         return velocity.float()
 
     @cached_property
-    def _latent_moments(self) -> tuple[Tensor, Tensor]:
+    def _latent_moments(self) -> tuple[Float[Tensor, "1 C 1 1 1"], Float[Tensor, "1 C 1 1 1"]]:
         mean, std = (
             torch.tensor(self.vae_config[key], device=self.device).view(1, -1, 1, 1, 1)
             for key in ("latents_mean", "latents_std")
         )
         return mean, std
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Float[Tensor, "N C t h w"]) -> Float[Tensor, "N F H W 3"]:
         """Decode latents to (N, F, H, W, 3) float32 in [0, 1], with gradients where enabled."""
         mean, std = self._latent_moments
         pixels: Tensor = self.vae.decode(latent.float() * std + mean, return_dict=False)[0]
         return (pixels.permute(0, 2, 3, 4, 1) * 0.5 + 0.5).clamp_(0, 1)
 
     @torch.no_grad()
-    def encode_video(self, videos: Tensor) -> Tensor:
+    def encode_video(self, videos: Float[Tensor, "N F H W 3"]) -> Float[Tensor, "N C t h w"]:
         """Latents (N, C, T', H', W') of clips (N, F, H, W, 3) in [0, 1]: the posterior mean."""
         mean, std = self._latent_moments
         pixels = videos.to(self.device, torch.float32).permute(0, 4, 1, 2, 3) * 2 - 1

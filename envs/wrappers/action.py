@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +26,9 @@ from reelrl.envs.spaces import UniformBox
 from reelrl.envs.steps import rows_like
 from reelrl.envs.task import ACTION_BOUND, Task
 from reelrl.envs.wrappers.reward import base_of, chain_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class VelocityAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -225,7 +228,7 @@ def _guidance_space(guidance_range: Sequence[float], noise_range: Sequence[float
     return Box(low, high, dtype=np.float32)
 
 
-def _read_controls(action: Any, space: Any, device: torch.device) -> Tensor:
+def _read_controls(action: Any, space: Any, device: torch.device) -> Float[Tensor, "... 2"]:
     """Actions (..., 2) within the space's bounds, on the device; ``nan`` stays."""
     tensor = torch.as_tensor(action, dtype=torch.float32, device=device)
     if tuple(tensor.shape) != space.shape:
@@ -236,7 +239,7 @@ def _read_controls(action: Any, space: Any, device: torch.device) -> Tensor:
 
 def _by_velocity(
     task: Task, state: mdp.State, kernel: kernels.StepKernel, action: Any, batch: tuple[int, ...]
-) -> tuple[Any, Tensor]:
+) -> tuple[Any, Float[Tensor, "N C t h w"]]:
     """Next latents as the environment takes them, and clean-clip estimates."""
     velocity = task.read_actions(action, batch)
     return _advance(task, state, kernel, velocity)
@@ -244,8 +247,8 @@ def _by_velocity(
 
 @torch.no_grad()
 def _by_guidance(
-    task: Task, state: mdp.State, kernel: kernels.StepKernel, controls: Tensor
-) -> tuple[Any, Tensor]:
+    task: Task, state: mdp.State, kernel: kernels.StepKernel, controls: Float[Tensor, "N 2"]
+) -> tuple[Any, Float[Tensor, "N C t h w"]]:
     """The same from (N, 2) guidance scales and noise levels; ``nan`` where a control is."""
     scale, eta = controls.unbind(dim=1)
     step = torch.from_numpy(np.minimum(state.step, task.num_steps - 1)).to(task.device)
@@ -265,8 +268,8 @@ def _by_guidance(
 
 
 def _advance(
-    task: Task, state: mdp.State, kernel: kernels.StepKernel, velocity: Tensor
-) -> tuple[Any, Tensor]:
+    task: Task, state: mdp.State, kernel: kernels.StepKernel, velocity: Float[Tensor, "N C t h w"]
+) -> tuple[Any, Float[Tensor, "N C t h w"]]:
     """One stochastic step. Finished rows are stepped from the last level; nobody looks at them."""
     index = np.minimum(state.step, task.num_steps - 1)
     sigmas = task.sigmas.to(task.device)
