@@ -12,7 +12,7 @@ import math
 import pathlib
 import warnings
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,9 @@ from reelrl.algos.learners import losses
 from reelrl.algos.learners.update import LearnerWarning
 from reelrl.algos.metrics import advantage_metrics
 from reelrl.envs.interop.sb3 import SB3VecEnv
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = [
     "DenoisingPolicy",
@@ -248,7 +251,7 @@ class GroupPPO(OnPolicyAlgorithm):
             return epsilon
         return self.policy.task.clip_range(epsilon, self.policy.flow.config.reduction)
 
-    def _loss(self, rows: np.ndarray, clip: float) -> tuple[Tensor, Tensor]:
+    def _loss(self, rows: np.ndarray, clip: float) -> tuple[Float[Tensor, ""], Float[Tensor, " M"]]:
         """Mean loss of some transitions, and their log-ratios."""
         data = self.rollout_buffer._get_samples(rows)
         _, log_prob, _ = self.policy.evaluate_actions(data.observations, data.actions)
@@ -258,7 +261,7 @@ class GroupPPO(OnPolicyAlgorithm):
             return losses.component_loss(log_ratio, *parts, clip).mean(), log_ratio.detach()
         return losses.clipped_loss(log_ratio, data.advantages, clip).mean(), log_ratio.detach()
 
-    def _step(self, loss: Tensor) -> float:
+    def _step(self, loss: Float[Tensor, ""]) -> float:
         """One optimizer step; left out if loss or gradient is not finite."""
         optimizer = self.policy.optimizer
         optimizer.zero_grad()

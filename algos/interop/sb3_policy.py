@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gymnasium import spaces
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from reelrl.algos.interop.denoising import DenoisingTask, check_bounds, density
 from reelrl.algos.policies.weights import Weights
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class DenoisingPolicy(ActorCriticPolicy):
@@ -90,7 +93,7 @@ class DenoisingPolicy(ActorCriticPolicy):
 
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, "N C t h w"], Float[Tensor, "N 1"], Float[Tensor, " N"]]:
         """Draw N actions.
 
         Returns:
@@ -109,19 +112,21 @@ class DenoisingPolicy(ActorCriticPolicy):
         return latent, self.predict_values(obs), density(log_prob)
 
     def evaluate_actions(
-        self, obs: PyTorchObs, actions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self, obs: PyTorchObs, actions: Float[Tensor, "N D"]
+    ) -> tuple[Float[Tensor, "N 1"], Float[Tensor, " N"], Tensor | None]:
         """Score stored actions (N, D), flattened as SB3 stores them; the entropy is None."""
         latent = actions.reshape(-1, *(self.action_space.shape or ()))
         log_prob = self.flow.log_prob(_dict(obs), latent)
         return self.predict_values(obs), density(log_prob), None
 
-    def predict_values(self, obs: PyTorchObs) -> Tensor:
+    def predict_values(self, obs: PyTorchObs) -> Float[Tensor, "N 1"]:
         """Zeros (N, 1)."""
         latent = _dict(obs)["latent"]
         return latent.new_zeros(len(latent), 1)
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+    def _predict(
+        self, observation: PyTorchObs, deterministic: bool = False
+    ) -> Float[Tensor, "N C t h w"]:
         latent: Tensor = self.flow.predict(self._seen(observation), deterministic)
         return latent
 

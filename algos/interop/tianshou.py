@@ -171,7 +171,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
                 seen.append(loss.item())
         return LossSequenceTrainingStats(loss=SequenceSummaryStats.from_sequence(seen))
 
-    def _loss(self, batch: Any) -> Tensor:
+    def _loss(self, batch: Any) -> Float[Tensor, ""]:
         log_prob = self._log_prob(batch)
         log_ratio = log_prob - to_torch_as(batch.logp_old, log_prob)
         if self.signal.estimator.loss_mode == "per_component":
@@ -180,7 +180,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
             return losses.component_loss(log_ratio, parts, weights, self.clip).mean()
         return losses.clipped_loss(log_ratio, to_torch_as(batch.adv, log_prob), self.clip).mean()
 
-    def _log_prob(self, batch: Any) -> Tensor:
+    def _log_prob(self, batch: Any) -> Float[Tensor, " M"]:
         if isinstance(self.policy, DenoisingPolicy):
             return self.policy.log_prob(batch)
         dist = self.policy(batch).dist

@@ -134,16 +134,16 @@ class VideoModel(ABC):
 
     def guided(
         self,
-        latent: Float[Tensor, "N C t h w"],
+        latent: Float[Tensor, " N *rest"],
         sigma: Float[Tensor, " N"],
         embedding: Float[Tensor, "N ..."],
         scale: float | Float[Tensor, " N"],
         empty: Float[Tensor, "1 ..."] | None = None,
-    ) -> Float[Tensor, "N C t h w"]:
+    ) -> Float[Tensor, " N *rest"]:
         """Velocity with classifier-free guidance (Ho and Salimans 2022), both branches in one call.
 
         Args:
-            latent: (N, C, T', H', W').
+            latent: (N, ...), of a video model (N, C, T', H', W').
             sigma: (N,).
             embedding: (N, ...) from :meth:`encode`.
             scale: one for all, where 1 is no guidance and costs one branch, or (N,).

@@ -19,7 +19,7 @@ from reelrl.algos.advantages.types import State
 from reelrl.checks import Ge
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
+    from jaxtyping import Bool, Float
 
 
 @register_estimator("gd2po")
@@ -72,7 +72,7 @@ class GD2PO(Estimator):
         whole = Masked(kept.values, signal.advantages.mask)
         return drop(replace(signal, advantages=whole), keep), state
 
-    def conflicts(self, z: Tensor) -> Bool[Tensor, "... K"]:
+    def conflicts(self, z: Float[Tensor, "*sample K"]) -> Bool[Tensor, " *sample"]:
         """(..., K) component advantages -> (...) True where the sample is to be dropped."""
         margin = self.config.margin
         mixed: Tensor = (z > margin).any(-1) & (z < -margin).any(-1)

@@ -114,7 +114,7 @@ def balance(
     gram: Float[Tensor, "K K"],
     weights: Float[Tensor, " K"] | None = None,
     alpha_floor: float = 0.0,
-) -> Tensor:
+) -> Float[Tensor, " K"]:
     """Alphas on the simplex that minimise |sum_k alpha_k w_k g_k / |g_k||.
 
     Components without a finite, nonzero gradient or with weight 0 get 0; a single valid one gets
