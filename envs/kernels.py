@@ -185,7 +185,7 @@ class FlowSDE(FlowKernel):
         eta: noise level; a tensor (N,) gives every sample its own.
     """
 
-    eta: float | Tensor = 0.7
+    eta: float | Float[Tensor, " N"] = 0.7
 
     def __post_init__(self) -> None:
         check_eta(self.eta)
@@ -206,7 +206,7 @@ class DanceSDE(FlowKernel):
         eta: noise level; a tensor (N,) gives every sample its own.
     """
 
-    eta: float | Tensor = 0.3
+    eta: float | Float[Tensor, " N"] = 0.3
 
     def __post_init__(self) -> None:
         check_eta(self.eta)
@@ -247,7 +247,7 @@ class CPS(StepKernel):
             own.
     """
 
-    eta: float | Tensor = 0.7
+    eta: float | Float[Tensor, " N"] = 0.7
 
     def __post_init__(self) -> None:
         check_eta(self.eta, highest=1.0)

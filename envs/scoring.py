@@ -60,7 +60,7 @@ class RewardFacts:
         signed: T = rewards * signs
         return signed
 
-    def signed_bounds(self) -> np.ndarray | None:
+    def signed_bounds(self) -> Float[np.ndarray, "K 2"] | None:
         """(K, 2) float64 bounds with penalties negated, or None if any is infinite."""
         bounds = np.array(self.bounds) * np.array(self.signs)[:, None]
         return np.sort(bounds, axis=1) if np.isfinite(bounds).all() else None
@@ -333,7 +333,7 @@ def scalarise(rewards: Any, weights: Any) -> Any:
     return np.where(weights == 0, 0.0, rewards * weights).sum(axis=-1)
 
 
-def read_weights(weights: Sequence[float], dim: int) -> np.ndarray:
+def read_weights(weights: Sequence[float], dim: int) -> Float[np.ndarray, " K"]:
     """Weights as a (K,) float64 array.
 
     Raises:

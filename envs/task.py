@@ -25,7 +25,7 @@ from reelrl.naming import nearest
 from reelrl.rewards.spec import RewardSpec
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Bool, Float, Int, UInt8
 
 ACTION_BOUND = 10.0
 """Latents have unit variance, so nothing a sampler makes comes near; agents need finite bounds."""
@@ -56,9 +56,9 @@ class Chosen:
         group_id: (N,).
     """
 
-    prompt_id: NDArray[np.int64] | None = None
-    noise_seed: NDArray[np.int64] | None = None
-    group_id: NDArray[np.int64] | None = None
+    prompt_id: Int[NDArray[np.int64], " N"] | None = None
+    noise_seed: Int[NDArray[np.int64], " N"] | None = None
+    group_id: Int[NDArray[np.int64], " N"] | None = None
 
     def at(self, rows: NDArray[np.int64]) -> Chosen:
         """The choices for the episodes ``rows``."""
@@ -216,8 +216,8 @@ class Task:
     def finish(
         self,
         latent: Float[Tensor, "M C t h w"],
-        prompt_id: NDArray[np.int64],
-        group_id: NDArray[np.int64],
+        prompt_id: Int[NDArray[np.int64], " M"],
+        group_id: Int[NDArray[np.int64], " M"],
     ) -> Clips:
         """Decode M finished latents once, and begin to score them."""
         videos = self.decode(latent)
@@ -232,8 +232,8 @@ class Task:
     def begin_scores(
         self,
         videos: Float[Tensor, "M F H W 3"],
-        prompt_id: NDArray[np.int64],
-        group_id: NDArray[np.int64],
+        prompt_id: Int[NDArray[np.int64], " M"],
+        group_id: Int[NDArray[np.int64], " M"],
     ) -> Scores:
         """Scores of M decoded clips; components in the background may still be at work."""
         pairs = zip(prompt_id.tolist(), group_id.tolist(), strict=True)
@@ -257,7 +257,7 @@ class Task:
         values, _ = self.begin_scores(self.decode(latent), ids, ids).result()
         return self.export(values)
 
-    def read_prompt_ids(self, prompt_id: Any, count: int) -> NDArray[np.int64]:
+    def read_prompt_ids(self, prompt_id: Any, count: int) -> Int[NDArray[np.int64], " N"]:
         """One prompt id per sub-environment from one for all or one each.
 
         Raises:
@@ -290,7 +290,7 @@ class Task:
         """A tensor of the state as the environment hands it out: a fresh array, or itself."""
         return value if self.output == "torch" else value.cpu().numpy().copy()
 
-    def export_flags(self, flags: NDArray[np.bool_]) -> Any:
+    def export_flags(self, flags: Bool[NDArray[np.bool_], " N"]) -> Any:
         """Flags known to the host as the environment hands them out."""
         copy = flags.copy()
         return torch.from_numpy(copy).to(self.device) if self.output == "torch" else copy
@@ -338,7 +338,7 @@ def _to_tensor(actions: Any) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _read_integers(name: str, value: Any, count: int, limit: int) -> NDArray[np.int64]:
+def _read_integers(name: str, value: Any, count: int, limit: int) -> Int[NDArray[np.int64], " N"]:
     """One integer of [0, limit) per sub-environment, from one for all or one each."""
     array = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
     if array.dtype.kind not in "iu" or array.shape not in ((), (count,), (count, 1)):

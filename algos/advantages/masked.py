@@ -227,7 +227,9 @@ def constant(values: Any, like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
-def safe_divide(top: Tensor, bottom: Tensor) -> Tensor:
+def safe_divide(
+    top: Float[Tensor, " *shape"], bottom: Float[Tensor, " *shape"]
+) -> Float[Tensor, " *shape"]:
     """``top / bottom``, and 0 where ``bottom`` is 0."""
     zero = bottom == 0
     return torch.where(zero, torch.zeros_like(top), top / torch.where(zero, 1.0, bottom))

@@ -394,7 +394,7 @@ def pairwise_points(work: Work) -> Masked:
     return Masked.of(values, (present | mirrored) & others)
 
 
-def score_comparisons(scores: Float[Tensor, " P G *rest"]) -> Float[Tensor, " P G G *rest"]:
+def score_comparisons(scores: Float[Tensor, "P G"]) -> Float[Tensor, "P G G"]:
     """Pairwise points implied by scores: 1 for the higher, 1/2 for a tie; (P, G) -> (P, G, G)."""
     difference = scores.unsqueeze(2) - scores.unsqueeze(1)
     return (difference.sign() + 1) / 2

@@ -271,7 +271,7 @@ def _check(env: Any, prompts: int, group_size: int, plan: Plan, ranks: Ranks) ->
 
 def _seeds(
     count: int, group_size: int, plan: Plan, seed: int, iteration: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Seeds (N,) of the initial latents and of the noise on the way."""
     words = np.random.SeedSequence([seed, iteration]).generate_state(2 * count, np.uint64)
     pairs = (words >> np.uint64(1)).astype(np.int64).reshape(count, 2)

@@ -195,7 +195,7 @@ class Rollout:
     latents: Float[Tensor, "n C t h w"]
     prompt_ids: Int[Tensor, " N"]
     group_size: int
-    noise_seeds: np.ndarray
+    noise_seeds: Int[np.ndarray, " N"]
     rewards: Float[Tensor, "N K"]
     valid: Bool[Tensor, "N K"]
     transitions: Transitions | None = None

@@ -112,9 +112,9 @@ class DenoisingPolicy(ActorCriticPolicy):
         return latent, self.predict_values(obs), density(log_prob)
 
     def evaluate_actions(
-        self, obs: PyTorchObs, actions: Float[Tensor, "N D"]
+        self, obs: PyTorchObs, actions: Float[Tensor, "N ..."]
     ) -> tuple[Float[Tensor, "N 1"], Float[Tensor, " N"], Tensor | None]:
-        """Score stored actions (N, D), flattened as SB3 stores them; the entropy is None."""
+        """Score actions (N, ...), also flattened as SB3 stores them; the entropy is None."""
         latent = actions.reshape(-1, *(self.action_space.shape or ()))
         log_prob = self.flow.log_prob(_dict(obs), latent)
         return self.predict_values(obs), density(log_prob), None
