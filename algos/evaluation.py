@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA, averaged
 from reelrl.algos.run.distributed import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
 
 
 class Examination(Protocol):
@@ -59,7 +62,9 @@ class Evaluation:
         return self.ranks.part(len(self.prompt_ids), "number of examined prompts")
 
     @torch.no_grad()
-    def __call__(self, policy: FlowPolicy, ema: EMA | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, policy: FlowPolicy, ema: EMA | None = None
+    ) -> tuple[Float[Tensor, "N K"], UInt8[Tensor, "n F H W 3"]]:
         """Examine a policy; it is bound to this environment afterwards.
 
         Args:

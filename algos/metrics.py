@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from reelrl.algos.advantages import AdvantageOutput
 from reelrl.algos.collect.rollout import Rollout
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 ZERO_STD = 1e-6
 
@@ -20,7 +24,7 @@ def rollout_metrics(rollout: Rollout, names: Sequence[str]) -> dict[str, float]:
     ``health/residual_noise`` the roughness of the finished latents, which rises with noise that no
     later step removes.
     """
-    groups = rollout.rewards.unflatten(0, (rollout.num_groups, rollout.group_size)).double()
+    groups = torch.unflatten(rollout.rewards, 0, (rollout.num_groups, rollout.group_size)).double()
     mean = groups.nanmean(dim=1, keepdim=True)
     within = (groups - mean).square().nanmean(dim=1).sqrt()
     numbers: dict[str, Tensor] = {}
@@ -53,7 +57,7 @@ def advantage_metrics(output: AdvantageOutput, names: Sequence[str]) -> dict[str
     return to_floats(numbers)
 
 
-def roughness(latent: Tensor) -> Tensor:
+def roughness(latent: Float[Tensor, "N C t h w"]) -> Float[Tensor, ""]:
     """Mean squared difference of horizontal neighbours."""
     return latent.double().diff(dim=-1).square().mean()
 

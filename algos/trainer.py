@@ -46,7 +46,7 @@ from reelrl.envs.scoring import RewardFacts
 from reelrl.envs.wrappers.action import takes_latents
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 CHECKPOINTS = "checkpoints"
 POLICY_GRADIENT = "policy_gradient"
@@ -233,6 +233,7 @@ class Trainer:
     def estimate(self, rollout: Rollout) -> AdvantageOutput:
         """Advantages of a rollout; moves the estimator's state on."""
         batch = rollout.reward_batch(self.facts, weights=self._weights(), step=self.iteration)
+        output: AdvantageOutput
         output, self.estimator_state = self.estimator(batch, self.estimator_state)
         return output
 
@@ -411,7 +412,7 @@ class Trainer:
         self.iteration, self._resumed = checkpoint.iteration, True
         self.best = -math.inf if facts["best"] is None else facts["best"]
 
-    def _feedback(self, gram: Tensor) -> Tensor:
+    def _feedback(self, gram: Float[Tensor, "K K"]) -> Float[Tensor, " K"]:
         """Tell the estimator how the components' gradients lie to each other."""
         self.estimator_state = self.estimator.feedback(
             self.estimator_state, gram=gram, weights=self._weights()
@@ -440,7 +441,7 @@ class Trainer:
         self.best = score if best else self.best
         return best
 
-    def _shuffle(self, count: int, epoch: int) -> Tensor:
+    def _shuffle(self, count: int, epoch: int) -> Int[Tensor, " M"]:
         rng = np.random.default_rng([self.config.seed, self.iteration, epoch, 1])
         return torch.from_numpy(rng.permutation(count))
 
@@ -448,6 +449,6 @@ class Trainer:
         return np.random.default_rng([self.config.seed, number, 2]).permutation(count)
 
 
-def _parts(order: Tensor, count: int) -> Sequence[Tensor]:
+def _parts(order: Int[Tensor, " M"], count: int) -> Sequence[Tensor]:
     """Up to ``count`` parts of ``order`` (M,) that differ in length by at most one."""
     return order.tensor_split(min(count, len(order))) if len(order) else ()

@@ -16,10 +16,11 @@ from torch import Tensor
 from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.rendering import contact_sheet
-from reelrl.envs.scoring import RewardFacts, RewardSpec
+from reelrl.envs.scoring import RewardFacts
 from reelrl.envs.steps import rows_like
 from reelrl.envs.task import Task, to_uint8
 from reelrl.rewards import Reward
+from reelrl.rewards.spec import RewardSpec
 
 if TYPE_CHECKING:
     from jaxtyping import Float

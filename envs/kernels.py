@@ -55,7 +55,7 @@ class Coefficients:
     diffusion: Float[Tensor, " M"]
     step_std: Float[Tensor, " M"]
 
-    def at(self, index: Tensor) -> Coefficients:
+    def at(self, index: Int[Tensor, " N"]) -> Coefficients:
         """Rows ``index`` (N,) of the table; samples of one batch may be at different steps."""
         return self._map(lambda column: column[index])
 
@@ -63,7 +63,7 @@ class Coefficients:
         """All columns moved as by :meth:`torch.Tensor.to`."""
         return self._map(lambda column: column.to(*args))
 
-    def index_of(self, sigma: Tensor) -> Int[Tensor, " N"]:
+    def index_of(self, sigma: Float[Tensor, " N"] | Float[Tensor, "N 1"]) -> Int[Tensor, " N"]:
         """(N,) step that starts at the level nearest to each of ``sigma`` (N,) or (N, 1)."""
         distance = self.sigma[None] - sigma.reshape(-1, 1).to(self.sigma.dtype)
         return distance.abs().argmin(dim=1)
@@ -87,7 +87,9 @@ class StepKernel(ABC):
     has_density: bool = True
 
     @abstractmethod
-    def coefficients(self, sigma: Tensor, following: Tensor, ceiling: Tensor) -> Coefficients:
+    def coefficients(
+        self, sigma: Float[Tensor, " M"], following: Float[Tensor, " M"], ceiling: Float[Tensor, ""]
+    ) -> Coefficients:
         """The kernel from levels ``sigma`` (M,) to ``following`` (M,).
 
         Args:
@@ -139,10 +141,14 @@ class FlowKernel(StepKernel):
     stochastic_last: bool = False
 
     @abstractmethod
-    def diffusion(self, sigma: Tensor, ceiling: Tensor) -> Tensor:
+    def diffusion(
+        self, sigma: Float[Tensor, " M"], ceiling: Float[Tensor, ""]
+    ) -> Float[Tensor, " M"]:
         """Diffusion s at the levels ``sigma`` (M,)."""
 
-    def coefficients(self, sigma: Tensor, following: Tensor, ceiling: Tensor) -> Coefficients:
+    def coefficients(
+        self, sigma: Float[Tensor, " M"], following: Float[Tensor, " M"], ceiling: Float[Tensor, ""]
+    ) -> Coefficients:
         """See :meth:`StepKernel.coefficients`."""
         change = following - sigma
         s = self.diffusion(sigma, ceiling)
@@ -160,7 +166,9 @@ class ODE(FlowKernel):
 
     has_density = False
 
-    def diffusion(self, sigma: Tensor, ceiling: Tensor) -> Tensor:
+    def diffusion(
+        self, sigma: Float[Tensor, " M"], ceiling: Float[Tensor, ""]
+    ) -> Float[Tensor, " M"]:
         """Zero."""
         return torch.zeros_like(sigma)
 
@@ -177,12 +185,14 @@ class FlowSDE(FlowKernel):
         eta: noise level; a tensor (N,) gives every sample its own.
     """
 
-    eta: float | Tensor = 0.7
+    eta: float | Float[Tensor, " N"] = 0.7
 
     def __post_init__(self) -> None:
         check_eta(self.eta)
 
-    def diffusion(self, sigma: Tensor, ceiling: Tensor) -> Tensor:
+    def diffusion(
+        self, sigma: Float[Tensor, " M"], ceiling: Float[Tensor, ""]
+    ) -> Float[Tensor, " M"]:
         """See the class."""
         return self.eta * (sigma / (1 - torch.minimum(sigma, ceiling))).sqrt()
 
@@ -196,12 +206,14 @@ class DanceSDE(FlowKernel):
         eta: noise level; a tensor (N,) gives every sample its own.
     """
 
-    eta: float | Tensor = 0.3
+    eta: float | Float[Tensor, " N"] = 0.3
 
     def __post_init__(self) -> None:
         check_eta(self.eta)
 
-    def diffusion(self, sigma: Tensor, ceiling: Tensor) -> Tensor:
+    def diffusion(
+        self, sigma: Float[Tensor, " M"], ceiling: Float[Tensor, ""]
+    ) -> Float[Tensor, " M"]:
         """See the class."""
         return self.eta * torch.ones_like(sigma)
 
@@ -211,7 +223,9 @@ class DanceSDE(FlowKernel):
 class WanSDE(FlowKernel):
     r"""Flow-GRPO's kernel for Wan: :math:`s = \sigma_1 \sigma`, without a knob."""
 
-    def diffusion(self, sigma: Tensor, ceiling: Tensor) -> Tensor:
+    def diffusion(
+        self, sigma: Float[Tensor, " M"], ceiling: Float[Tensor, ""]
+    ) -> Float[Tensor, " M"]:
         """See the class."""
         return ceiling * sigma
 
@@ -233,12 +247,14 @@ class CPS(StepKernel):
             own.
     """
 
-    eta: float | Tensor = 0.7
+    eta: float | Float[Tensor, " N"] = 0.7
 
     def __post_init__(self) -> None:
         check_eta(self.eta, highest=1.0)
 
-    def coefficients(self, sigma: Tensor, following: Tensor, ceiling: Tensor) -> Coefficients:
+    def coefficients(
+        self, sigma: Float[Tensor, " M"], following: Float[Tensor, " M"], ceiling: Float[Tensor, ""]
+    ) -> Coefficients:
         """See :meth:`StepKernel.coefficients`."""
         angle = torch.as_tensor(self.eta, dtype=sigma.dtype, device=sigma.device) * (math.pi / 2)
         std = following * angle.sin()

@@ -21,7 +21,7 @@ from reelrl.envs.sampling import initial_noise
 from reelrl.envs.steps import rows_like
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ class State:
 
     latent: Float[Tensor, "N C t h w"]
     finite: Bool[Tensor, " N"]
-    step: NDArray[np.int64]
-    prompt_id: NDArray[np.int64]
-    group_id: NDArray[np.int64]
-    noise_seed: NDArray[np.int64]
-    step_seed: NDArray[np.int64]
+    step: Int[NDArray[np.int64], " N"]
+    prompt_id: Int[NDArray[np.int64], " N"]
+    group_id: Int[NDArray[np.int64], " N"]
+    noise_seed: Int[NDArray[np.int64], " N"]
+    step_seed: Int[NDArray[np.int64], " N"]
 
 
 def initial(
     shape: Sequence[int],
-    prompt_id: NDArray[np.int64],
-    noise_seed: NDArray[np.int64],
-    step_seed: NDArray[np.int64],
+    prompt_id: Int[NDArray[np.int64], " N"],
+    noise_seed: Int[NDArray[np.int64], " N"],
+    step_seed: Int[NDArray[np.int64], " N"],
     device: torch.device,
-    group_id: NDArray[np.int64] | None = None,
+    group_id: Int[NDArray[np.int64], " N"] | None = None,
 ) -> State:
     """N episodes at pure noise, row i drawn from ``noise_seed[i]`` alone.
 
@@ -76,7 +76,9 @@ def initial(
 
 
 def transition(
-    state: State, action: Float[Tensor, "N C t h w"], moved: NDArray[np.bool_] | None = None
+    state: State,
+    action: Float[Tensor, "N C t h w"],
+    moved: Bool[NDArray[np.bool_], " N"] | None = None,
 ) -> State:
     """The state after an action: the action is the next latent.
 
@@ -94,7 +96,7 @@ def transition(
     return replace(state, latent=latent, finite=finite, step=state.step + moved)
 
 
-def restarted(state: State, rows: NDArray[np.int64], fresh: State) -> State:
+def restarted(state: State, rows: Int[NDArray[np.int64], " R"], fresh: State) -> State:
     """``state`` with the episodes ``rows`` replaced by those of ``fresh``, in order."""
     if len(rows) == len(state.step):
         return fresh
@@ -116,7 +118,7 @@ def restarted(state: State, rows: NDArray[np.int64], fresh: State) -> State:
     )
 
 
-def terminal(state: State, num_steps: int) -> NDArray[np.bool_]:
+def terminal(state: State, num_steps: int) -> Bool[NDArray[np.bool_], " N"]:
     """(N,) True where all ``num_steps`` actions are taken: the latent is a clip."""
     return state.step >= num_steps
 

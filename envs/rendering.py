@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 SHEET_FRAMES = 9
 """A contact sheet shows at most this many frames, evenly spaced, the last one among them."""
 
 
-def contact_sheet(video: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def contact_sheet(video: UInt8[NDArray[np.uint8], "F H W 3"]) -> UInt8[NDArray[np.uint8], "h w 3"]:
     """Frames of a clip (F, H, W, 3) in reading order on one picture, as square as it gets.
 
     Cells without a frame are black.
@@ -28,7 +32,7 @@ def contact_sheet(video: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(grid.reshape(rows * height, columns * width, channels))
 
 
-def encode_gif(video: NDArray[np.uint8], milliseconds: int = 120) -> bytes:
+def encode_gif(video: UInt8[NDArray[np.uint8], "F H W 3"], milliseconds: int = 120) -> bytes:
     """A clip (F, H, W, 3) as an endless GIF, each frame with a palette of its own.
 
     Args:

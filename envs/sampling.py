@@ -19,7 +19,7 @@ NOISE_SEEDS = 2**32
 """How many noise seeds there are: torch's CPU generator reads the low 32 bits of a seed only."""
 
 
-def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Float[Tensor, " N *shape"]:
     """Standard normal latents (N, *shape), row i from seed i alone, always drawn on the CPU.
 
     Row i therefore depends neither on the batch it is drawn in nor on the device it moves to.
@@ -34,7 +34,9 @@ def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     return torch.stack(rows)
 
 
-def step_noise(shape: Sequence[int], seeds: Sequence[int], steps: Sequence[int]) -> Tensor:
+def step_noise(
+    shape: Sequence[int], seeds: Sequence[int], steps: Sequence[int]
+) -> Float[Tensor, " N *shape"]:
     """Standard normal latents (N, *shape), row i from seed i and step i alone.
 
     No generator has to be carried from step to step, so noise survives resets in any order.

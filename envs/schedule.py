@@ -6,11 +6,16 @@ last step is wasted; a stochastic kernel divides by :math:`1 - \sigma` and canno
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
-def sigma_schedule(num_steps: int, shift: float = 1.0) -> Tensor:
+
+def sigma_schedule(num_steps: int, shift: float = 1.0) -> Float[Tensor, " levels"]:
     r"""Noise levels :math:`\sigma_0 = 1 > \dots > \sigma_N = 0`.
 
     Uniform levels :math:`u` become :math:`s u / (1 + (s - 1) u)` (Esser et al. 2024, eq. 23),

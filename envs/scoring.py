@@ -21,7 +21,7 @@ from reelrl.rewards.base import RewardAbort, writes_into
 from reelrl.rewards.spec import RewardSpec, build_reward
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 OnRewardError = Literal["mask", "raise"]
 T = TypeVar("T")
@@ -57,9 +57,10 @@ class RewardFacts:
         signs: Any = np.array(self.signs, dtype=np.float32)
         if isinstance(rewards, Tensor):
             signs = torch.from_numpy(signs).to(rewards)
-        return rewards * signs
+        signed: T = rewards * signs
+        return signed
 
-    def signed_bounds(self) -> np.ndarray | None:
+    def signed_bounds(self) -> Float[np.ndarray, "K 2"] | None:
         """(K, 2) float64 bounds with penalties negated, or None if any is infinite."""
         bounds = np.array(self.bounds) * np.array(self.signs)[:, None]
         return np.sort(bounds, axis=1) if np.isfinite(bounds).all() else None
@@ -111,12 +112,12 @@ class Scores:
     waiting: Mapping[int, Callable[[], RewardOutput]]
     like: Float[Tensor, " M"]
 
-    def so_far(self) -> tuple[Tensor, Tensor]:
+    def so_far(self) -> tuple[Float[Tensor, "M K"], Bool[Tensor, "M K"]]:
         """(M, K) values and validity; ``nan`` and False where a component is still at work."""
         unknown = RewardOutput.of(torch.full_like(self.like, torch.nan))
         return self._stack([unknown if output is None else output for output in self.known])
 
-    def result(self) -> tuple[Tensor, Tensor]:
+    def result(self) -> tuple[Float[Tensor, "M K"], Bool[Tensor, "M K"]]:
         """(M, K) values and validity; waits for what is still at work.
 
         Raises:
@@ -125,7 +126,7 @@ class Scores:
         late = {column: wait() for column, wait in self.waiting.items()}
         return self._stack([late.get(k, output) for k, output in enumerate(self.known)])
 
-    def _stack(self, outputs: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    def _stack(self, outputs: Sequence[Any]) -> tuple[Float[Tensor, "M K"], Bool[Tensor, "M K"]]:
         device = self.like.device
         values = torch.stack([output.values.to(device) for output in outputs], dim=1)
         valid = torch.stack([output.valid.to(device) for output in outputs], dim=1)
@@ -204,7 +205,7 @@ class RewardList:
         videos: Float[Tensor, "M F H W 3"],
         prompts: Sequence[str],
         infos: Sequence[Mapping[str, Any]],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, "M K"], Bool[Tensor, "M K"]]:
         """Score M clips.
 
         Args:
@@ -221,7 +222,10 @@ class RewardList:
         return self.begin(videos, prompts, infos).result()
 
     def begin(
-        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
+        self,
+        videos: Float[Tensor, "M F H W 3"],
+        prompts: Sequence[str],
+        infos: Sequence[Mapping[str, Any]],
     ) -> Scores:
         """Start the background components and score with the others; see :meth:`__call__`."""
         count, written = len(videos), writes_into(videos)
@@ -245,7 +249,7 @@ class RewardList:
     def _later(
         self,
         reward: AsyncReward,
-        videos: Tensor,
+        videos: Float[Tensor, "M F H W 3"],
         prompts: Sequence[str],
         infos: Sequence[Mapping[str, Any]],
     ) -> Callable[[], RewardOutput]:
@@ -329,7 +333,7 @@ def scalarise(rewards: Any, weights: Any) -> Any:
     return np.where(weights == 0, 0.0, rewards * weights).sum(axis=-1)
 
 
-def read_weights(weights: Sequence[float], dim: int) -> np.ndarray:
+def read_weights(weights: Sequence[float], dim: int) -> Float[np.ndarray, " K"]:
     """Weights as a (K,) float64 array.
 
     Raises:

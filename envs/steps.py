@@ -16,7 +16,7 @@ from torch import Tensor
 from reelrl.envs.kernels import Coefficients
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Shaped
 
 Reduction = Literal["mean", "sum", "sum_sqrt_d"]
 
@@ -34,7 +34,9 @@ class Step:
     step_std: Float[Tensor, " N"]
 
 
-def rows_like(values: Tensor, like: Tensor) -> Tensor:
+def rows_like(
+    values: Shaped[Tensor, " N"], like: Shaped[Tensor, "N ..."]
+) -> Shaped[Tensor, "N ..."]:
     """One number per row, (N,), in the shape (N, 1, ...) that broadcasts over ``like`` (N, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
@@ -58,7 +60,9 @@ def advance(
     return Step(a * latent.to(dtype) + b * output.to(dtype), rows.step_std)
 
 
-def sample(step: Step, noise: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def sample(
+    step: Step, noise: Float[Tensor, " N *rest"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " N *rest"]:
     """Draw the next latent from standard normal ``noise`` (N, ...), rounded to ``dtype``.
 
     What is scored, stored and replayed must be this rounded value.
@@ -67,7 +71,9 @@ def sample(step: Step, noise: Tensor, dtype: torch.dtype = torch.float32) -> Ten
     return (step.mean + spread * noise.to(step.mean.dtype)).to(dtype)
 
 
-def log_prob(step: Step, value: Tensor, reduction: Reduction = "mean") -> Float[Tensor, " N"]:
+def log_prob(
+    step: Step, value: Float[Tensor, "N ..."], reduction: Reduction = "mean"
+) -> Float[Tensor, " N"]:
     r"""Log-density of ``value`` (N, ...) under the Gaussian, reduced over the D dimensions.
 
     Args:
@@ -103,13 +109,15 @@ def gaussian_kl(step: Step, reference: Step, reduction: Reduction = "mean") -> F
     return _reduced(total, step.mean[0].numel(), reduction)
 
 
-def _squares(mean: Tensor, value: Tensor) -> Tensor:
+def _squares(
+    mean: Float[Tensor, " N *rest"], value: Float[Tensor, " N *rest"]
+) -> Float[Tensor, " N"]:
     """Squared distance (N,), summed in float64: a sum over a video latent outgrows float32."""
     difference = value.to(mean.dtype) - mean
     return difference.square().flatten(1).sum(dim=1, dtype=torch.float64)
 
 
-def _reduced(total: Tensor, count: int, reduction: Reduction) -> Tensor:
+def _reduced(total: Float[Tensor, " N"], count: int, reduction: Reduction) -> Float[Tensor, " N"]:
     divisors = {"sum": 1.0, "mean": float(count), "sum_sqrt_d": math.sqrt(count)}
     if reduction not in divisors:
         raise ValueError(f"reduction must be one of {', '.join(divisors)}, got {reduction!r}")

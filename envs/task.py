@@ -19,12 +19,13 @@ from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.sampling import NOISE_SEEDS
-from reelrl.envs.scoring import OnRewardError, RewardList, RewardSpec, Scores, read_weights
+from reelrl.envs.scoring import OnRewardError, RewardList, Scores, read_weights
 from reelrl.envs.spaces import UniformBox
 from reelrl.naming import nearest
+from reelrl.rewards.spec import RewardSpec
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Bool, Float, Int, UInt8
 
 ACTION_BOUND = 10.0
 """Latents have unit variance, so nothing a sampler makes comes near; agents need finite bounds."""
@@ -55,9 +56,9 @@ class Chosen:
         group_id: (N,).
     """
 
-    prompt_id: NDArray[np.int64] | None = None
-    noise_seed: NDArray[np.int64] | None = None
-    group_id: NDArray[np.int64] | None = None
+    prompt_id: Int[NDArray[np.int64], " N"] | None = None
+    noise_seed: Int[NDArray[np.int64], " N"] | None = None
+    group_id: Int[NDArray[np.int64], " N"] | None = None
 
     def at(self, rows: NDArray[np.int64]) -> Chosen:
         """The choices for the episodes ``rows``."""
@@ -135,7 +136,7 @@ class Task:
         return self.model.encode([self.model.negative_prompt])
 
     def _observation_space(self) -> Dict:
-        spaces: dict[str, Space] = {
+        spaces: dict[str, Space[Any]] = {
             "latent": UniformBox(-np.inf, np.inf, self.latent_shape),
             "sigma": Box(0.0, 1.0, (1,), np.float32),
             "prompt_id": Box(0, len(self.prompts) - 1, (1,), np.int64),
@@ -159,7 +160,7 @@ class Task:
         parts = [seen[key].float().flatten(1) for key in self._structured_space]
         return self.export(torch.cat(parts, dim=1))
 
-    def read_actions(self, actions: Any, batch: tuple[int, ...]) -> Tensor:
+    def read_actions(self, actions: Any, batch: tuple[int, ...]) -> Float[Tensor, "N C t h w"]:
         """Actions of shape ``(*batch, *action)`` as (N, C, T', H', W') float32 on the device.
 
         Raises:
@@ -213,7 +214,10 @@ class Task:
         )
 
     def finish(
-        self, latent: Tensor, prompt_id: NDArray[np.int64], group_id: NDArray[np.int64]
+        self,
+        latent: Float[Tensor, "M C t h w"],
+        prompt_id: Int[NDArray[np.int64], " M"],
+        group_id: Int[NDArray[np.int64], " M"],
     ) -> Clips:
         """Decode M finished latents once, and begin to score them."""
         videos = self.decode(latent)
@@ -221,12 +225,15 @@ class Task:
         return Clips(shown, self.begin_scores(videos, prompt_id, group_id))
 
     @torch.no_grad()
-    def decode(self, latent: Tensor) -> Float[Tensor, "M F H W 3"]:
+    def decode(self, latent: Float[Tensor, "M C t h w"]) -> Float[Tensor, "M F H W 3"]:
         """(M, F, H, W, 3) clips of M latents, without gradients."""
         return self.model.decode(latent)
 
     def begin_scores(
-        self, videos: Tensor, prompt_id: NDArray[np.int64], group_id: NDArray[np.int64]
+        self,
+        videos: Float[Tensor, "M F H W 3"],
+        prompt_id: Int[NDArray[np.int64], " M"],
+        group_id: Int[NDArray[np.int64], " M"],
     ) -> Scores:
         """Scores of M decoded clips; components in the background may still be at work."""
         pairs = zip(prompt_id.tolist(), group_id.tolist(), strict=True)
@@ -250,7 +257,7 @@ class Task:
         values, _ = self.begin_scores(self.decode(latent), ids, ids).result()
         return self.export(values)
 
-    def read_prompt_ids(self, prompt_id: Any, count: int) -> NDArray[np.int64]:
+    def read_prompt_ids(self, prompt_id: Any, count: int) -> Int[NDArray[np.int64], " N"]:
         """One prompt id per sub-environment from one for all or one each.
 
         Raises:
@@ -283,7 +290,7 @@ class Task:
         """A tensor of the state as the environment hands it out: a fresh array, or itself."""
         return value if self.output == "torch" else value.cpu().numpy().copy()
 
-    def export_flags(self, flags: NDArray[np.bool_]) -> Any:
+    def export_flags(self, flags: Bool[NDArray[np.bool_], " N"]) -> Any:
         """Flags known to the host as the environment hands them out."""
         copy = flags.copy()
         return torch.from_numpy(copy).to(self.device) if self.output == "torch" else copy
@@ -317,7 +324,7 @@ def row_of(batched: Any, row: int) -> Any:
     return batched[row]
 
 
-def to_uint8(videos: Tensor) -> Tensor:
+def to_uint8(videos: Float[Tensor, " *shape"]) -> UInt8[Tensor, " *shape"]:
     """Clips in [0, 1] as rounded bytes."""
     # Decoders overshoot a little, and a byte would wrap around: white would be shown as black.
     return videos.mul(255).round_().clamp_(0, 255).to(torch.uint8)
@@ -331,7 +338,7 @@ def _to_tensor(actions: Any) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _read_integers(name: str, value: Any, count: int, limit: int) -> NDArray[np.int64]:
+def _read_integers(name: str, value: Any, count: int, limit: int) -> Int[NDArray[np.int64], " N"]:
     """One integer of [0, limit) per sub-environment, from one for all or one each."""
     array = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
     if array.dtype.kind not in "iu" or array.shape not in ((), (count,), (count, 1)):

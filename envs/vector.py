@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from reelrl.envs import mdp
 from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, BaseEnv, per_sub_env
 from reelrl.envs.scoring import Scores, scalarise
 from reelrl.envs.task import Chosen, row_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Infos = dict[str, Any]
 
@@ -193,7 +196,7 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
         return rows
 
     def _finish(
-        self, state: mdp.State, rows: NDArray[np.int64], rewards: Tensor, infos: Infos
+        self, state: mdp.State, rows: NDArray[np.int64], rewards: Float[Tensor, "N K"], infos: Infos
     ) -> None:
         """Decode and score the finished rows together; write their rewards and infos."""
         index = torch.from_numpy(rows).to(self.device)
@@ -290,6 +293,6 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
             return self.task.export(value.to(self.device))
         return self.task.export_flags(value) if value.dtype == np.bool_ else value
 
-    def _export_rewards(self, rewards: Tensor) -> Any:
+    def _export_rewards(self, rewards: Float[Tensor, "N K"]) -> Any:
         out = self.task.export(rewards)
         return out if self.task.weights is None else scalarise(out, self.task.weights)

@@ -25,13 +25,13 @@ def per_clip(videos: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
     if not len(videos):
         return statistic(videos)
     size = max(1, _pixels(videos.device) // max(1, videos[0, ..., 0].numel()))
-    return torch.cat([statistic(clips) for clips in videos.split(size)])
+    return torch.cat([statistic(clips) for clips in torch.split(videos, size)])
 
 
 def frame_blocks(clips: Tensor) -> Iterator[Tensor]:
     """Clips (n, F, H, W, 3) in pieces along F: what looks only at frames by themselves."""
     size = max(1, _pixels(clips.device) // max(1, clips[:, 0, ..., 0].numel()))
-    yield from clips.split(size, dim=1)
+    yield from torch.split(clips, size, dim=1)
 
 
 def spread_blocks(clips: Tensor, count: int) -> Iterator[Tensor]:
@@ -49,7 +49,7 @@ def pixel_blocks(clips: Tensor) -> Iterator[Tensor]:
     """Clips (n, F, H, W, 3) in pieces (n, F, p) of all frames: what looks only along time."""
     flat = clips.flatten(2)
     size = max(1, 3 * _pixels(clips.device) // max(1, flat[..., 0].numel()))
-    yield from flat.split(size, dim=-1)
+    yield from torch.split(flat, size, dim=-1)
 
 
 def clip_mean(values: Tensor) -> Tensor:

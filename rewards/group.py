@@ -116,7 +116,7 @@ def layout(videos: Tensor) -> Tensor:
         parts = []
         for block in spread_blocks(clips, CELLS):
             lines = down @ block.flatten(3)
-            parts.append(lines.unflatten(-1, (width, 3)).mT @ across.T)
+            parts.append(torch.unflatten(lines, -1, (width, 3)).mT @ across.T)
         pooled = torch.cat(parts, dim=1)
         return (pooled - pooled.mean(dim=(1, 2, 4), keepdim=True)).flatten(1)
 

@@ -142,7 +142,10 @@ def backward_flow(frames: Tensor) -> Tensor:
     count, length, height, width = frames.shape
     still, moving = frames[:, 1:].flatten(0, 1), frames[:, :-1].flatten(0, 1)
     size = max(1, PAIR_PIXELS.get(frames.device.type, PIXELS_ELSEWHERE) // (height * width))
-    parts = [_pairs(a, b) for a, b in zip(still.split(size), moving.split(size), strict=True)]
+    parts = [
+        _pairs(a, b)
+        for a, b in zip(torch.split(still, size), torch.split(moving, size), strict=True)
+    ]
     return torch.cat(parts, dim=1).reshape(2, count, length - 1, height, width)
 
 

@@ -159,7 +159,8 @@ class PixelReward(Reward):
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> Tensor:
         """Score N clips (N, F, H, W, 3); see :meth:`reelrl.rewards.Reward.score`."""
-        return type(self).statistic(videos)
+        scores: Tensor = type(self).statistic(videos)
+        return scores
 
 
 @register_reward("sharpness")

@@ -32,7 +32,7 @@ checked: dict[str, int] = {}
 
 
 class ShapeError(TypeError):
-    """A tensor has another shape or dtype than the signature says."""
+    """A tensor or array has another shape or dtype than the signature says."""
 
 
 def install() -> None:
@@ -104,6 +104,11 @@ def _wrap_class(cls: type) -> int:
             made = (
                 value if getter is value.fget else property(getter, value.fset, doc=value.__doc__)
             )
+        elif isinstance(value, functools.cached_property):
+            getter = checking(value.func)
+            if getter is not value.func:
+                made = functools.cached_property(getter)
+                made.__set_name__(cls, name)
         elif inspect.isfunction(value) and name != "__init__":
             made = checking(value)
         if made is not value:
@@ -190,8 +195,9 @@ def _check(value: Any, hint: Any, where: str) -> None:
         return
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     shaped = [option for option in options if hasattr(option, "dim_str")]
+    kinds = (torch.Tensor, *{option.array_type for option in shaped})
     # A number where a tensor or a number may stand is none of our business.
-    if not shaped or not isinstance(value, torch.Tensor):
+    if not shaped or not isinstance(value, kinds):
         if value is None and type(None) not in options and shaped:
             raise ShapeError(f"{where}: expected {hint}, got None")
         return

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 import shapes
 import torch
@@ -18,6 +19,8 @@ from reelrl.algos.learners.signal import ItemSignal
 SOURCE = """
 from __future__ import annotations
 from dataclasses import dataclass
+from functools import cached_property
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +38,9 @@ def strict(x: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         raise ValueError("expected one axis")
     return x
 
+def counted(ids: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    return ids
+
 def plain(x: Tensor) -> Tensor:
     return x
 
@@ -46,6 +52,10 @@ class Row:
 class Thing:
     @property
     def size(self) -> Float[Tensor, " N"]:
+        return torch.zeros(1, 1)
+
+    @cached_property
+    def width(self) -> Float[Tensor, " N"]:
         return torch.zeros(1, 1)
 
     @classmethod
@@ -65,7 +75,7 @@ def module():
 
 
 def test_what_has_a_shape_is_checked_and_nothing_else(module):
-    assert module.count == 7
+    assert module.count == 9
     assert not hasattr(module.plain, "__wrapped__")
 
 
@@ -73,6 +83,7 @@ def test_fitting_tensors_pass(module):
     assert module.joined(torch.zeros(2, 3), torch.zeros(2, 4)).shape == (2, 7)
     assert module.joined(torch.zeros(2, 3), None).shape == (2, 3)
     assert module.Row(torch.zeros(3)).names is None
+    assert module.counted(np.arange(3)).shape == (3,)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +94,12 @@ def test_fitting_tensors_pass(module):
         (lambda m: m.transposed(torch.zeros(2, 3)), r"transposed\(\) ->: expected .* \(3, 2\)"),
         (lambda m: m.transposed(torch.ones(2, 2).long()), "expected Float.*got torch.int64"),
         (lambda m: m.pair(torch.zeros(2)), r"pair\(\) ->\[1\]: expected Int.* got torch.float32"),
+        (lambda m: m.counted(np.zeros((2, 1), int)), r"counted\(ids\): expected .* \(2, 1\)"),
+        (lambda m: m.counted(np.zeros(2)), r"counted\(ids\): expected Int.* float64"),
         (lambda m: m.Row(torch.zeros(2, 1)), r"Row\.values: expected"),
         (lambda m: m.Row(torch.zeros(2), torch.zeros(3).long()), r"Row\.names: expected .* \(3,\)"),
         (lambda m: m.Thing().size, r"Thing\.size\(\) ->: expected"),
+        (lambda m: m.Thing().width, r"Thing\.width\(\) ->: expected"),
         (lambda m: m.Thing.make(torch.zeros(2, 2)), r"Thing\.make\(x\): expected"),
     ],
 )
@@ -103,7 +117,7 @@ def test_the_library_is_checked_in_every_test():
     for package in map(importlib.import_module, shapes.PACKAGES):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
-    assert sum(shapes.checked.values()) > 90
+    assert sum(shapes.checked.values()) > 260
     assert shapes.checked["reelrl.algos.learners.signal"] > 1
     zero = torch.zeros(2)
     # Broadcasting would make a number of it.

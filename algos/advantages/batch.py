@@ -22,7 +22,7 @@ from reelrl.algos.advantages.masked import (
 from reelrl.algos.advantages.types import EXTRAS, Gather, RewardBatch
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Shaped
 
 FLOAT_NOISE = {torch.float64: 1e-12}
 """Zero tolerance by reward dtype; integers count as float64, everything else gets 1e-6."""
@@ -87,7 +87,7 @@ class Work:
         expect_shape(name, tuple(opened.shape), shape)
         return opened
 
-    def tokens(self, default: int) -> Tensor | float:
+    def tokens(self, default: int) -> Float[Tensor, "P G ..."] | float:
         """Weight of each sample in batch statistics: ``extras["tokens"]``, or the same for all."""
         if "tokens" not in self.batch.extras:
             return float(default)
@@ -124,7 +124,7 @@ class Signal:
     weights: Float[Tensor, "*P K"]
     aggregated: Masked | None = None
     are_components: bool = False
-    sample_weight: Tensor | None = None
+    sample_weight: Float[Tensor, "P G ..."] | None = None
     kl_gate: Bool[Tensor, "P G"] | None = None
     notes: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -156,7 +156,9 @@ def open_batch(batch: RewardBatch, gather: Gather | None = None) -> Work:
     )
 
 
-def valid_mask(batch: RewardBatch, values: Tensor) -> Tensor | None:
+def valid_mask(
+    batch: RewardBatch, values: Float[Tensor, " *shape"]
+) -> Bool[Tensor, " *shape"] | None:
     """``valid`` and ``step_mask`` as one mask shaped like ``values``; None if neither is there.
 
     Raises:
@@ -171,7 +173,9 @@ def valid_mask(batch: RewardBatch, values: Tensor) -> Tensor | None:
     return mask
 
 
-def step_mask(batch: RewardBatch, like: Tensor, steps: int | None = None) -> Tensor:
+def step_mask(
+    batch: RewardBatch, like: Float[Tensor, "P G ..."], steps: int | None = None
+) -> Bool[Tensor, "P G T"]:
     """``extras["step_mask"]`` as (P, G, T) bool on the device of ``like`` (P, G, ...).
 
     Raises:
@@ -182,7 +186,9 @@ def step_mask(batch: RewardBatch, like: Tensor, steps: int | None = None) -> Ten
     return mask.to(torch.bool)
 
 
-def total_score(scores: Masked, weights: Tensor, gather: Gather | None = None) -> Masked:
+def total_score(
+    scores: Masked, weights: Float[Tensor, "*P K"], gather: Gather | None = None
+) -> Masked:
     """sum_k w_k r_k of rewards, where a missing one counts as what its group got on average.
 
     So it pulls its clip neither up nor down once the group's mean is subtracted; a sum over what
@@ -248,7 +254,9 @@ def expect_shape(name: str, got: tuple[int, ...], wanted: tuple[int | None, ...]
         raise ValueError(f"{name} must have shape {shown}, got {got}{holds}")
 
 
-def _over_scores(mask: Tensor, values: Tensor) -> Tensor:
+def _over_scores(
+    mask: Shaped[Tensor, "P G ..."], values: Float[Tensor, " *shape"]
+) -> Bool[Tensor, " *shape"]:
     """A (P, G) or (P, G, T) mask, spread over the trailing axes of the scores."""
     extra = values.ndim - mask.ndim
     return mask.to(torch.bool).reshape(*mask.shape, *[1] * extra).expand_as(values)

@@ -107,26 +107,26 @@ class _View:
         return GroupStats.of(self.work.scores)
 
     @cached_property
-    def flat(self) -> Tensor:
+    def flat(self) -> Bool[Tensor, "P 1 ..."]:
         return self.stats.dead(1, self.work.tol) & (self.stats.count >= 2)
 
-    def over_groups(self, values: Tensor) -> Tensor:
+    def over_groups(self, values: Float[Tensor, "P 1 ... K"]) -> Float[Tensor, " K"]:
         """Mean over groups (and steps) with at least two scored members: (P, 1, [T,] K) -> (K,)."""
         weight = (self.stats.count >= 2).to(self.dtype).expand_as(values)
         return safe_divide(_columns(values * weight).sum(0), _columns(weight).sum(0))
 
-    def columns(self, values: Tensor) -> Tensor:
+    def columns(self, values: Float[Tensor, "... K"]) -> Float[Tensor, " K"]:
         """Mean over everything but the component."""
         flat = _columns(values)
         return flat.sum(0) / max(1, flat.shape[0])
 
     @property
-    def between(self) -> Tensor:
+    def between(self) -> Float[Tensor, " K"]:
         means = Masked.of(self.stats.mean, self.stats.count.expand_as(self.stats.mean) > 0)
         return Moments.of(means, per_component=True).std(1)
 
     @property
-    def influence(self) -> Tensor:
+    def influence(self) -> Float[Tensor, " K"]:
         std = GroupStats.of(self.signal.terms).std(1)
         weights = self.signal.weights
         if weights.ndim > 1:
@@ -139,7 +139,7 @@ class _View:
         return safe_divide(share.sum(0), moved.sum(0).expand(share.shape[1]))
 
     @property
-    def saturation(self) -> Tensor:
+    def saturation(self) -> Float[Tensor, " K"]:
         assert self.work.bounds is not None
         low, high = self.work.bounds.unbind(-1)
         return self.over_groups((self.stats.mean - low) / (high - low))
@@ -149,7 +149,7 @@ class _View:
         return normalise(self.work.scores, NormSpec(eps=0.0), tol=self.work.tol).out
 
     @property
-    def correlation(self) -> Tensor:
+    def correlation(self) -> Float[Tensor, " K"]:
         z, present = self.z.values, self.z.present
         advantage = self.signal.advantages.values.unsqueeze(-1)
         if z.ndim < advantage.ndim:  # advantages per step from rewards of the whole clip
@@ -160,14 +160,14 @@ class _View:
         return safe_divide(cross, norms.sqrt())
 
     @property
-    def conflict(self) -> Tensor:
+    def conflict(self) -> Float[Tensor, " K"]:
         sign = _columns(self.z.values).sign()
         up, down = (sign > 0).any(1, keepdim=True), (sign < 0).any(1, keepdim=True)
         against = ((sign > 0) & down) | ((sign < 0) & up)
         return against.to(self.dtype).sum(0) / max(1, sign.shape[0])
 
     @property
-    def agreement(self) -> Tensor:
+    def agreement(self) -> Float[Tensor, "K K"]:
         scores = self.work.scores.with_nan()
         pairs = (scores.unsqueeze(1) - scores.unsqueeze(2)).sign().nan_to_num(0.0)
         flat = pairs.flatten(1, 2).movedim(1, -2)  # (P, [T,] G*G, K)
@@ -191,7 +191,7 @@ class _View:
         return ~(count >= 2).any(1)
 
     @property
-    def distinct(self) -> Tensor:
+    def distinct(self) -> Float[Tensor, ""]:
         """Mean number of different advantages per group that has any."""
         values = self.signal.advantages.with_nan().movedim(1, -1)
         ordered = values.sort(-1).values  # nan sorts last, and nan != nan never counts below
@@ -200,6 +200,6 @@ class _View:
         return safe_divide((first + steps).sum(), (first > 0).to(self.dtype).sum())
 
 
-def _columns(values: Tensor) -> Float[Tensor, "... K"]:
+def _columns(values: Float[Tensor, "... K"]) -> Float[Tensor, "N K"]:
     """(..., K) -> (N, K)."""
     return values.reshape(-1, values.shape[-1])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 Array = Any
 """A ``numpy.ndarray`` or a ``torch.Tensor``."""
@@ -87,11 +87,13 @@ class Masked:
         mask: bool of the same shape, True where present; None if nothing is missing.
     """
 
-    values: Tensor
-    mask: Tensor | None = None
+    values: Float[Tensor, " *shape"]
+    mask: Bool[Tensor, " *shape"] | None = None
 
     @classmethod
-    def of(cls, values: Tensor, present: Tensor | None) -> Masked:
+    def of(
+        cls, values: Float[Tensor, " *shape"], present: Bool[Tensor, " *shape"] | None
+    ) -> Masked:
         """Zero-fill ``values`` outside ``present``."""
         if present is None:
             return cls(values)
@@ -110,7 +112,7 @@ class Masked:
         """Apply an elementwise function; missing stays missing."""
         return Masked.of(function(self.values), self.mask)
 
-    def share(self, flags: Tensor) -> Tensor:
+    def share(self, flags: Tensor) -> Float[Tensor, ""]:
         """Share of what is present where ``flags`` (bool, same shape) holds; 0 of nothing."""
         dtype = self.values.dtype
         held = (flags if self.mask is None else flags & self.mask).sum().to(dtype)
@@ -160,7 +162,7 @@ def check_magnitude(values: Tensor, what: str) -> None:
         )
 
 
-def group_sum(values: Tensor) -> Tensor:
+def group_sum(values: Float[Tensor, " P G *rest"]) -> Float[Tensor, " P 1 *rest"]:
     """Sum over the group axis 1, kept: (P, G, ...) -> (P, 1, ...).
 
     A product with a row of ones: torch's own reduction over a middle axis with a short inner one is
@@ -173,7 +175,9 @@ def group_sum(values: Tensor) -> Tensor:
     return (ones @ rows).reshape(values.shape[0], 1, *values.shape[2:])
 
 
-def group_sum_of(function: Callable[..., Tensor], values: Float[Tensor, "P G ..."]) -> Tensor:
+def group_sum_of(
+    function: Callable[..., Tensor], values: Float[Tensor, " P G *rest"]
+) -> Float[Tensor, " P 1 *rest"]:
     """``group_sum(function(values))`` without a full-size temporary on the CPU.
 
     Fresh pages cost more than the arithmetic, so large inputs go through one small buffer.
@@ -196,7 +200,7 @@ def group_sum_of(function: Callable[..., Tensor], values: Float[Tensor, "P G ...
     return total
 
 
-def group_count(x: Masked) -> Tensor:
+def group_count(x: Masked) -> Float[Tensor, "P 1 ..."]:
     """Members present per group, kept: (P, 1, ...) float64."""
     if x.mask is not None:
         return group_sum(x.mask.to(x.values.dtype))
@@ -223,7 +227,9 @@ def constant(values: Any, like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
-def safe_divide(top: Tensor, bottom: Tensor) -> Tensor:
+def safe_divide(
+    top: Float[Tensor, " *shape"], bottom: Float[Tensor, " *shape"]
+) -> Float[Tensor, " *shape"]:
     """``top / bottom``, and 0 where ``bottom`` is 0."""
     zero = bottom == 0
     return torch.where(zero, torch.zeros_like(top), top / torch.where(zero, 1.0, bottom))

@@ -150,10 +150,10 @@ class Moments:
 class GroupStats:
     """Per-group count, mean and spread, all (P, 1, ...), and the centred values (P, G, ...)."""
 
-    count: Tensor
-    mean: Tensor
-    m2: Tensor
-    centred: Tensor
+    count: Float[Tensor, " P 1 *rest"]
+    mean: Float[Tensor, " P 1 *rest"]
+    m2: Float[Tensor, " P 1 *rest"]
+    centred: Float[Tensor, " P G *rest"]
 
     @classmethod
     def of(cls, x: Masked) -> GroupStats:
@@ -189,7 +189,9 @@ class Normalised:
     clipped: Bool[Tensor, "P G ..."] | None = None
 
 
-def is_noise(std: Tensor, mean: Tensor, tol: float) -> Tensor:
+def is_noise(
+    std: Float[Tensor, " *shape"], mean: Float[Tensor, " *shape"], tol: float
+) -> Bool[Tensor, " *shape"]:
     """True where a std is no more than rounding: (0.1, 0.1, 0.1) has std 1.7e-17 in float64."""
     return std <= tol * mean.abs().clamp(min=1.0)
 
@@ -259,7 +261,9 @@ def _blockwise(x: Masked, spec: NormSpec, batch: Moments | None, tol: float) -> 
     return Normalised(Masked(out, x.mask), scale, clipped)
 
 
-def _centre(x: Masked, stats: GroupStats, batch: Moments | None, spec: NormSpec) -> Tensor:
+def _centre(
+    x: Masked, stats: GroupStats, batch: Moments | None, spec: NormSpec
+) -> Float[Tensor, "P G ..."]:
     if spec.baseline == "none":
         return x.values
     if spec.baseline == "batch":
@@ -289,7 +293,9 @@ def _group_factor(
     return torch.where(dead, 0.0, _inverse(std, dead, spec)), std
 
 
-def _batch_factor(batch: Moments, spec: NormSpec, tol: float) -> tuple[Tensor, Tensor | None]:
+def _batch_factor(
+    batch: Moments, spec: NormSpec, tol: float
+) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"] | None]:
     if spec.scale == "none":
         return torch.ones_like(batch.mean), None
     std = batch.std(spec.ddof)
@@ -297,7 +303,9 @@ def _batch_factor(batch: Moments, spec: NormSpec, tol: float) -> tuple[Tensor, T
     return torch.where(noise, 0.0, _inverse(std, noise, spec)), std
 
 
-def _inverse(std: Tensor, noise: Tensor, spec: NormSpec) -> Tensor:
+def _inverse(
+    std: Float[Tensor, " *shape"], noise: Bool[Tensor, " *shape"], spec: NormSpec
+) -> Float[Tensor, " *shape"]:
     """One over the guarded std; where there is none, 0, or 1 in mode "where"."""
     safe = torch.where(noise, 1.0, std)
     if spec.eps_mode == "floor":
@@ -311,7 +319,9 @@ def _inverse(std: Tensor, noise: Tensor, spec: NormSpec) -> Tensor:
     return torch.where(noise, 1.0 if spec.eps_mode == "where" else 0.0, inverse)
 
 
-def _others_std(x: Masked, ddof: int, tol: float) -> tuple[Tensor, Tensor]:
+def _others_std(
+    x: Masked, ddof: int, tol: float
+) -> tuple[Float[Tensor, "P G ..."], Bool[Tensor, "P G ..."]]:
     """(P, G, ...) std of the other members, and where it is noise or undefined.
 
     Built from all pairs: taking one square out of the group's sum would cancel.
@@ -328,7 +338,9 @@ def _others_std(x: Masked, ddof: int, tol: float) -> tuple[Tensor, Tensor]:
     return std, is_noise(std, mean, tol)
 
 
-def _std(m2: Tensor, count: Tensor, ddof: int) -> Tensor:
+def _std(
+    m2: Float[Tensor, " *shape"], count: Float[Tensor, " *shape"], ddof: int
+) -> Float[Tensor, " *shape"]:
     left = count - ddof
     return torch.where(left > 0, m2 / torch.where(left > 0, left, 1.0), 0.0).sqrt()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from reelrl.algos.advantages.masked import Array, to_tensor
 from reelrl.algos.advantages.registry import estimator_class, make_estimator
 from reelrl.algos.advantages.types import AdvantageEstimator, RewardBatch
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 
 def advantages(
@@ -83,7 +86,7 @@ def _has_weights(name: str) -> bool:
 
 def group_slots(
     ids: Array | Sequence[Any], device: torch.device
-) -> tuple[Tensor, Tensor, tuple[int, int]]:
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], tuple[int, int]]:
     """Where N samples stand in a padded (P, G) table.
 
     Args:

@@ -274,7 +274,7 @@ def sum_first(
 
 def normalise_first(
     work: Work,
-    weights: Tensor,
+    weights: Float[Tensor, "*P K"],
     group: NormSpec,
     batch: NormSpec | None = None,
     tokens: int = 1,
@@ -325,7 +325,7 @@ def assign_credit(work: Work, credit: str, gamma: float = 1.0) -> Work:
     return work.with_scores(Masked.of(credited, some))
 
 
-def return_to_go(values: Tensor, gamma: float) -> Tensor:
+def return_to_go(values: Float[Tensor, "P G T K"], gamma: float) -> Float[Tensor, "P G T K"]:
     """R_t = sum_{t' >= t} gamma^(t' - t) r_t' along axis 2 of (P, G, T, K)."""
     steps, total = [], torch.zeros_like(values[:, :, :1])
     for t in reversed(range(values.shape[2])):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from reelrl.algos.advantages.masked import Masked, group_sum, safe_divide
 from reelrl.algos.advantages.names import make_step
 from reelrl.checks import Ge, Gt, check_fields
 from reelrl.naming import Registry
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 class Post(ABC):
@@ -145,7 +148,7 @@ class KeepRatio(Post):
         return replace(signal, advantages=scaled)
 
 
-def drop(signal: Signal, keep: Tensor) -> Signal:
+def drop(signal: Signal, keep: Bool[Tensor, "P G ..."]) -> Signal:
     """Zero the advantages outside ``keep`` and record it as the sample weight."""
     weight = keep.to(signal.advantages.values.dtype)
     if signal.sample_weight is not None:
@@ -154,13 +157,15 @@ def drop(signal: Signal, keep: Tensor) -> Signal:
     return replace(signal, advantages=kept, sample_weight=weight)
 
 
-def keep_ratio(weight: Tensor, present: Tensor) -> Tensor:
+def keep_ratio(
+    weight: Float[Tensor, " P G *rest"], present: Bool[Tensor, " P G *rest"]
+) -> Float[Tensor, " P 1 *rest"]:
     """(P, 1[, T]) share of the valid members of each group that was kept."""
     valid = present.to(weight.dtype)
     return safe_divide(group_sum(weight * valid), group_sum(valid))
 
 
-def _rank(values: Tensor) -> Tensor:
+def _rank(values: Float[Tensor, " P G *rest"]) -> Int[Tensor, " P G *rest"]:
     """Position of each member in its group's order from the top, axis 1, ties in member order."""
     order = values.argsort(dim=1, descending=True, stable=True)
     positions = torch.arange(values.shape[1], device=values.device)

@@ -49,14 +49,16 @@ def min_norm_weights(
     return torch.where(valid, candidates.index_select(0, best.reshape(1))[0], 0.0)
 
 
-def _supports(count: int, device: torch.device) -> Tensor:
+def _supports(count: int, device: torch.device) -> Bool[Tensor, "supports K"]:
     """(2^K - 1, K) all non-empty subsets, small ones first so that ties end in the fewest terms."""
     codes = sorted(range(1, 2**count), key=lambda code: (code.bit_count(), code))
     bits = [[bool(code >> k & 1) for k in range(count)] for code in codes]
     return torch.tensor(bits).to(device, non_blocking=True)
 
 
-def _solve_supports(gram: Tensor) -> tuple[Tensor, Tensor]:
+def _solve_supports(
+    gram: Float[Tensor, "K K"],
+) -> tuple[Float[Tensor, "supports K"], Bool[Tensor, " supports"]]:
     """Stationary point of c^T Q c with sum 1 on every support, and whether there is just one."""
     count = gram.shape[0]
     inside = _supports(count, gram.device)

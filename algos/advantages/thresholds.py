@@ -75,7 +75,7 @@ class Calibration:
             return state["baseline"] + self.fraction * state["gain"]
         return state["tau"]
 
-    def update(self, state: State, means: Tensor, gather: Gather | None) -> State:
+    def update(self, state: State, means: Float[Tensor, "P K"], gather: Gather | None) -> State:
         """Take in the (P, K) group means of a batch; without a wait for the device."""
         means = means if gather is None else gather(means)
         if self.rule == "gain":
@@ -104,7 +104,7 @@ class Calibration:
                 state[key][..., components] = value[..., components].to(state[key].device)
         return state
 
-    def _update_gain(self, state: State, means: Tensor) -> State:
+    def _update_gain(self, state: State, means: Float[Tensor, "P K"]) -> State:
         mean = torch.nanmean(means, 0) if len(means) else state["baseline"]
         baseline = torch.where(torch.isnan(state["baseline"]), mean, state["baseline"])
         moved = self.ema * state["gain"] + (1 - self.ema) * (mean - baseline)

@@ -21,7 +21,7 @@ from reelrl.checks import Gt, check_fields
 from reelrl.naming import Registry
 
 if TYPE_CHECKING:
-    from jaxtyping import Shaped
+    from jaxtyping import Float, Shaped
 
 
 class Transform(ABC):
@@ -394,13 +394,13 @@ def pairwise_points(work: Work) -> Masked:
     return Masked.of(values, (present | mirrored) & others)
 
 
-def score_comparisons(scores: Tensor) -> Tensor:
+def score_comparisons(scores: Float[Tensor, "P G"]) -> Float[Tensor, "P G G"]:
     """Pairwise points implied by scores: 1 for the higher, 1/2 for a tie; (P, G) -> (P, G, G)."""
     difference = scores.unsqueeze(2) - scores.unsqueeze(1)
     return (difference.sign() + 1) / 2
 
 
-def finite_bounds(work: Work) -> Tensor:
+def finite_bounds(work: Work) -> Float[Tensor, "K 2"]:
     """The declared bounds (K, 2).
 
     Raises:
@@ -426,6 +426,8 @@ def component_index(work: Work, name: str) -> int:
     return work.names.index(name)
 
 
-def _per_prompt(values: Shaped[Tensor, "P K"], scores: Tensor) -> Shaped[Tensor, "P *ones K"]:
+def _per_prompt(
+    values: Shaped[Tensor, "P K"], scores: Float[Tensor, "P ... K"]
+) -> Shaped[Tensor, "P *ones K"]:
     """(P, K) -> (P, 1, [1,] K), ready to meet (P, G, [T,] K)."""
     return values.reshape(values.shape[0], *[1] * (scores.ndim - 2), values.shape[-1])

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from reelrl.algos.collect.plan import Plan, RolloutConfig, make_plan
 from reelrl.algos.collect.rollout import KeptStep, Rollout, Transitions
-from reelrl.algos.policies.flow import DTYPES, FlowPolicy
+from reelrl.algos.policies.flow import FlowPolicy
+from reelrl.algos.policies.settings import DTYPES
 from reelrl.algos.run.distributed import ALONE, Ranks
 from reelrl.envs.protocol import DenoisingEnv, denoising_batch
 from reelrl.envs.sampling import NOISE_SEEDS, step_noise
@@ -25,7 +26,7 @@ from reelrl.envs.scoring import Scores
 from reelrl.envs.steps import Step
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, UInt8
+    from jaxtyping import Bool, Float, Int, UInt8
 
 
 @torch.no_grad()
@@ -99,7 +100,7 @@ def completion_rewards(
         share = len(own) // len(step.latent)
         scores = [
             _complete(base, policy, transitions, step, rows)
-            for rows in torch.arange(len(step.latent)).split(base.num_envs)
+            for rows in torch.split(torch.arange(len(step.latent)), base.num_envs)
         ]
         values = torch.cat(scores).repeat_interleave(share, dim=0).to(out.device)
         out[:, after : step.index + 1] = values[:, None]
@@ -108,8 +109,12 @@ def completion_rewards(
 
 
 def _complete(
-    base: DenoisingEnv, policy: FlowPolicy, transitions: Transitions, step: KeptStep, rows: Tensor
-) -> Tensor:
+    base: DenoisingEnv,
+    policy: FlowPolicy,
+    transitions: Transitions,
+    step: KeptStep,
+    rows: Int[Tensor, " B"],
+) -> Float[Tensor, "B K"]:
     latent = step.latent[rows.to(step.latent.device)].float()
     own = step.row[transitions.ranks.part(len(step.row))]
     ids = transitions.prompt_ids[own[rows]]
@@ -126,7 +131,7 @@ def _complete(
     )
 
 
-def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Tensor:
+def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Float[Tensor, "N C t h w"]:
     """The next latents of a deterministic step, rounded as those of a stochastic one are."""
     latent: Tensor = policy.predict(obs, deterministic=True)
     return latent.to(DTYPES[policy.config.latent_dtype]).to(torch.float32)
@@ -209,8 +214,13 @@ class _Walk:
         )
 
     def _draw(
-        self, t: int, nodes: dict[str, Tensor], rows: Tensor, seeds: np.ndarray, children: int
-    ) -> tuple[KeptStep, Tensor]:
+        self,
+        t: int,
+        nodes: dict[str, Tensor],
+        rows: Int[Tensor, " B"],
+        seeds: np.ndarray,
+        children: int,
+    ) -> tuple[KeptStep, Float[Tensor, "B C t h w"]]:
         """What is stored of the children of every node, and the children."""
         step = self.policy.forward(nodes).step
         latent = nodes["latent"].to(step.mean.device)
@@ -261,7 +271,7 @@ def _check(env: Any, prompts: int, group_size: int, plan: Plan, ranks: Ranks) ->
 
 def _seeds(
     count: int, group_size: int, plan: Plan, seed: int, iteration: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Seeds (N,) of the initial latents and of the noise on the way."""
     words = np.random.SeedSequence([seed, iteration]).generate_state(2 * count, np.uint64)
     pairs = (words >> np.uint64(1)).astype(np.int64).reshape(count, 2)
@@ -274,7 +284,7 @@ def _join(
     walks: Sequence[_Batch],
     plan: Plan,
     policy: FlowPolicy,
-    sigmas: Tensor,
+    sigmas: Float[Tensor, " levels"],
     ids: np.ndarray,
     group_size: int,
     initial: np.ndarray,

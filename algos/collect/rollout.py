@@ -109,19 +109,19 @@ class Transitions:
         """Where the latents are."""
         return self.steps[0].latent.device
 
-    def rows(self) -> tuple[Tensor, Tensor]:
+    def rows(self) -> tuple[Int[Tensor, " num_items"], Int[Tensor, " num_items"]]:
         """Clip and kept step (column) of every item, both (num_items,) on the host."""
         columns = [torch.full_like(step.row, s) for s, step in enumerate(self.steps)]
         return torch.cat([step.row for step in self.steps]), torch.cat(columns)
 
-    def own(self, index: Tensor) -> Tensor:
+    def own(self, index: Int[Tensor, " M"]) -> Int[Tensor, " own"]:
         """Those of the transitions ``index`` whose latents this process has."""
         mine = torch.zeros(self.num_items, dtype=torch.bool)
         for offset, step in zip(self._offsets, self.steps, strict=False):
             mine[offset : offset + len(step.row)][self.ranks.part(len(step.row))] = True
         return index[mine[index]]
 
-    def items(self, index: Tensor) -> Items:
+    def items(self, index: Int[Tensor, " M"]) -> Items:
         """The transitions ``index`` (M,) of [0, num_items), sorted, all of them :meth:`own`."""
         parts = self._by_step(index.sort().values)
         row = torch.cat([step.row[at] for _, step, at in parts])
@@ -148,7 +148,7 @@ class Transitions:
             column,
         )
 
-    def _by_step(self, order: Tensor) -> list[tuple[int, KeptStep, Tensor]]:
+    def _by_step(self, order: Int[Tensor, " M"]) -> list[tuple[int, KeptStep, Tensor]]:
         """Column, step and places in the step of sorted items, for the steps that have any."""
         bounds = torch.searchsorted(order, torch.tensor(self._offsets)).tolist()
         places = zip(self.steps, bounds[:-1], bounds[1:], strict=True)
@@ -195,7 +195,7 @@ class Rollout:
     latents: Float[Tensor, "n C t h w"]
     prompt_ids: Int[Tensor, " N"]
     group_size: int
-    noise_seeds: np.ndarray
+    noise_seeds: Int[np.ndarray, " N"]
     rewards: Float[Tensor, "N K"]
     valid: Bool[Tensor, "N K"]
     transitions: Transitions | None = None
@@ -237,10 +237,10 @@ class Rollout:
             step: number of the iteration.
         """
         groups = (self.num_groups, self.group_size)
-        extras = {name: value.unflatten(0, groups) for name, value in self.extras.items()}
+        extras = {name: torch.unflatten(value, 0, groups) for name, value in self.extras.items()}
         if self.transitions is not None and self.transitions.plan.shared:
             extras |= self.transitions.tree(self.num_groups)
-        rewards = self.rewards.unflatten(0, groups)
+        rewards = torch.unflatten(self.rewards, 0, groups)
         prompts = self.prompt_ids[:: self.group_size]
         return signed_batch(
             rewards, facts, weights=weights, prompt_ids=prompts, extras=extras, step=step

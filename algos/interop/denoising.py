@@ -45,7 +45,7 @@ class DenoisingTask:
     sigmas: Float[Tensor, " levels"]
     dimensions: int
     action_bound: float
-    _embeddings: Tensor | None = field(default=None, repr=False, compare=False)
+    _embeddings: Float[Tensor, "P ..."] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, env: Any) -> DenoisingTask:
@@ -145,11 +145,11 @@ def _base(env: Any) -> DenoisingEnv:
     return base
 
 
-def _levels(sigmas: Tensor) -> str:
+def _levels(sigmas: Float[Tensor, " T"]) -> str:
     return ", ".join(f"{sigma:.4g}" for sigma in sigmas.tolist())
 
 
-def density(log_prob: Tensor) -> Tensor:
+def density(log_prob: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Log-probabilities with 0 in place of ``nan`` where a step is deterministic.
 
     Such a step has ratio one and no gradient then, whoever forms the ratio; that an exact 0 means

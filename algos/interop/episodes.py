@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from reelrl.algos.advantages.oneline import group_slots
 from reelrl.algos.collect.rollout import signed_batch
 from reelrl.algos.supply import missing_from, supplied
 from reelrl.envs.scoring import RewardFacts
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 CALLS = "episodes/calls"
 """Where the saved state has the number of batches; a calibrated estimator counts ``calls`` too."""
@@ -34,10 +37,10 @@ class Estimate:
         output: as the estimator gave it, groups padded.
     """
 
-    advantages: NDArray[np.float32]
-    components: NDArray[np.float32] | None
-    component_weights: NDArray[np.float32] | None
-    counted: NDArray[np.bool_]
+    advantages: Float[NDArray[np.float32], " N"]
+    components: Float[NDArray[np.float32], "N K"] | None
+    component_weights: Float[NDArray[np.float32], "N K"] | None
+    counted: Bool[NDArray[np.bool_], " N"]
     output: AdvantageOutput
 
 
@@ -76,8 +79,8 @@ class EpisodeEstimator:
 
     def __call__(
         self,
-        rewards: NDArray[np.float32],
-        prompt_ids: NDArray[np.int64],
+        rewards: Float[NDArray[np.float32], "N K"],
+        prompt_ids: Int[NDArray[np.int64], " N"],
         facts: RewardFacts,
     ) -> Estimate:
         """Advantages of N episodes; moves the estimator's state on.

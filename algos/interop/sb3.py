@@ -12,7 +12,7 @@ import math
 import pathlib
 import warnings
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,9 @@ from reelrl.algos.learners import losses
 from reelrl.algos.learners.update import LearnerWarning
 from reelrl.algos.metrics import advantage_metrics
 from reelrl.envs.interop.sb3 import SB3VecEnv
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = [
     "DenoisingPolicy",
@@ -103,7 +106,7 @@ class GroupPPO(OnPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
-        env: GymEnv | VectorEnv | None,
+        env: GymEnv | VectorEnv[Any, Any, Any] | None,
         estimator: str | AdvantageEstimator = "grpo",
         *,
         learning_rate: float | Schedule = 5e-5,
@@ -165,7 +168,7 @@ class GroupPPO(OnPolicyAlgorithm):
         wrapped = OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         return wrapped if is_vecenv_wrapped(wrapped, VecMonitor) else VecMonitor(wrapped)
 
-    def set_env(self, env: GymEnv | VectorEnv, force_reset: bool = True) -> None:
+    def set_env(self, env: GymEnv | VectorEnv[Any, Any, Any], force_reset: bool = True) -> None:
         """Go on in another environment; see SB3's ``set_env``.
 
         Raises:
@@ -248,7 +251,7 @@ class GroupPPO(OnPolicyAlgorithm):
             return epsilon
         return self.policy.task.clip_range(epsilon, self.policy.flow.config.reduction)
 
-    def _loss(self, rows: np.ndarray, clip: float) -> tuple[Tensor, Tensor]:
+    def _loss(self, rows: np.ndarray, clip: float) -> tuple[Float[Tensor, ""], Float[Tensor, " M"]]:
         """Mean loss of some transitions, and their log-ratios."""
         data = self.rollout_buffer._get_samples(rows)
         _, log_prob, _ = self.policy.evaluate_actions(data.observations, data.actions)
@@ -258,11 +261,11 @@ class GroupPPO(OnPolicyAlgorithm):
             return losses.component_loss(log_ratio, *parts, clip).mean(), log_ratio.detach()
         return losses.clipped_loss(log_ratio, data.advantages, clip).mean(), log_ratio.detach()
 
-    def _step(self, loss: Tensor) -> float:
+    def _step(self, loss: Float[Tensor, ""]) -> float:
         """One optimizer step; left out if loss or gradient is not finite."""
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm))
         value = float(loss.detach())
         if math.isfinite(norm) and math.isfinite(value):

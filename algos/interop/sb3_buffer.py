@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -15,6 +15,9 @@ from reelrl.algos.advantages import AdvantageEstimator
 from reelrl.algos.interop.episodes import EpisodeEstimator, Estimate
 from reelrl.envs.interop.sb3 import RewardArray
 from reelrl.envs.scoring import RewardFacts
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Estimating(RolloutBuffer):
@@ -117,7 +120,9 @@ class Estimating(RolloutBuffer):
         for rows in self.minibatches(batch_size):
             yield self._get_samples(rows)
 
-    def components(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def components(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[Float[Tensor, "M K"], Float[Tensor, "M K"]]:
         """(M, K) advantages and weights of the components of some transitions.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gymnasium import spaces
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from reelrl.algos.interop.denoising import DenoisingTask, check_bounds, density
 from reelrl.algos.policies.weights import Weights
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class DenoisingPolicy(ActorCriticPolicy):
@@ -51,8 +54,8 @@ class DenoisingPolicy(ActorCriticPolicy):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         use_sde: bool = False,
         *,
@@ -90,7 +93,7 @@ class DenoisingPolicy(ActorCriticPolicy):
 
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, "N C t h w"], Float[Tensor, "N 1"], Float[Tensor, " N"]]:
         """Draw N actions.
 
         Returns:
@@ -109,20 +112,23 @@ class DenoisingPolicy(ActorCriticPolicy):
         return latent, self.predict_values(obs), density(log_prob)
 
     def evaluate_actions(
-        self, obs: PyTorchObs, actions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Score stored actions (N, D), flattened as SB3 stores them; the entropy is None."""
+        self, obs: PyTorchObs, actions: Float[Tensor, "N ..."]
+    ) -> tuple[Float[Tensor, "N 1"], Float[Tensor, " N"], Tensor | None]:
+        """Score actions (N, ...), also flattened as SB3 stores them; the entropy is None."""
         latent = actions.reshape(-1, *(self.action_space.shape or ()))
         log_prob = self.flow.log_prob(_dict(obs), latent)
         return self.predict_values(obs), density(log_prob), None
 
-    def predict_values(self, obs: PyTorchObs) -> Tensor:
+    def predict_values(self, obs: PyTorchObs) -> Float[Tensor, "N 1"]:
         """Zeros (N, 1)."""
         latent = _dict(obs)["latent"]
         return latent.new_zeros(len(latent), 1)
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.flow.predict(self._seen(observation), deterministic)
+    def _predict(
+        self, observation: PyTorchObs, deterministic: bool = False
+    ) -> Float[Tensor, "N C t h w"]:
+        latent: Tensor = self.flow.predict(self._seen(observation), deterministic)
+        return latent
 
     def _seen(self, obs: PyTorchObs) -> dict[str, Tensor]:
         """An observation to act on.

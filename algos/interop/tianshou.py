@@ -29,7 +29,8 @@ CHUNK = 64
 """Transitions per forward pass where log-probabilities are made outside of an update."""
 
 
-class DenoisingPolicy(Policy):
+# Tianshou is read without types, so that the library is checked where it is not installed.
+class DenoisingPolicy(Policy):  # type: ignore[misc]
     """Tianshou's face of :class:`~reelrl.algos.policies.flow.FlowPolicy`.
 
     Actions are neither clipped nor scaled on their way to the environment: Tianshou's default clips
@@ -53,8 +54,8 @@ class DenoisingPolicy(Policy):
         self,
         *,
         task: DenoisingTask,
-        action_space: gym.Space,
-        observation_space: gym.Space | None = None,
+        action_space: gym.Space[Any],
+        observation_space: gym.Space[Any] | None = None,
         deterministic_eval: bool = False,
         **flow: Any,
     ) -> None:
@@ -94,7 +95,7 @@ class DenoisingPolicy(Policy):
         return density(self.flow.log_prob(_observation(batch), batch.act))
 
 
-class EstimatorPG(OnPolicyAlgorithm[Policy]):
+class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
     """The clipped policy gradient on whole episodes, advantages by any estimator of the zoo.
 
     ```python
@@ -170,7 +171,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):
                 seen.append(loss.item())
         return LossSequenceTrainingStats(loss=SequenceSummaryStats.from_sequence(seen))
 
-    def _loss(self, batch: Any) -> Tensor:
+    def _loss(self, batch: Any) -> Float[Tensor, ""]:
         log_prob = self._log_prob(batch)
         log_ratio = log_prob - to_torch_as(batch.logp_old, log_prob)
         if self.signal.estimator.loss_mode == "per_component":
@@ -179,16 +180,17 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):
             return losses.component_loss(log_ratio, parts, weights, self.clip).mean()
         return losses.clipped_loss(log_ratio, to_torch_as(batch.adv, log_prob), self.clip).mean()
 
-    def _log_prob(self, batch: Any) -> Tensor:
+    def _log_prob(self, batch: Any) -> Float[Tensor, " M"]:
         if isinstance(self.policy, DenoisingPolicy):
             return self.policy.log_prob(batch)
         dist = self.policy(batch).dist
-        value = dist.log_prob(to_torch_as(batch.act, dist.mean))
+        value: Tensor = dist.log_prob(to_torch_as(batch.act, dist.mean))
         return value.flatten(1).sum(dim=1) if value.ndim > 1 else value
 
     def _old_log_prob(self, batch: Any) -> np.ndarray:
         if isinstance(self.policy, DenoisingPolicy):
-            return batch.policy.log_prob
+            stored: np.ndarray = batch.policy.log_prob
+            return stored
         with torch.no_grad():
             parts = [self._log_prob(part) for part in batch.split(CHUNK, shuffle=False)]
         return torch.cat(parts).cpu().numpy()

@@ -21,7 +21,7 @@ from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.naming import Registry
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
 
 Numbers = dict[str, Tensor]
 """Detached numbers of some items, (M,) each."""
@@ -51,19 +51,19 @@ class Objective(Protocol):
     def active(self) -> Int[Tensor, " A"]:
         """(A,) int64 on the host: items that have a gradient; the others cost no forward pass."""
 
-    def own(self, index: Tensor) -> Tensor:
+    def own(self, index: Int[Tensor, " M"]) -> Int[Tensor, " own"]:
         """The items of ``index`` that this process can replay."""
 
-    def weight(self) -> Tensor:
+    def weight(self) -> Float[Tensor, ""]:
         """Sum of the weights of all items: what the sum of their losses is divided by."""
 
     def __call__(
         self,
         index: Int[Tensor, " M"],
-        total: float | Tensor,
+        total: float | Float[Tensor, ""],
         only: int | None = None,
         kl: bool = True,
-    ) -> tuple[Tensor, Numbers]:
+    ) -> tuple[Float[Tensor, ""], Numbers]:
         """Loss of some items, to be summed over all parts of an update.
 
         Args:

@@ -73,5 +73,5 @@ def _gradient(parameter: Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Float[Tensor, ""]:
     return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).sum()

@@ -98,7 +98,7 @@ def component_loss(
     component_advantages: Float[Tensor, "M K"],
     weights: Float[Tensor, "M K"],
     clip: float,
-) -> Tensor:
+) -> Float[Tensor, " M"]:
     """Weighted sum of one clipped loss per reward component (DanceGRPO).
 
     Not the clipped loss of the weighted sum: a component whose advantage points the other way is
@@ -116,7 +116,7 @@ def component_loss(
 
 def guard_log_ratio(
     log_ratio: Float[Tensor, " M"], step: Step, old: Step, reduction: Reduction
-) -> Tensor:
+) -> Float[Tensor, " M"]:
     r"""Log-ratio of GRPO-Guard (Wang et al. 2025): centred, and of equal spread at every step.
 
     .. math:: \log r = \mathrm{step\_std}\Bigl(\Delta\log p
@@ -141,7 +141,7 @@ def divergence_masked_loss(
     step: Step,
     old: Step,
     threshold: float,
-) -> Tensor:
+) -> Float[Tensor, " M"]:
     """Flow-DPPO: no clipping; an item that :func:`is_masked` is left out.
 
     Args:
@@ -157,7 +157,11 @@ def divergence_masked_loss(
 
 @torch.no_grad()
 def is_masked(
-    log_ratio: Tensor, advantages: Tensor, step: Step, old: Step, threshold: float
+    log_ratio: Float[Tensor, " M"],
+    advantages: Float[Tensor, " M"],
+    step: Step,
+    old: Step,
+    threshold: float,
 ) -> Bool[Tensor, " M"]:
     r"""(M,) bool, items that moved too far and would move further.
 
@@ -168,7 +172,9 @@ def is_masked(
     return far & is_clipped(log_ratio, advantages, 0.0)
 
 
-def velocity_mse(velocity: Tensor, reference: Tensor) -> Float[Tensor, " M"]:
+def velocity_mse(
+    velocity: Float[Tensor, " M *rest"], reference: Float[Tensor, " M *rest"]
+) -> Float[Tensor, " M"]:
     """(M,) mean squared difference of velocities; a penalty, and no divergence of the policies."""
     return _mean_square(velocity - reference)
 
@@ -209,5 +215,5 @@ def step_weights(
     return raw / raw.mean()
 
 
-def _mean_square(difference: Tensor) -> Tensor:
+def _mean_square(difference: Float[Tensor, "M ..."]) -> Float[Tensor, " M"]:
     return difference.square().flatten(1).mean(dim=1)

@@ -29,7 +29,7 @@ from reelrl.checks import Ge, Gt, OneOf, check_fields
 from reelrl.envs.steps import gaussian_kl
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int, Shaped
 
 KLKind = Literal["gaussian", "velocity_mse", "latent_mse"]
 NOISE_FLOOR_FACTOR = 3.0
@@ -177,7 +177,7 @@ class TransitionObjective:
         """True if the divergence from the reference is part of the loss."""
         return self.config.kl_weight > 0
 
-    def active(self) -> Tensor:
+    def active(self) -> Int[Tensor, " A"]:
         """Transitions (on the host) that have a gradient."""
         signal = self.signal
         moving = signal.advantages != 0
@@ -187,17 +187,21 @@ class TransitionObjective:
             moving = moving | (signal.kl_gate > 0)
         return (moving & (signal.weight > 0)).nonzero().flatten().cpu()
 
-    def own(self, index: Tensor) -> Tensor:
+    def own(self, index: Int[Tensor, " M"]) -> Int[Tensor, " own"]:
         """Those of the transitions whose latents this process has."""
         return self.transitions.own(index)
 
-    def weight(self) -> Tensor:
+    def weight(self) -> Float[Tensor, ""]:
         """Sum of the weights of all transitions."""
         return self.signal.weight.sum()
 
     def __call__(
-        self, index: Tensor, total: float | Tensor, only: int | None = None, kl: bool = True
-    ) -> tuple[Tensor, Numbers]:
+        self,
+        index: Int[Tensor, " M"],
+        total: float | Float[Tensor, ""],
+        only: int | None = None,
+        kl: bool = True,
+    ) -> tuple[Float[Tensor, ""], Numbers]:
         """Loss of some transitions; see :class:`~reelrl.algos.learners.base.Objective`."""
         items = self.transitions.items(index)
         signal = self.signal.at(index.to(self.signal.weight.device))
@@ -217,7 +221,7 @@ class TransitionObjective:
 
     def _ratio_loss(
         self, replay: Replay, signal: ItemSignal, only: int | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, " M"], Shaped[Tensor, " M"]]:
         """(M,) losses, and (M,) which of them, or what share of one, the bound has stopped."""
         if only is not None and only < 0:
             return torch.zeros_like(replay.log_ratio), torch.zeros_like(replay.log_ratio)

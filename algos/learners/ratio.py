@@ -12,7 +12,7 @@ from reelrl.envs.steps import Reduction, Step
 from reelrl.naming import Registry
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,17 @@ class RatioBound:
         """(M,) the log-ratio that the bound is put on."""
         return replay.log_ratio
 
-    def loss(self, replay: Replay, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, replay: Replay, advantages: Float[Tensor, " M"]
+    ) -> tuple[Float[Tensor, " M"], Bool[Tensor, " M"]]:
         """(M,) losses, and (M,) bool where they have no gradient left."""
         log_ratio = self.log_ratio(replay)
         stopped = losses.is_clipped(log_ratio, advantages, self.clip)
         return losses.clipped_loss(log_ratio, advantages, self.clip), stopped
 
     def component_loss(
-        self, replay: Replay, components: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, replay: Replay, components: Float[Tensor, "M K"], weights: Float[Tensor, "M K"]
+    ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
         """(M,) sums of one loss per component (M, K), and (M,) the share that is stopped."""
         log_ratio = self.log_ratio(replay)
         counted = components * weights != 0
@@ -95,7 +97,7 @@ class Guard(RatioBound):
 
     needs_means = True
 
-    def log_ratio(self, replay: Replay) -> Tensor:
+    def log_ratio(self, replay: Replay) -> Float[Tensor, " M"]:
         """See :func:`~reelrl.algos.learners.losses.guard_log_ratio`."""
         return losses.guard_log_ratio(
             replay.log_ratio, replay.step, replay.old_step, replay.reduction
@@ -109,7 +111,9 @@ class DivergenceMask(RatioBound):
     needs_means = True
     per_component = False
 
-    def loss(self, replay: Replay, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, replay: Replay, advantages: Float[Tensor, " M"]
+    ) -> tuple[Float[Tensor, " M"], Bool[Tensor, " M"]]:
         """See :func:`~reelrl.algos.learners.losses.divergence_masked_loss`."""
         moved = (replay.log_ratio, advantages, replay.step, replay.old_step, self.threshold)
         return losses.divergence_masked_loss(*moved), losses.is_masked(*moved)

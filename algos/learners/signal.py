@@ -33,7 +33,7 @@ class ItemSignal:
     kl_gate: Float[Tensor, " M"]
     weight: Float[Tensor, " M"]
 
-    def at(self, index: Tensor) -> ItemSignal:
+    def at(self, index: Int[Tensor, " N"]) -> ItemSignal:
         """The transitions ``index``."""
         picked: dict[str, Any] = {k: None if v is None else v[index] for k, v in vars(self).items()}
         return ItemSignal(**picked)

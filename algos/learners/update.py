@@ -29,7 +29,7 @@ from reelrl.algos.run.checkpoint import pack_optimizer, unpack_optimizer
 from reelrl.algos.run.distributed import ALONE, Ranks
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
 
 Numbers = list[ItemNumbers]
 Feedback = Callable[[Tensor], Tensor]
@@ -77,7 +77,7 @@ class Updater:
         self,
         objective: Objective,
         index: Int[Tensor, " M"],
-        total: Tensor,
+        total: Float[Tensor, ""],
         feedback: Feedback | None = None,
     ) -> tuple[float, Numbers]:
         """One optimizer step.
@@ -136,12 +136,16 @@ class Updater:
     def _clear(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
+    def _backward(self, loss: Float[Tensor, ""]) -> None:
+        torch.autograd.backward(self.scaler.scale(loss))
 
     def _balance(
-        self, objective: Objective, index: Tensor, total: Tensor, feedback: Feedback
-    ) -> tuple[Tensor, Numbers]:
+        self,
+        objective: Objective,
+        index: Int[Tensor, " M"],
+        total: Float[Tensor, ""],
+        feedback: Feedback,
+    ) -> tuple[Float[Tensor, ""], Numbers]:
         """Leave the balance of the components' gradients on the parameters."""
 
         def backward_of(k: int) -> None:
@@ -171,9 +175,10 @@ class Updater:
             parameter.grad = part + extra
         return seen
 
-    def _step(self, loss: Tensor) -> float:
+    def _step(self, loss: Float[Tensor, ""]) -> float:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        length: float
         length, value = torch.stack([norm.double(), loss.double()]).tolist()
         if not (math.isfinite(length) and math.isfinite(value)):
             self._skip(value, length)
@@ -219,7 +224,7 @@ class GradientMaker:
         index: Int[Tensor, " M"],
         clear: Callable[[], None],
         backward: Callable[[Tensor], None],
-    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    ) -> tuple[Float[Tensor, ""], list[dict[str, Tensor]]]:
         """Sum of the losses of all parts of ``index``, their gradients left on the parameters.
 
         Args:
@@ -251,14 +256,14 @@ class GradientMaker:
     def _pass(
         self,
         part: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]],
-        index: Tensor,
+        index: Int[Tensor, " M"],
         clear: Callable[[], None],
         backward: Callable[[Tensor], None],
-    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    ) -> tuple[Float[Tensor, ""], list[dict[str, Tensor]]]:
         clear()
         total, numbers = torch.zeros((), dtype=torch.float64), []
         # Of several processes some may have no transition with a signal.
-        for chunk in index.split(self.micro_batch) if len(index) else ():
+        for chunk in torch.split(index, self.micro_batch) if len(index) else ():
             loss, seen = part(chunk.sort().values)
             backward(loss)
             total = total.to(loss.device) + loss.detach()

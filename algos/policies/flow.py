@@ -207,12 +207,14 @@ class FlowPolicy:
         embedding = self._embed({"prompt_id": prompt_ids})
         return self._velocity(latent, sigma, embedding, self.guidance_scale)
 
-    def sample(self, step: steps.Step, noise: Tensor) -> Tensor:
+    def sample(
+        self, step: steps.Step, noise: Float[Tensor, " N *rest"]
+    ) -> Float[Tensor, " N *rest"]:
         """Latents (N, ...) float32 from standard normal noise, rounded as they will be stored."""
         dtype = DTYPES[self.config.latent_dtype]
         return steps.sample(step, noise.to(step.mean.device), dtype).to(torch.float32)
 
-    def log_density(self, step: steps.Step, action: Tensor) -> Float[Tensor, " N"]:
+    def log_density(self, step: steps.Step, action: Float[Tensor, "N ..."]) -> Float[Tensor, " N"]:
         """(N,) float64 log-probability of actions; ``nan`` where the step is deterministic.
 
         Raises:
@@ -231,7 +233,7 @@ class FlowPolicy:
         generator: torch.Generator | None = None,
         *,
         noise: Float[Tensor, "N C t h w"] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, "N C t h w"], Float[Tensor, " N"]]:
         """Draw the next latents.
 
         Args:
@@ -331,7 +333,7 @@ class FlowPolicy:
     def _tensor(self, value: Any) -> Tensor:
         return torch.as_tensor(value, device=self.model.device)
 
-    def _embed(self, obs: Observation) -> Tensor:
+    def _embed(self, obs: Observation) -> Float[Tensor, "N ..."]:
         if "prompt_embedding" in obs:
             return self._tensor(obs["prompt_embedding"])
         if self._embeddings is None:
@@ -339,8 +341,12 @@ class FlowPolicy:
         return self._embeddings[self._tensor(obs["prompt_id"]).reshape(-1)]
 
     def _velocity(
-        self, latent: Tensor, sigma: Tensor, embedding: Tensor, scale: float | Tensor
-    ) -> Tensor:
+        self,
+        latent: Float[Tensor, "N C t h w"],
+        sigma: Float[Tensor, " N"],
+        embedding: Float[Tensor, "N ..."],
+        scale: float | Float[Tensor, " N"],
+    ) -> Float[Tensor, "N C t h w"]:
         """Guided velocity in the policy's precision."""
         # Dropout between sampling and replaying would be a ratio that no training made.
         for expert in self.experts.values():

@@ -6,13 +6,16 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reelrl.envs.rendering import encode_gif
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 METRICS = "metrics.jsonl"
 
@@ -58,7 +61,7 @@ class RunLog:
         if self._board is not None and len(finite):
             self._board.add_histogram(name, finite.float().cpu(), iteration)
 
-    def video(self, iteration: int, name: str, videos: Tensor) -> None:
+    def video(self, iteration: int, name: str, videos: UInt8[Tensor, "V F H W 3"]) -> None:
         """Write clips (V, F, H, W, 3) uint8 as one animation, side by side.
 
         TensorBoard's videos are GIFs among the pictures; ``add_video`` makes them with a module

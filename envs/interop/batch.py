@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -18,6 +18,9 @@ from reelrl.envs.wrappers.groups import VectorPromptGroups
 from reelrl.envs.wrappers.reward import base_of, chain_of
 from reelrl.envs.wrappers.scalar import VectorScalarReward
 from reelrl.rewards.adaptive import adaptive_parts
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,11 @@ class Transition:
     """
 
     obs: Any
-    rewards: NDArray[np.float32]
-    vectors: NDArray[np.float32]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    prompt_id: NDArray[np.int64]
+    rewards: Float[NDArray[np.float32], " N"]
+    vectors: Float[NDArray[np.float32], "N K"]
+    terminated: Bool[NDArray[np.bool_], " N"]
+    truncated: Bool[NDArray[np.bool_], " N"]
+    prompt_id: Int[NDArray[np.int64], " N"]
     infos: list[dict[str, Any]]
 
 
@@ -62,7 +65,9 @@ class NativeBatch:
             where the environment has its own.
     """
 
-    def __init__(self, env: VectorEnv, weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], weights: Sequence[float] | None = None
+    ) -> None:
         self.env = env
         self.base: BaseEnv = base_of(env)
         mode = getattr(self.base, "autoreset_mode", None)
@@ -98,7 +103,7 @@ class NativeBatch:
         return replace(self.base.task.rewards.facts(), group_size=sizes[0] if sizes else 1)
 
     @property
-    def weights(self) -> NDArray[np.float64]:
+    def weights(self) -> Float[NDArray[np.float64], " K"]:
         """(K,) weights of the components; asked for anew, because components can be added."""
         if self._weights is not None:
             return self._weights

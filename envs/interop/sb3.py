@@ -92,7 +92,9 @@ class SB3VecEnv(VecEnv):
         ValueError: for another autoreset mode, tensors as output, or weights that do not fit.
     """
 
-    def __init__(self, env: VectorEnv, weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], weights: Sequence[float] | None = None
+    ) -> None:
         self.native = env
         self.batch = NativeBatch(env, weights)
         self._actions: Any = None
@@ -102,6 +104,7 @@ class SB3VecEnv(VecEnv):
         """Begin all episodes, with the seeds and options set since the last reset."""
         seed = None if self._seeds[0] is None else list(self._seeds)
         options = _batched(self._options)
+        obs: VecEnvObs
         obs, self.reset_infos = self.batch.reset(seed=seed, options=options)
         self._reset_seeds()
         self._reset_options()

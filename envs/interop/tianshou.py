@@ -27,7 +27,8 @@ SINGLE = {
 Rows = int | list[int] | np.ndarray | None
 
 
-class TianshouVectorEnv(BaseVectorEnv):
+# Tianshou is read without types, so that the library is checked where it is not installed.
+class TianshouVectorEnv(BaseVectorEnv):  # type: ignore[misc]
     """The native batch as a Tianshou ``Collector`` wants it.
 
     ```python
@@ -63,7 +64,7 @@ class TianshouVectorEnv(BaseVectorEnv):
     # No super().__init__: it would start a worker per environment, and here there are none.
     def __init__(
         self,
-        env: VectorEnv,
+        env: VectorEnv[Any, Any, Any],
         weights: Sequence[float] | None = None,
         *,
         mask_failed: bool = False,
@@ -193,9 +194,9 @@ class TianshouVectorEnv(BaseVectorEnv):
 
     def _rows(self, obs: Any) -> np.ndarray:
         """Observations as the Collector takes them: dicts as an array of dicts."""
-        if not isinstance(obs, dict):
-            return obs
-        return _array([row_of(obs, i) for i in range(self.env_num)])
+        dicts = isinstance(obs, dict)
+        rows: np.ndarray = _array([row_of(obs, i) for i in range(self.env_num)]) if dicts else obs
+        return rows
 
 
 def _array(dicts: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ class VideoModel(ABC):
                 "does not"
             )
         # How a registered class is called is promised by register_model, not by its type.
-        make: Any = opener
+        make = cast(Callable[..., Self], opener)
         return make(folder, name=shipped_name(name_or_path), **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VideoModel:
@@ -107,7 +107,7 @@ class VideoModel(ABC):
         """
 
     @abstractmethod
-    def encode(self, prompts: Sequence[str]) -> Tensor:
+    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "N ..."]:
         """Embed N prompts: (N, L, D) float32, zero beyond each prompt's length.
 
         Any trailing shape (N, ...) will do: a model that needs several parts packs them into one
@@ -120,7 +120,7 @@ class VideoModel(ABC):
         latent: Float[Tensor, "N C t h w"],
         sigma: Float[Tensor, " N"],
         embedding: Float[Tensor, "N ..."],
-    ) -> Tensor:
+    ) -> Float[Tensor, "N C t h w"]:
         """Predicted velocity ``noise - clip`` at noise level ``sigma``.
 
         Args:
@@ -134,16 +134,16 @@ class VideoModel(ABC):
 
     def guided(
         self,
-        latent: Float[Tensor, "N ..."],
+        latent: Float[Tensor, " N *rest"],
         sigma: Float[Tensor, " N"],
         embedding: Float[Tensor, "N ..."],
-        scale: float | Tensor,
+        scale: float | Float[Tensor, " N"],
         empty: Float[Tensor, "1 ..."] | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, " N *rest"]:
         """Velocity with classifier-free guidance (Ho and Salimans 2022), both branches in one call.
 
         Args:
-            latent: (N, C, T', H', W').
+            latent: (N, ...), of a video model (N, C, T', H', W').
             sigma: (N,).
             embedding: (N, ...) from :meth:`encode`.
             scale: one for all, where 1 is no guidance and costs one branch, or (N,).
@@ -168,7 +168,7 @@ class VideoModel(ABC):
         return unconditional + scale * (conditional - unconditional)
 
     @abstractmethod
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Float[Tensor, "N C t h w"]) -> Float[Tensor, "N F H W 3"]:
         """Decode latents to (N, F, H, W, 3) float32 in [0, 1].
 
         Carries gradients where they are enabled; an environment disables them.
@@ -182,7 +182,9 @@ class VideoModel(ABC):
             ValueError: if the model cannot make a clip of that size; names the constraint.
         """
 
-    def schedule(self, num_steps: int, shift: float, latent_shape: Sequence[int]) -> Tensor:
+    def schedule(
+        self, num_steps: int, shift: float, latent_shape: Sequence[int]
+    ) -> Float[Tensor, " levels"]:
         """Noise levels of an episode: (T + 1,) float64, strictly from exactly 1 to exactly 0.
 
         Args:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -15,6 +15,9 @@ from torch import Tensor
 from reelrl.envs.models import trained
 from reelrl.envs.models.base import VideoModel, register_model
 from reelrl.envs.models.integrity import verify_checksums
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 VAE_DEFAULTS = {"z_dim": 16, "scale_factor_temporal": 4, "scale_factor_spatial": 8}
 """Sizes of ``AutoencoderKLWan`` where a config is silent: Wan 2.1's own predates two of them."""
@@ -114,13 +117,16 @@ class WanVideoModel(VideoModel):
         verify_checksums(self.folder, component)
         # Modules are initialised before their weights are read, from whoever's generator is there.
         with torch.random.fork_rng(devices=[]):
-            module = kind.from_pretrained(self.folder / component, torch_dtype=dtype)
+            module: torch.nn.Module = kind.from_pretrained(
+                self.folder / component, torch_dtype=dtype
+            )
         return module.to(self.device).eval().requires_grad_(component == "transformer")
 
     @cached_property
     def vae_config(self) -> dict[str, Any]:
         """The VAE's ``config.json`` over :data:`VAE_DEFAULTS`, read without loading the VAE."""
-        return VAE_DEFAULTS | json.loads((self.folder / "vae" / "config.json").read_text())
+        own: dict[str, Any] = json.loads((self.folder / "vae" / "config.json").read_text())
+        return VAE_DEFAULTS | own
 
     @cached_property
     def _patch_size(self) -> tuple[int, int, int]:
@@ -149,7 +155,7 @@ class WanVideoModel(VideoModel):
         return tokens
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
+    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "N L D"]:
         """Embed N prompts: (N, L, D) float32, zero beyond each prompt's length.
 
         Raises:
@@ -158,8 +164,9 @@ class WanVideoModel(VideoModel):
         """
         tokens = self._tokenize(prompts)
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
-        hidden = self.text_encoder(ids, mask).last_hidden_state
-        return hidden.float() * mask[..., None]
+        hidden: Tensor = self.text_encoder(ids, mask).last_hidden_state
+        shown: Tensor = mask[..., None]
+        return hidden.float() * shown
 
     def _refuse_long_prompts(self, prompts: Sequence[str]) -> None:
         for prompt, ids in zip(prompts, self.tokenizer(list(prompts)).input_ids, strict=True):
@@ -169,7 +176,7 @@ class WanVideoModel(VideoModel):
                     f"{self.max_prompt_tokens}: what is cut off would not be drawn"
                 )
 
-    def _refuse_unknown_words(self, prompts: Sequence[str], ids: Tensor) -> None:
+    def _refuse_unknown_words(self, prompts: Sequence[str], ids: Int[Tensor, "N L"]) -> None:
         unknown = self.tokenizer.unk_token_id
         if unknown is None or not (ids == unknown).any():
             return
@@ -183,35 +190,42 @@ class WanVideoModel(VideoModel):
             f"{', '.join(words)}; its {len(known)} tokens{listed or ' are too many to list'}"
         )
 
-    def velocity(self, latent: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:
+    def velocity(
+        self,
+        latent: Float[Tensor, "N C t h w"],
+        sigma: Float[Tensor, " N"],
+        embedding: Float[Tensor, "N L D"],
+    ) -> Float[Tensor, "N C t h w"]:
         """Predicted velocity ``noise - clip``; see :meth:`VideoModel.velocity`."""
-        return self.transformer(
+        velocity: Tensor = self.transformer(
             hidden_states=latent.to(self.dtype),
             timestep=sigma * TIMESTEPS,
             encoder_hidden_states=embedding.to(self.dtype),
             return_dict=False,
-        )[0].float()
+        )[0]
+        return velocity.float()
 
     @cached_property
-    def _latent_moments(self) -> tuple[Tensor, Tensor]:
+    def _latent_moments(self) -> tuple[Float[Tensor, "1 C 1 1 1"], Float[Tensor, "1 C 1 1 1"]]:
         mean, std = (
             torch.tensor(self.vae_config[key], device=self.device).view(1, -1, 1, 1, 1)
             for key in ("latents_mean", "latents_std")
         )
         return mean, std
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Float[Tensor, "N C t h w"]) -> Float[Tensor, "N F H W 3"]:
         """Decode latents to (N, F, H, W, 3) float32 in [0, 1], with gradients where enabled."""
         mean, std = self._latent_moments
-        pixels = self.vae.decode(latent.float() * std + mean, return_dict=False)[0]
+        pixels: Tensor = self.vae.decode(latent.float() * std + mean, return_dict=False)[0]
         return (pixels.permute(0, 2, 3, 4, 1) * 0.5 + 0.5).clamp_(0, 1)
 
     @torch.no_grad()
-    def encode_video(self, videos: Tensor) -> Tensor:
+    def encode_video(self, videos: Float[Tensor, "N F H W 3"]) -> Float[Tensor, "N C t h w"]:
         """Latents (N, C, T', H', W') of clips (N, F, H, W, 3) in [0, 1]: the posterior mean."""
         mean, std = self._latent_moments
         pixels = videos.to(self.device, torch.float32).permute(0, 4, 1, 2, 3) * 2 - 1
-        return (self.vae.encode(pixels).latent_dist.mode() - mean) / std
+        latent: Tensor = self.vae.encode(pixels).latent_dist.mode()
+        return (latent - mean) / std
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, T', H', W') of a clip.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -27,8 +27,11 @@ from reelrl.envs.steps import rows_like
 from reelrl.envs.task import ACTION_BOUND, Task
 from reelrl.envs.wrappers.reward import base_of, chain_of
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
-class VelocityAction(gym.Wrapper, RecordConstructorArgs):
+
+class VelocityAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """The action is the model's output, the velocity ``noise - clip`` at the current latent.
 
     The environment moves the latent along it by a step kernel. Renders the clean-clip estimate
@@ -53,7 +56,7 @@ class VelocityAction(gym.Wrapper, RecordConstructorArgs):
         TypeError: if the base environment is not ours.
     """
 
-    def __init__(self, env: gym.Env, kernel: str = "flow_sde", **config: Any) -> None:
+    def __init__(self, env: gym.Env[Any, Any], kernel: str = "flow_sde", **config: Any) -> None:
         takes_latents(env)
         RecordConstructorArgs.__init__(self, kernel=kernel, **config)
         gym.Wrapper.__init__(self, env)
@@ -72,7 +75,9 @@ class VelocityAction(gym.Wrapper, RecordConstructorArgs):
 class VectorVelocityAction(VectorWrapper):
     """:class:`VelocityAction` for the batch."""
 
-    def __init__(self, env: VectorEnv, kernel: str = "flow_sde", **config: Any) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], kernel: str = "flow_sde", **config: Any
+    ) -> None:
         takes_latents(env)
         super().__init__(env)
         self.kernel = kernels.make_kernel(kernel, **config)
@@ -89,7 +94,7 @@ class VectorVelocityAction(VectorWrapper):
         return result
 
 
-class GuidanceAction(gym.Wrapper, RecordConstructorArgs):
+class GuidanceAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """The action is how the model denoises: guidance scale and noise level of the next step.
 
     The video model itself, frozen, makes the velocity, so an ordinary small agent has something to
@@ -121,7 +126,7 @@ class GuidanceAction(gym.Wrapper, RecordConstructorArgs):
 
     def __init__(
         self,
-        env: gym.Env,
+        env: gym.Env[Any, Any],
         kernel: str = "flow_sde",
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),
@@ -152,7 +157,7 @@ class VectorGuidanceAction(VectorWrapper):
 
     def __init__(
         self,
-        env: VectorEnv,
+        env: VectorEnv[Any, Any, Any],
         kernel: str = "flow_sde",
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),
@@ -223,7 +228,7 @@ def _guidance_space(guidance_range: Sequence[float], noise_range: Sequence[float
     return Box(low, high, dtype=np.float32)
 
 
-def _read_controls(action: Any, space: Any, device: torch.device) -> Tensor:
+def _read_controls(action: Any, space: Any, device: torch.device) -> Float[Tensor, "... 2"]:
     """Actions (..., 2) within the space's bounds, on the device; ``nan`` stays."""
     tensor = torch.as_tensor(action, dtype=torch.float32, device=device)
     if tuple(tensor.shape) != space.shape:
@@ -234,7 +239,7 @@ def _read_controls(action: Any, space: Any, device: torch.device) -> Tensor:
 
 def _by_velocity(
     task: Task, state: mdp.State, kernel: kernels.StepKernel, action: Any, batch: tuple[int, ...]
-) -> tuple[Any, Tensor]:
+) -> tuple[Any, Float[Tensor, "N C t h w"]]:
     """Next latents as the environment takes them, and clean-clip estimates."""
     velocity = task.read_actions(action, batch)
     return _advance(task, state, kernel, velocity)
@@ -242,8 +247,8 @@ def _by_velocity(
 
 @torch.no_grad()
 def _by_guidance(
-    task: Task, state: mdp.State, kernel: kernels.StepKernel, controls: Tensor
-) -> tuple[Any, Tensor]:
+    task: Task, state: mdp.State, kernel: kernels.StepKernel, controls: Float[Tensor, "N 2"]
+) -> tuple[Any, Float[Tensor, "N C t h w"]]:
     """The same from (N, 2) guidance scales and noise levels; ``nan`` where a control is."""
     scale, eta = controls.unbind(dim=1)
     step = torch.from_numpy(np.minimum(state.step, task.num_steps - 1)).to(task.device)
@@ -263,8 +268,8 @@ def _by_guidance(
 
 
 def _advance(
-    task: Task, state: mdp.State, kernel: kernels.StepKernel, velocity: Tensor
-) -> tuple[Any, Tensor]:
+    task: Task, state: mdp.State, kernel: kernels.StepKernel, velocity: Float[Tensor, "N C t h w"]
+) -> tuple[Any, Float[Tensor, "N C t h w"]]:
     """One stochastic step. Finished rows are stepped from the last level; nobody looks at them."""
     index = np.minimum(state.step, task.num_steps - 1)
     sigmas = task.sigmas.to(task.device)

@@ -40,7 +40,7 @@ class VectorPromptGroups(VectorWrapper):
         ValueError: for another mode, or a group size that is no integer or below 1.
     """
 
-    def __init__(self, env: VectorEnv, group_size: int) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], group_size: int) -> None:
         super().__init__(env)
         mode = getattr(base_of(env), "autoreset_mode", None)
         if mode is not AutoresetMode.DISABLED:

@@ -12,7 +12,7 @@ from reelrl.envs.base_env import BaseEnv
 from reelrl.rewards import Reward, make_reward
 
 
-class AddReward(gym.Wrapper, RecordConstructorArgs):
+class AddReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Appends one component to the reward vector; its twin is :class:`VectorAddReward`.
 
     The component is registered with the base environment, which decodes once, scores all components
@@ -36,7 +36,7 @@ class AddReward(gym.Wrapper, RecordConstructorArgs):
         TypeError: if the base environment is not ours.
     """
 
-    def __init__(self, env: gym.Env, reward: str | Reward, **config: Any) -> None:
+    def __init__(self, env: gym.Env[Any, Any], reward: str | Reward, **config: Any) -> None:
         RecordConstructorArgs.__init__(self, reward=reward, _disable_deepcopy=True, **config)
         gym.Wrapper.__init__(self, env)
         base_of(env).add_reward(build(reward, config))
@@ -45,7 +45,7 @@ class AddReward(gym.Wrapper, RecordConstructorArgs):
 class VectorAddReward(VectorWrapper):
     """:class:`AddReward` for the batch."""
 
-    def __init__(self, env: VectorEnv, reward: str | Reward, **config: Any) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], reward: str | Reward, **config: Any) -> None:
         super().__init__(env)
         base_of(env).add_reward(build(reward, config))
 

@@ -16,7 +16,7 @@ from reelrl.envs.scoring import read_weights, scalarise
 from reelrl.envs.wrappers.reward import chain_of
 
 
-class ScalarReward(gym.Wrapper, RecordConstructorArgs):
+class ScalarReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Weighted sum of the reward vector; the vector stays in ``info["vector_reward"]``.
 
     A component that could not be scored makes the sum ``nan``, unless its weight is zero. The twin
@@ -39,7 +39,7 @@ class ScalarReward(gym.Wrapper, RecordConstructorArgs):
         ValueError: for the wrong number of weights, or a reward that is a number already.
     """
 
-    def __init__(self, env: gym.Env, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, env: gym.Env[Any, Any], weights: Sequence[float] | None = None) -> None:
         gym.Wrapper.__init__(self, env)
         self.weights = _weights(env, weights)
         # A spec is JSON, which knows lists and no arrays.
@@ -61,7 +61,9 @@ class VectorScalarReward(VectorWrapper):
     all that the ended episodes have to say.
     """
 
-    def __init__(self, env: VectorEnv, weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], weights: Sequence[float] | None = None
+    ) -> None:
         super().__init__(env)
         self.weights = _weights(env, weights)
 

@@ -157,7 +157,8 @@ class Adversarial(FrameReward, AdaptiveReward):
     def tokens(self, frames: Tensor) -> Tensor:
         """Class token and patches (M, 1 + P, D) of frames (M, H, W, 3) in [0, 1]."""
         pixels = self.transform(frames).to(self.dtype)
-        return self.module(pixel_values=pixels).last_hidden_state
+        tokens: Tensor = self.module(pixel_values=pixels).last_hidden_state
+        return tokens
 
     def score_frames(self, frames: Tensor, texts: Tensor) -> Tensor:
         """Scores (M,) of frames (M, H, W, 3), rounded to bytes."""
@@ -194,7 +195,7 @@ class Adversarial(FrameReward, AdaptiveReward):
                 loss = discriminator_loss(*scores)
                 metrics = metrics or _measured(*scores)
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
         self.head = {name: weight.detach().cpu() for name, weight in head.items()}
         self._moments = {
@@ -213,7 +214,7 @@ class Adversarial(FrameReward, AdaptiveReward):
         frames = self.frames_of(count, length)
         chosen = videos[torch.arange(count)[:, None], frames].flatten(0, 1)
         parts = []
-        for part in chosen.split(self.batch_size):
+        for part in torch.split(chosen, self.batch_size):
             tokens = self.tokens(part.to(device).float() / 255)
             patches = tokens.shape[1] - 1
             rows = torch.randint(

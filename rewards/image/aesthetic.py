@@ -107,4 +107,5 @@ class Aesthetic(FrameReward):
 
     def score_frames(self, frames: Tensor, texts: Tensor) -> Tensor:
         """Scores (M,) of frames (M, H, W, 3)."""
-        return self.module(self.transform(frames).to(self.dtype))
+        scores: Tensor = self.module(self.transform(frames).to(self.dtype))
+        return scores

@@ -97,7 +97,8 @@ class ArtifactFree(FrameReward):
         self.encoder = PictureEncoder(folder, self.dtype)
         state = read_state(file)
         self.head = (state["weight"].float(), state["bias"].float())
-        return self.encoder.model
+        model: nn.Module = self.encoder.model
+        return model
 
     def score_frames(self, frames: Tensor, texts: Tensor) -> Tensor:
         """Probabilities (M,) of frames (M, H, W, 3)."""

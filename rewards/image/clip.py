@@ -62,9 +62,10 @@ class TextImageReward(FrameReward):
     def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask of prompts; what is beyond the model's length is cut, as published."""
         length = self.module.config.text_config.max_position_embeddings
-        return self.tokenizer(
+        tokens: dict[str, Tensor] = self.tokenizer(
             list(prompts), padding=True, truncation=True, max_length=length, return_tensors="pt"
         )
+        return tokens
 
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Unit embeddings of captions, (N, D)."""
@@ -121,7 +122,8 @@ class PickScore(TextImageReward):
 
     def from_cosine(self, cosine: Tensor) -> Tensor:
         """The logit of a picture for its text."""
-        return self.module.logit_scale.float().exp().clamp_max(100) * cosine
+        scale: Tensor = self.module.logit_scale
+        return scale.float().exp().clamp_max(100) * cosine
 
 
 @register_reward("siglip_score")

@@ -51,7 +51,7 @@ class Consistency(ModelReward):
         if videos.shape[1] < 2:
             return videos.new_full((len(videos),), torch.nan)
         self.module.to(videos.device)
-        frames = videos.flatten(0, 1).split(self.batch_size)
+        frames = torch.split(videos.flatten(0, 1), self.batch_size)
         features = torch.cat([self.embed_frames(part) for part in frames])
         return consistency(features.reshape(*videos.shape[:2], -1))
 
@@ -84,7 +84,8 @@ class SubjectConsistency(Consistency):
     def embed_frames(self, frames: Tensor) -> Tensor:
         """Class tokens (M, D)."""
         pixels = self.transform(frames).to(self.dtype)
-        return self.module(pixel_values=pixels, **self.extra).last_hidden_state[:, 0]
+        hidden: Tensor = self.module(pixel_values=pixels, **self.extra).last_hidden_state
+        return hidden[:, 0]
 
 
 @register_reward("background_consistency")

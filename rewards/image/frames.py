@@ -135,7 +135,9 @@ class FrameReward(ModelReward):
         texts = known[[distinct.index(prompt) for prompt in prompts]]
         clip = torch.arange(count)[:, None].expand_as(frames).flatten()
         pieces = zip(
-            clip.split(self.batch_size), frames.flatten().split(self.batch_size), strict=True
+            torch.split(clip, self.batch_size),
+            torch.split(frames.flatten(), self.batch_size),
+            strict=True,
         )
         scores = [self.score_frames(videos[n, t], texts[n]).to(torch.float32) for n, t in pieces]
         values = torch.cat(scores).reshape(frames.shape)

@@ -163,7 +163,8 @@ class ImageRewardModel(nn.Module):
             encoder_hidden_states=seen,
             encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
         )
-        return read.last_hidden_state[:, 0].float() @ self.weight + self.bias
+        hidden: Tensor = read.last_hidden_state
+        return hidden[:, 0].float() @ self.weight + self.bias
 
     def bounds(self) -> tuple[float, float]:
         """What no score can leave.
@@ -230,4 +231,6 @@ class ImageReward(FrameReward):
 
     def score_frames(self, frames: Tensor, texts: Tensor) -> Tensor:
         """Scores (M,) of frames (M, H, W, 3) with the tokens (M, 2, L) of their captions."""
-        return self.module(self.transform(frames).to(self.dtype), texts[:, 0], texts[:, 1])
+        pixels = self.transform(frames).to(self.dtype)
+        scores: Tensor = self.module(pixels, texts[:, 0], texts[:, 1])
+        return scores

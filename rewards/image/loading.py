@@ -46,8 +46,9 @@ def read_state(file: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    return state.get("state_dict", state)
+    pickled = torch.load(file, map_location="cpu", weights_only=True)
+    state: dict[str, Tensor] = pickled.get("state_dict", pickled)
+    return state
 
 
 def the_file(folder: Path, *patterns: str) -> Path:
@@ -139,7 +140,7 @@ class ImageTransform:
             planes = planes[:, :, top : top + self.crop[0], left : left + self.crop[1]]
         if self.pad:
             planes = _squared(planes)
-        mean, std = planes.new_tensor([self.mean, self.std])[..., None, None]
+        mean, std = planes.new_tensor([self.mean, self.std])[..., None, None].unbind()
         return (planes - mean) / std
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
@@ -152,8 +153,9 @@ class ImageTransform:
 def _processor_config(folder: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            config = json.loads((folder / name).read_text(encoding="utf-8"))
-            return config.get("image_processor", config)
+            config: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            processor: dict[str, Any] = config.get("image_processor", config)
+            return processor
     raise FileNotFoundError(
         f"{folder} has no preprocessor_config.json and no processor_config.json"
     )

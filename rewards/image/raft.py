@@ -66,7 +66,9 @@ class RaftDynamicDegree(Dynamics, ModelReward):
         """(N, F - 1) speeds of the fastest 5 % in pixels of the clips per frame."""
         self.module.to(videos.device)
         before, after = videos[:, :-1].flatten(0, 1), videos[:, 1:].flatten(0, 1)
-        pairs = zip(before.split(self.batch_size), after.split(self.batch_size), strict=True)
+        pairs = zip(
+            torch.split(before, self.batch_size), torch.split(after, self.batch_size), strict=True
+        )
         speeds = torch.cat([fastest_speed(self.flow(a, b)) for a, b in pairs])
         return speeds.reshape(len(videos), -1)
 
@@ -79,7 +81,7 @@ class RaftDynamicDegree(Dynamics, ModelReward):
         scale = max(1.0, SMALLEST / min(height, width))
         size = (round(height * scale), round(width * scale))
         a, b = (self._prepare(x, size) for x in (before, after))
-        flow = self.module(a, b, num_flow_updates=UPDATES)[-1].float()
+        flow: Tensor = self.module(a, b, num_flow_updates=UPDATES)[-1].float()
         top, left = (flow.shape[-2] - size[0]) // 2, (flow.shape[-1] - size[1]) // 2
         flow = flow[:, :, top : top + size[0], left : left + size[1]]
         ratio = flow.new_tensor([width / size[1], height / size[0]])

@@ -129,4 +129,5 @@ class Backoff:
         """Wait before attempt ``attempt`` + 1; never less than the server asked for."""
         with self._lock:
             share = self._rng.random()
-        return max(min(self.cap, self.base * 2**attempt) * share, asked or 0.0)
+        span: float = self.base * 2**attempt
+        return max(min(self.cap, span) * share, asked or 0.0)

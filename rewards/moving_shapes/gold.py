@@ -214,7 +214,8 @@ class GoldReward(Reward):
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> Tensor:
         """Score N clips (N, F, S, S, 3); see :meth:`reelrl.rewards.Reward.score`."""
-        return getattr(gold_axes_of_prompts(videos, prompts), self.axis)
+        scores: Tensor = getattr(gold_axes_of_prompts(videos, prompts), self.axis)
+        return scores
 
 
 @register_reward("gold")

@@ -43,4 +43,5 @@ def language_rows(vlm: QwenVL, words: Sequence[str]) -> Tensor:
     ids = vlm.single_tokens(words)
     if not ids:
         raise ValueError(f"the tokenizer has no single token for any of {list(words)}")
-    return vlm.model.get_output_embeddings().weight[ids].detach().float()
+    weight: Tensor = vlm.model.get_output_embeddings().weight
+    return weight[ids].detach().float()

@@ -106,7 +106,8 @@ class PooledHead(Head):
 
     def read(self, states: Sequence[Tensor], mask: Tensor) -> Tensor:
         """See :meth:`Head.read`."""
-        return self.reward(self.pool(states, mask))[:, 0]
+        scores: Tensor = self.reward(self.pool(states, mask))
+        return scores[:, 0]
 
     def pool(self, states: Sequence[Tensor], mask: Tensor) -> Tensor:
         """(N, D) of hidden states and mask."""
@@ -165,7 +166,8 @@ def attend(attention: nn.MultiheadAttention, query: Tensor, state: Tensor, mask:
     logits = probe @ state.transpose(1, 2) / size**0.5
     share = logits.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
     mixed = torch.einsum("nhe,hde->nhd", share @ state, to_value.view(heads, size, width))
-    return attention.out_proj(mixed.flatten(1) + value_bias)
+    pooled: Tensor = attention.out_proj(mixed.flatten(1) + value_bias)
+    return pooled
 
 
 class MeanPool(PooledHead):

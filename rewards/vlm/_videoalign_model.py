@@ -27,7 +27,8 @@ PRESENT_NAMES = {
 those of its own classes only."""
 
 
-class VideoAlignModel(Qwen2VLForConditionalGeneration):
+# transformers is read without types.
+class VideoAlignModel(Qwen2VLForConditionalGeneration):  # type: ignore[misc]
     """Qwen2-VL with ``rm_head``, a linear map from the hidden width to one number."""
 
     def __init__(self, config: Any) -> None:
@@ -99,10 +100,9 @@ def _open_published(
 
 def lora_scale(settings: Mapping[str, Any]) -> float:
     """What the product of the two low-rank factors is multiplied with: alpha / r, or alpha / √r."""
-    rank = settings.get("lora_r", 16)
-    return settings.get("lora_alpha", 32) / (
-        math.sqrt(rank) if settings.get("use_rslora") else rank
-    )
+    rank: float = settings.get("lora_r", 16)
+    alpha: float = settings.get("lora_alpha", 32)
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 def merge_lora(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:

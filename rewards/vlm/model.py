@@ -103,13 +103,16 @@ class QwenVL:
         """The chat as the template writes it, one placeholder per clip."""
         content = [{"type": "video"} for _ in query.clips] + [{"type": "text", "text": query.text}]
         system = [] if query.system is None else [{"role": "system", "content": query.system}]
-        return self.tokenizer.apply_chat_template(
+        text: str = self.tokenizer.apply_chat_template(
             [*system, {"role": "user", "content": content}],
             tokenize=False,
             add_generation_prompt=True,
         )
+        return text
 
-    def inputs(self, queries: Sequence[Query], answers: Sequence[Sequence[int]] = ()) -> dict:
+    def inputs(
+        self, queries: Sequence[Query], answers: Sequence[Sequence[int]] = ()
+    ) -> dict[str, Any]:
         """What the model's ``forward`` takes, padded on the left.
 
         Args:
@@ -162,7 +165,8 @@ class QwenVL:
         inputs = self.inputs(queries)
         with self._turn:
             output = self.model(**inputs, logits_to_keep=1, use_cache=False)
-        return output.logits[:, -1].float()
+        logits: Tensor = output.logits[:, -1]
+        return logits.float()
 
     @torch.no_grad()
     def hidden(
@@ -201,12 +205,14 @@ class QwenVL:
     @property
     def num_layers(self) -> int:
         """Layers of the language model."""
-        return self.model.config.get_text_config().num_hidden_layers
+        layers: int = self.model.config.get_text_config().num_hidden_layers
+        return layers
 
     @property
     def width(self) -> int:
         """D of the language model's hidden states."""
-        return self.model.config.get_text_config().hidden_size
+        width: int = self.model.config.get_text_config().hidden_size
+        return width
 
     @torch.no_grad()
     def generate(self, queries: Sequence[Query], max_new_tokens: int) -> list[list[int]]:
@@ -241,7 +247,8 @@ class QwenVL:
 
     def text(self, tokens: Sequence[int]) -> str:
         """What an answer says."""
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
 
     def single_tokens(self, words: Sequence[str]) -> list[int]:
         """Ids of those words that are one token, each once; an unknown word is none."""

@@ -140,13 +140,13 @@ def to_patches(clips: Tensor, config: PatchConfig) -> tuple[Tensor, tuple[int, i
     if (rows, columns) != tuple(pixels.shape[2:]):
         pixels = interpolate(pixels, (rows, columns), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (config.mean, config.std))
-    frames = ((pixels - mean) / std).unflatten(0, clips.shape[:2])
+    frames = torch.unflatten((pixels - mean) / std, 0, clips.shape[:2])
     short = -frames.shape[1] % config.temporal
     frames = torch.cat([frames, frames[:, -1:].expand(-1, short, -1, -1, -1)], dim=1)
     grid = (frames.shape[1] // config.temporal, rows // config.patch, columns // config.patch)
-    cut = frames.unflatten(1, (grid[0], config.temporal))
-    cut = cut.unflatten(5, (grid[2] // config.merge, config.merge, config.patch))
-    cut = cut.unflatten(4, (grid[1] // config.merge, config.merge, config.patch))
+    cut = torch.unflatten(frames, 1, (grid[0], config.temporal))
+    cut = torch.unflatten(cut, 5, (grid[2] // config.merge, config.merge, config.patch))
+    cut = torch.unflatten(cut, 4, (grid[1] // config.merge, config.merge, config.patch))
     # n t (in time) c, Y y (in row), X x (in column) -> n t Y X y x c (in time) (in row) (in column)
     order = cut.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9)
     return order.reshape(len(clips) * math.prod(grid), -1), grid

@@ -106,8 +106,8 @@ class VideoAlignScorer(VLMScorer):
         # One of each per row, so the first place is the only one.
         place = torch.stack([(ids == token).int().argmax(dim=1) for token in wanted], dim=1)
         rows = torch.arange(len(ids), device=ids.device)[:, None]
-        logits = self.vlm.model.rm_head(hidden[rows, place])[..., 0].float()
-        mean, std = logits.new_tensor([self.statistics[axis] for axis in AXES]).T
+        logits: Tensor = self.vlm.model.rm_head(hidden[rows, place])[..., 0].float()
+        mean, std = logits.new_tensor([self.statistics[axis] for axis in AXES]).unbind(1)
         return (logits - mean) / std
 
 

@@ -112,7 +112,8 @@ class Store:
 
     def has(self, run: Run) -> bool:
         """True if these are results of that run, with the settings it has now."""
-        return self.facts.get("runs", {}).get(str(run.path), {}).get("digest") == run.digest
+        digest: str | None = self.facts.get("runs", {}).get(str(run.path), {}).get("digest")
+        return digest == run.digest
 
     def missing(self) -> list[Run]:
         """Runs of the suite that are not here, or with other settings."""

@@ -132,7 +132,7 @@ def path_kl(policy: FlowPolicy, rollout: Rollout) -> Tensor:
     """
     transitions = rollout.stochastic()
     total = torch.zeros((), dtype=torch.float64)
-    for index in torch.arange(transitions.num_items).split(CHUNK):
+    for index in torch.split(torch.arange(transitions.num_items), CHUNK):
         obs = transitions.items(index).obs
         step = policy.forward(obs).step
         with policy.reference():

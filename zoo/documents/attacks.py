@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from reelrl.rewards import make_reward
-from reelrl.rewards.moving_shapes.attack_tools import Scene
-from reelrl.rewards.moving_shapes.attacks import ATTACKS, Attack
+from reelrl.rewards.moving_shapes.attack_tools import Attack, Scene
+from reelrl.rewards.moving_shapes.attacks import ATTACKS
 from reelrl.rewards.moving_shapes.gold import gold_axes_of_prompts
 from reelrl.rewards.moving_shapes.world import BACKGROUND, Clips, sample_clips, track
 

@@ -33,7 +33,8 @@ def binary_groups(members: int, components: int) -> np.ndarray:
     """(P, G, K) every multiset of G vectors of {0, 1}^K once."""
     vectors = np.array(list(product((0.0, 1.0), repeat=components)))
     picks = list(combinations_with_replacement(range(len(vectors)), members))
-    return vectors[np.array(picks)]
+    groups: np.ndarray = vectors[np.array(picks)]
+    return groups
 
 
 def distinct(estimator: Estimator, members: int, components: int, decimals: int = 9) -> int:

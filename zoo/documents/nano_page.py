@@ -47,7 +47,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 @torch.no_grad()
 def round_trip(model: WanVideoModel, clips: Clips) -> tuple[Tensor, float]:
     """Clips after encoding and decoding, and the PSNR in dB for pixels in [0, 1]."""
-    parts = clips.videos.split(CHUNK)
+    parts = torch.split(clips.videos, CHUNK)
     videos = torch.cat([model.decode(model.encode_video(part)) for part in parts])
     error = (videos - clips.videos).square().mean()
     return videos, float(-10 * torch.log10(error))

@@ -214,7 +214,8 @@ def page(count: int = CLIPS) -> str:
 
 def _weights(name: str) -> str:
     reward: Any = reward_class(name)
-    return reward.weights
+    weights: str = reward.weights
+    return weights
 
 
 def _ours(name: str) -> bool:

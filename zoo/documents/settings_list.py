@@ -93,7 +93,7 @@ def listing(config: Any) -> str:
 
 def as_yaml(value: Any) -> str:
     """A value in one line, as ``--set`` reads it."""
-    text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6, sort_keys=False)
+    text: str = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6, sort_keys=False)
     # A document of a bare value ends with a line of dots.
     return text.removesuffix("...\n").strip()
 

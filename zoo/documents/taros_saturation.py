@@ -80,14 +80,14 @@ def weight_table() -> str:
 def hoyer(mean: float, std: float) -> float:
     """Hoyer sparsity of a non-negative group from its mean and std: a function of std / mean."""
     root = MEMBERS**0.5
-    return root / (root - 1) * (1 - 1 / (1 + (std / mean) ** 2) ** 0.5)
+    return float(root / (root - 1) * (1 - 1 / (1 + (std / mean) ** 2) ** 0.5))
 
 
 def break_even(start: tuple[float, float], slope: float, tau: float = 0.75) -> float:
     """The beta above which going from ``start`` to (0.95, 0.01) lowers a component's utility."""
 
     def h(mean: float) -> float:
-        return 1 / (1 + np.exp(-slope * (mean - tau)))
+        return float(1 / (1 + np.exp(-slope * (mean - tau))))
 
     end = (0.95, 0.01)
     return float((h(end[0]) - h(start[0])) / (hoyer(*start) - hoyer(*end)))

@@ -63,7 +63,7 @@ def features_of(encoder: PictureEncoder, attack: str, count: int, seed: int) -> 
     videos = ATTACKS[attack].generate(clips, torch.Generator().manual_seed(seed))
     frames = videos.clamp(0, 1).mul(255).round().div(255).flatten(0, 1)
     with torch.no_grad():
-        return torch.cat([encoder(part) for part in frames.split(BATCH)])
+        return torch.cat([encoder(part) for part in torch.split(frames, BATCH)])
 
 
 def fit(clean: Tensor, spoilt: Tensor, decay: float) -> Probe:
@@ -78,16 +78,18 @@ def fit(clean: Tensor, spoilt: Tensor, decay: float) -> Probe:
     mean, std = features.mean(dim=0), features.std(dim=0).clamp_min(1e-8)
     groups = [((part.double() - mean) / std) for part in (clean, spoilt)]
     weight = torch.zeros(clean.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([weight], max_iter=STEPS, line_search_fn="strong_wolfe")
+    solver: torch.optim.Optimizer = torch.optim.LBFGS(
+        [weight], max_iter=STEPS, line_search_fn="strong_wolfe"
+    )
 
-    def loss() -> Tensor:
+    def loss() -> float:
         solver.zero_grad()
         logits = [group @ weight[:-1] + weight[-1] for group in groups]
         softplus = torch.nn.functional.softplus
         value = (softplus(-logits[0]).mean() + softplus(logits[1]).mean()) / 2
         value = value + decay * weight[:-1].square().sum()
-        value.backward()
-        return value
+        torch.autograd.backward(value)
+        return value.item()
 
     solver.step(loss)
     solved = weight.detach()

@@ -133,7 +133,7 @@ class Training:
     def update(self, loss: Tensor) -> None:
         """One optimiser step on ``loss``."""
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.total, self.lr, self.warmup)

@@ -24,6 +24,10 @@ LOOP_GROUPS = 500
 REPEATS = 9
 
 
+Groups = list[list[list[float]]]
+"""Rewards by group, member and component."""
+
+
 def batch(groups: int) -> RewardBatch:
     """Uniform float64 rewards with bounds (0, 1)."""
     rewards = np.random.default_rng(0).random((groups, MEMBERS, COMPONENTS))
@@ -37,12 +41,12 @@ def _z(values: list[float], eps: float) -> list[float]:
     return [(v - mean) / (std + eps) if std > 1e-12 else 0.0 for v in values]
 
 
-def loop_grpo(groups: list) -> list:
+def loop_grpo(groups: Groups) -> list[list[float]]:
     """GRPO as one would write it first."""
     return [_z([sum(row) for row in group], 1e-8) for group in groups]
 
 
-def loop_gdpo(groups: list) -> list:
+def loop_gdpo(groups: Groups) -> list[float]:
     """GDPO likewise."""
     sums = []
     for group in groups:
@@ -51,7 +55,7 @@ def loop_gdpo(groups: list) -> list:
     return _z(sums, 1e-8)
 
 
-def loop_taros(groups: list) -> list:
+def loop_taros(groups: Groups) -> list[list[float]]:
     """TaRoS likewise."""
     out, root = [], math.sqrt(MEMBERS)
     for group in groups:
@@ -71,7 +75,7 @@ def loop_taros(groups: list) -> list:
     return out
 
 
-def numpy_grpo(groups: np.ndarray) -> list:
+def numpy_grpo(groups: np.ndarray) -> list[np.ndarray]:
     """One group at a time in NumPy, as trainers that collect groups by prompt do."""
     sums = [group.sum(1) for group in groups]
     return [(s - s.mean()) / (s.std(ddof=1) + 1e-8) for s in sums]
@@ -80,10 +84,11 @@ def numpy_grpo(groups: np.ndarray) -> list:
 def numpy_gdpo(groups: np.ndarray) -> np.ndarray:
     """GDPO likewise."""
     total = np.stack([((g - g.mean(0)) / g.std(0, ddof=1)).sum(1) for g in groups])
-    return (total - total.mean()) / (total.std(ddof=1) + 1e-8)
+    advantages: np.ndarray = (total - total.mean()) / (total.std(ddof=1) + 1e-8)
+    return advantages
 
 
-def numpy_taros(groups: np.ndarray) -> list:
+def numpy_taros(groups: np.ndarray) -> list[np.ndarray]:
     """TaRoS likewise."""
     sums, root = [], math.sqrt(MEMBERS)
     for group in groups:

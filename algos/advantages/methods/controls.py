@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from reelrl.algos.advantages.methods.group_relative import ScalarConfig, sum_as
 from reelrl.algos.advantages.pipeline import Estimator, EstimatorConfig
 from reelrl.algos.advantages.registry import make_estimator, register_estimator
 from reelrl.algos.advantages.types import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 @register_estimator("random_sign")
@@ -76,7 +79,7 @@ class RandomSign(Estimator):
         flipped = Masked(values.abs() * sign, signal.advantages.mask)
         return replace(signal, advantages=flipped), state
 
-    def _signs(self, work: Work, values: Tensor) -> Tensor:
+    def _signs(self, work: Work, values: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
         device = values.device
         prompts = torch.arange(values.shape[0], device=device)
         if work.batch.prompt_ids is not None:
@@ -126,13 +129,13 @@ _M1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _M2 = 0x94D049BB133111EB - (1 << 64)
 
 
-def _mix(key: Tensor) -> Tensor:
+def _mix(key: Int[Tensor, " *shape"]) -> Int[Tensor, " *shape"]:
     """The finaliser of splitmix64 (Steele et al. 2014), elementwise on int64."""
     key = (key ^ _shift(key, 30)) * _M1
     key = (key ^ _shift(key, 27)) * _M2
     return key ^ _shift(key, 31)
 
 
-def _shift(key: Tensor, bits: int) -> Tensor:
+def _shift(key: Int[Tensor, " *shape"], bits: int) -> Int[Tensor, " *shape"]:
     """Logical right shift; torch's own keeps the sign."""
     return (key >> bits) & ((1 << (64 - bits)) - 1)

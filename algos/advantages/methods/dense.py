@@ -175,8 +175,10 @@ class Completion:
         return Masked.of(self.total.diff(dim=-1), ends)
 
 
-def alike(first: Tensor, second: Tensor) -> Tensor:
-    """True where the same components, and at least one, are scored in (..., K) and (..., K).
+def alike(
+    first: Bool[Tensor, "*first K"], second: Bool[Tensor, "*second K"]
+) -> Bool[Tensor, " *times"]:
+    """True where the same components, and at least one, are scored; (..., K) that broadcast.
 
     Between other times a sum differs by what was not scored, not by what a step did.
     """
@@ -206,7 +208,10 @@ def ode_rewards(work: Work) -> Completion:
 
 
 def turning_points(
-    completion: Tensor, known: Bool[Tensor, "P G T"] | None = None, *, constrained: bool = False
+    completion: Float[Tensor, "P G levels"],
+    known: Bool[Tensor, "P G T"] | None = None,
+    *,
+    constrained: bool = False,
 ) -> Bool[Tensor, "P G T"]:
     """(P, G, T) True where a step is a turning point of (P, G, T+1) completion rewards.
 
@@ -238,7 +243,7 @@ def _per_step(work: Work, steps: Masked, group: NormSpec) -> Signal:
     return Signal(done.out, work.scores, work.weights, steps)
 
 
-def _counted(work: Work, steps: Tensor) -> Bool[Tensor, "P G T"] | None:
+def _counted(work: Work, steps: Float[Tensor, "P G T"]) -> Bool[Tensor, "P G T"] | None:
     """(P, G, T) what ``step_mask`` and a ``valid`` of steps leave, or None if that is all."""
     if work.dense:
         got = work.scores.values.shape[2]
@@ -255,7 +260,7 @@ def _counted(work: Work, steps: Tensor) -> Bool[Tensor, "P G T"] | None:
 
 def _pooled(
     reward: Masked, spec: NormSpec, scope: str, tol: float, gather: Gather | None
-) -> Tensor:
+) -> Float[Tensor, "P G T"]:
     """z-score of (P, G, T) over all members and steps of a group, or of the batch.
 
     A group of one member has steps to compare, but nobody to compare them with: zeros.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from reelrl.algos.advantages.pipeline import Estimator
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
 from reelrl.checks import Ge, Gt
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @register_estimator("dynamic_weight")
@@ -118,7 +121,7 @@ class DynamicWeight(Estimator):
         count = len(state["score"])
         return self._accumulated(state, _expect(gram, "gram", (count, count)))
 
-    def _validated(self, state: State, point: Tensor) -> State:
+    def _validated(self, state: State, point: Float[Tensor, " K"]) -> State:
         front = state["front"].cpu().numpy()
         known = front[~np.isnan(front).any(1)]
         metrics = point.cpu().numpy()
@@ -134,7 +137,7 @@ class DynamicWeight(Estimator):
         volume = torch.tensor(before + gain, dtype=torch.float64)
         return {**state, "multiplier": multiplier, "hv": volume}
 
-    def _accumulated(self, state: State, gram: Tensor) -> State:
+    def _accumulated(self, state: State, gram: Float[Tensor, "K K"]) -> State:
         score = state["score"] + gram.sum(1).to(state["score"].device)
         seen = state["seen"] + 1
         due = seen >= self.config.every
@@ -167,7 +170,7 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     return float(total)
 
 
-def _store(front: np.ndarray, points: np.ndarray) -> Tensor:
+def _store(front: np.ndarray, points: np.ndarray) -> Float[Tensor, "capacity K"]:
     full = np.full_like(front, np.nan)
     full[: len(points)] = points
     return torch.from_numpy(full)

@@ -20,7 +20,7 @@ from reelrl.algos.advantages.types import Gather, State
 from reelrl.checks import Ge, check_fields
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 @register_estimator("gardo")
@@ -146,7 +146,7 @@ class GardoDiversity(Post):
         return replace(signal, advantages=Masked(values, advantages.mask))
 
 
-def nearest_distance(features: Masked, present: Tensor) -> Masked:
+def nearest_distance(features: Masked, present: Bool[Tensor, "P G"]) -> Masked:
     """d_i = min_{j != i} (1 - cos(e_i, e_j)) within the group: (P, G, D) -> (P, G).
 
     Missing for missing members, for an embedding that is missing or zero, which has no direction,
@@ -195,7 +195,7 @@ def batch_win_rate(x: Masked, gather: Gather | None = None) -> Masked:
     return Masked.of(rate, x.mask)
 
 
-def _adapt(state: State, u: Tensor, config: Any) -> State:
+def _adapt(state: State, u: Float[Tensor, " N"], config: Any) -> State:
     """Widen or narrow the gate when the mean of the non-negative U leaves its recent range."""
     mean = torch.nanmean(torch.where(u >= 0, u, torch.nan)).to(state["recent"].dtype)
     recent = state["recent"]
@@ -219,5 +219,5 @@ def _everyone(x: Masked, gather: Gather | None) -> Float[Tensor, " N"]:
     return flat if gather is None else gather(flat)
 
 
-def _column(x: Masked, index: int) -> tuple[Tensor, Tensor | None]:
+def _column(x: Masked, index: int) -> tuple[Float[Tensor, "P G"], Bool[Tensor, "P G"] | None]:
     return x.values[..., index], None if x.mask is None else x.mask[..., index]

@@ -19,7 +19,7 @@ from reelrl.algos.advantages.types import State
 from reelrl.checks import Ge
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
+    from jaxtyping import Bool, Float
 
 
 @register_estimator("gd2po")
@@ -72,10 +72,11 @@ class GD2PO(Estimator):
         whole = Masked(kept.values, signal.advantages.mask)
         return drop(replace(signal, advantages=whole), keep), state
 
-    def conflicts(self, z: Tensor) -> Bool[Tensor, "... K"]:
+    def conflicts(self, z: Float[Tensor, "*sample K"]) -> Bool[Tensor, " *sample"]:
         """(..., K) component advantages -> (...) True where the sample is to be dropped."""
         margin = self.config.margin
-        mixed = (z > margin).any(-1) & (z < -margin).any(-1)
+        mixed: Tensor = (z > margin).any(-1) & (z < -margin).any(-1)
         if self.config.mode == "hard":
             return mixed
-        return mixed & (safe_divide(z.sum(-1).abs(), z.abs().sum(-1)) < self.config.tau)
+        cancelled: Tensor = safe_divide(z.sum(-1).abs(), z.abs().sum(-1)) < self.config.tau
+        return mixed & cancelled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,6 +13,9 @@ from reelrl.algos.advantages.norm import NormSpec
 from reelrl.algos.advantages.pipeline import Estimator, GroupBatchConfig, sum_first
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class Scalar(Estimator):
         return sum_as(self.config, work, work.weights), state
 
 
-def sum_as(config: ScalarConfig, work: Work, weights: Tensor) -> Signal:
+def sum_as(config: ScalarConfig, work: Work, weights: Float[Tensor, "*P K"]) -> Signal:
     """Sum with ``weights`` and normalise as the settings of the scalar family say."""
     return sum_first(work, weights, config.group, config.batch, config.tokens, nan=config.nan)
 

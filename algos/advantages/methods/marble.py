@@ -78,7 +78,8 @@ class MARBLE(Estimator):
 
     def solve_due(self, step: int) -> bool:
         """True if this step should run K backward passes and give feedback."""
-        return step < self.config.warmup or (step - self.config.warmup) % self.config.every == 0
+        start: int = self.config.warmup
+        return step < start or (step - start) % int(self.config.every) == 0
 
     def feedback(
         self, state: State, *, gram: Array | None = None, weights: Array | None = None
@@ -113,7 +114,7 @@ def balance(
     gram: Float[Tensor, "K K"],
     weights: Float[Tensor, " K"] | None = None,
     alpha_floor: float = 0.0,
-) -> Tensor:
+) -> Float[Tensor, " K"]:
     """Alphas on the simplex that minimise |sum_k alpha_k w_k g_k / |g_k||.
 
     Components without a finite, nonzero gradient or with weight 0 get 0; a single valid one gets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from reelrl.algos.advantages.pipeline import Estimator, normalise_first
 from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.simplex import min_norm_weights
 from reelrl.algos.advantages.types import Gather, State
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @register_estimator("adv_min_norm")
@@ -46,14 +49,16 @@ class AdvMinNorm(Estimator):
         return normalise_first(work, weights, config.group, config.batch, config.tokens), state
 
 
-def advantage_gram(advantages: Tensor, gather: Gather | None) -> Tensor:
+def advantage_gram(
+    advantages: Float[Tensor, "P G ... K"], gather: Gather | None
+) -> Float[Tensor, "K K"]:
     """Q_kl = sum over samples of A_k A_l: (P, G[, T], K) -> (K, K), over all ranks."""
     flat = advantages.reshape(-1, advantages.shape[-1])
     gram = flat.T @ flat
     return gram if gather is None else gather(gram[None]).sum(0)
 
 
-def _spread_weights(work: Work) -> Tensor:
+def _spread_weights(work: Work) -> Float[Tensor, "... K"]:
     """Static weights, ready to multiply (P, G, [T,] K)."""
     weights = work.weights
     extra = work.scores.values.ndim - weights.ndim

@@ -131,7 +131,9 @@ class Arena(Estimator):
         return Masked.of(torch.empty_like(scores).scatter_(1, order, scores), known)
 
 
-def anchor_scores(points: Float[Tensor, "P G G"], count: Int[Tensor, " P"] | None = None) -> Tensor:
+def anchor_scores(
+    points: Float[Tensor, "P G G"], count: Int[Tensor, " P"] | None = None
+) -> Float[Tensor, "P G"]:
     """Rank by points against member 0; its own score is the mean of its points.
 
     r = (maxrank - rank) / (maxrank - 1), ranks from 1, ties sharing the best one; 0 if all tie.
@@ -151,7 +153,7 @@ def anchor_scores(points: Float[Tensor, "P G G"], count: Int[Tensor, " P"] | Non
 
 def single_elimination_scores(
     points: Float[Tensor, "P G G"], count: Int[Tensor, " P"] | None = None
-) -> Tensor:
+) -> Float[Tensor, "P G"]:
     """R = 1 - rank / (G - 1) of a bracket seeded by :func:`anchor_scores`' points.
 
     Seeds meet as in a standard bracket of the next power of two, missing seeds being byes; a tie
@@ -206,14 +208,18 @@ def bracket(size: int) -> list[int]:
     return seeds
 
 
-def _play(points: Tensor, upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
+def _play(
+    points: Float[Tensor, "P G G"], upper: Int[Tensor, "P M"], lower: Int[Tensor, "P M"]
+) -> tuple[Float[Tensor, "P M"], Bool[Tensor, "P M"]]:
     """Points of the upper slot in each match, and whether both slots are taken."""
     prompt = torch.arange(points.shape[0], device=points.device)[:, None]
     gain = points[prompt, upper.clamp(min=0), lower.clamp(min=0)]
     return gain, (upper >= 0) & (lower >= 0)
 
 
-def _anchor_points(points: Tensor, part: Tensor) -> Float[Tensor, "P G"]:
+def _anchor_points(
+    points: Float[Tensor, "P G G"], part: Bool[Tensor, "P G"]
+) -> Float[Tensor, "P G"]:
     """(P, G) points against member 0; member 0 gets the mean of its own."""
     score = points[:, :, :1].sum(2)
     if points.shape[1] > 1:
@@ -222,7 +228,9 @@ def _anchor_points(points: Tensor, part: Tensor) -> Float[Tensor, "P G"]:
     return score
 
 
-def _taking_part(points: Tensor, count: Tensor | None) -> Bool[Tensor, "P G"]:
+def _taking_part(
+    points: Float[Tensor, "P G G"], count: Int[Tensor, " P"] | None
+) -> Bool[Tensor, "P G"]:
     """(P, G) bool: the first ``count`` of each prompt."""
     here = torch.arange(points.shape[1], device=points.device)
     limit = points.shape[1] if count is None else count[:, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.transforms import finite_bounds
 from reelrl.algos.advantages.types import State
 from reelrl.checks import Ge, Within
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 
 @register_estimator("sa_mrpo")
@@ -155,7 +158,12 @@ def _non_negative(work: Work) -> Masked:
     return scores.map(lambda r: r - low)
 
 
-def _moving(old: Tensor, new: Tensor, seen: Tensor, ema: float) -> Tensor:
+def _moving(
+    old: Float[Tensor, " *shape"],
+    new: Float[Tensor, " *shape"],
+    seen: Bool[Tensor, " *shape"],
+    ema: float,
+) -> Float[Tensor, " *shape"]:
     """The moving average; what this batch has not ``seen`` stays as it was."""
     new = new.to(old.dtype)
     moved = torch.where(torch.isnan(old), new, ema * old + (1 - ema) * new)

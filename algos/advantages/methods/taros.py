@@ -28,7 +28,7 @@ from reelrl.algos.advantages.types import State
 from reelrl.checks import Gt
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 @register_estimator("taros")
@@ -117,9 +117,10 @@ class TaRoS(Estimator):
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
         """Forget the history of some components, as when their reward model was retrained."""
-        if self.config.calibration is None:
+        calibration: Calibration | None = self.config.calibration
+        if calibration is None:
             return state
-        return self.config.calibration.reset(state, [tuple(names).index(c) for c in components])
+        return calibration.reset(state, [tuple(names).index(c) for c in components])
 
     def estimate(self, work: Work, state: State) -> tuple[Signal, State]:
         """Weights from this batch and the thresholds so far; then the history takes it in."""
@@ -144,13 +145,17 @@ class TaRoS(Estimator):
         values = values.reshape(1, -1, *values.shape[2:])
         return Masked.of(values, ~torch.isnan(values))
 
-    def _utility(self, scores: Masked, tau: Tensor, gated: Tensor) -> tuple[Tensor, Tensor]:
+    def _utility(
+        self, scores: Masked, tau: Float[Tensor, " K"], gated: Bool[Tensor, " K"]
+    ) -> tuple[Float[Tensor, "Q 1 ... K"], Bool[Tensor, "Q 1 ... K"]]:
         """The utility g of eq. 6, and whether anybody was scored; (P or 1, 1, [T,] K) both."""
         count, mean, spread = self._statistics(scores)
         utility = self._activation(mean - tau, gated)
         return utility + self.config.beta * self._difference(spread), (count > 0).expand_as(mean)
 
-    def _statistics(self, scores: Masked) -> tuple[Tensor, Tensor, Tensor]:
+    def _statistics(
+        self, scores: Masked
+    ) -> tuple[Float[Tensor, "Q 1 ... K"], Float[Tensor, "Q 1 ... K"], Float[Tensor, "Q 1 ... K"]]:
         """Count, mean and spread over axis 1."""
         count = group_count(scores)
         mean = group_sum(scores.values) / count.clamp(min=1)
@@ -159,7 +164,9 @@ class TaRoS(Estimator):
         std = GroupStats.of(scores).std(0)
         return count, mean, std if self.config.spread == "std" else safe_divide(std, mean.abs())
 
-    def _thresholds(self, state: State, components: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _thresholds(
+        self, state: State, components: int, like: Tensor
+    ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " K"]]:
         """(K,) thresholds, and (K,) bool for which component has one."""
         tau = expand_tau(self.config.tau, components)
         gated = constant([float(t is not None) for t in tau], like) > 0
@@ -169,7 +176,9 @@ class TaRoS(Estimator):
         learned = self.config.calibration.thresholds(state).to(like.dtype)
         return torch.where(torch.isnan(learned), static, learned), gated
 
-    def _activation(self, distance: Tensor, gated: Tensor) -> Tensor:
+    def _activation(
+        self, distance: Float[Tensor, "*rest K"], gated: Bool[Tensor, " K"]
+    ) -> Float[Tensor, "*rest K"]:
         """The term h of eq. 6 for every component."""
         sign = -1.0 if self.config.h == "headroom" else 1.0
         passed = torch.sigmoid(sign * self.config.slope * distance)
@@ -181,13 +190,15 @@ class TaRoS(Estimator):
         closing = torch.cat([1 - passed[..., :-1], torch.ones_like(passed[..., :1])], -1)
         return before * closing
 
-    def _difference(self, spread: Tensor) -> Tensor:
+    def _difference(self, spread: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
         none = torch.zeros_like(spread[..., :1])
         if self.config.sparsity_ref == "next":
             return spread - torch.cat([spread[..., 1:], none], -1)
         return torch.cat([none, spread[..., :-1] - spread[..., 1:]], -1)
 
-    def _weights(self, work: Work, utility: Tensor, seen: Tensor) -> Tensor:
+    def _weights(
+        self, work: Work, utility: Float[Tensor, "Q 1 ... K"], seen: Bool[Tensor, "Q 1 ... K"]
+    ) -> Float[Tensor, "P ... K"]:
         """Softmax of eq. 7 with the static weights as prior; (P, K) or (P, T, K)."""
         prior = work.weights
         if prior.device.type == "cpu" and bool((prior < 0).any()):

@@ -17,7 +17,7 @@ from reelrl.algos.advantages.registry import register_estimator
 from reelrl.algos.advantages.types import State
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Bool, Float, Int
 
 
 @register_estimator("branch_grpo")
@@ -83,7 +83,9 @@ class BranchGRPO(Estimator):
         advantage = _by_depth(value, count, self.config.group)
         return Signal(advantage, work.scores, work.weights, value), state
 
-    def _path_weights(self, work: Work, path: Tensor, counted: Tensor) -> Tensor:
+    def _path_weights(
+        self, work: Work, path: Int[Tensor, "P G D"], counted: Bool[Tensor, "P G G D"]
+    ) -> Float[Tensor, "P G G D"]:
         """exp(beta * log-probability of the path from the node to each of its ``counted`` leaves).
 
         Over the largest of them: log-probabilities of whole latents are thousands of nats apart.
@@ -101,7 +103,7 @@ class BranchGRPO(Estimator):
         return (logits - torch.where(top.isfinite(), top, 0.0)).exp()
 
 
-def ancestors(parent: Int[Tensor, "P N"], leaves: int) -> Tensor:
+def ancestors(parent: Int[Tensor, "P N"], leaves: int) -> Int[Tensor, "P G D"]:
     """Node that each leaf passes at each depth: (P, N) parents -> (P, G, D).
 
     The tree is small metadata that the sampler made, so its depth is read on the host.
@@ -131,7 +133,9 @@ def ancestors(parent: Int[Tensor, "P N"], leaves: int) -> Tensor:
     return torch.stack(path[::-1], -1)
 
 
-def _fuse(leaves: Masked, weight: Tensor, same: Tensor) -> tuple[Masked, Tensor]:
+def _fuse(
+    leaves: Masked, weight: Float[Tensor, "P G G D"], same: Bool[Tensor, "P G G D"]
+) -> tuple[Masked, Float[Tensor, "P G D"]]:
     """Value of each leaf's node at each depth, and how many valid leaves share that node."""
     valid = leaves.present.to(weight.dtype).unsqueeze(1).unsqueeze(-1)  # (P, 1, G, 1)
     mass = (weight * valid).sum(2)
@@ -141,7 +145,7 @@ def _fuse(leaves: Masked, weight: Tensor, same: Tensor) -> tuple[Masked, Tensor]
     return Masked.of(value, None if leaves.mask is None else present), count
 
 
-def _by_depth(value: Masked, count: Tensor, spec: NormSpec) -> Masked:
+def _by_depth(value: Masked, count: Float[Tensor, "P G D"], spec: NormSpec) -> Masked:
     """z-score over the distinct nodes of each depth; each leaf counts 1 / (leaves of its node)."""
     present = value.present.to(count.dtype)
     share = safe_divide(present, count)

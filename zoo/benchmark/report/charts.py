@@ -107,7 +107,8 @@ def _trained(name: str) -> Curve:
 
 
 def _gain(values: Floats) -> Floats:
-    return values - values[0]
+    gain: Floats = values - values[0]
+    return gain
 
 
 def learning_chart(results: Results, scenario: RecordedScenario) -> Json | None:

@@ -240,7 +240,8 @@ def _mean_of_means(results: Results, scenarios: Sequence[str], method: str) -> f
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values)]
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
 
 
 def control_state(results: Results, scenario: str) -> tuple[str, Interval] | None:

@@ -56,7 +56,8 @@ def iqm(values: Floats) -> Floats:
     """
     count = values.shape[-1]
     cut = count // 4
-    return np.sort(values, axis=-1)[..., cut : count - cut].mean(-1)
+    middle: Floats = np.sort(values, axis=-1)[..., cut : count - cut].mean(-1)
+    return middle
 
 
 def median_iqr(values: ArrayLike) -> Interval:
@@ -134,13 +135,15 @@ def _difference(x: ArrayLike, y: ArrayLike) -> Floats:
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape:
         raise ValueError(f"paired runs must have equal shapes, got {x.shape} and {y.shape}")
-    return x - y
+    gaps: Floats = x - y
+    return gaps
 
 
 def _win_rate(x: Floats, y: Floats) -> Floats:
     """P(x > y) + P(x = y) / 2 over all pairs of the last axes: Mann and Whitney's U / (n m)."""
     gap = x[..., :, None] - y[..., None, :]
-    return ((gap > 0) + 0.5 * (gap == 0)).mean((-2, -1))
+    rate: Floats = ((gap > 0) + 0.5 * (gap == 0)).mean((-2, -1))
+    return rate
 
 
 def probability_of_improvement(

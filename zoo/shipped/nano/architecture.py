@@ -101,4 +101,5 @@ def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 def embed(text_encoder: UMT5EncoderModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Prompt embeddings (N, L, D), zero beyond each prompt's length, as ``WanPipeline`` has it."""
-    return text_encoder(ids, mask).last_hidden_state * mask[..., None]
+    hidden: torch.Tensor = text_encoder(ids, mask).last_hidden_state
+    return hidden * mask[..., None]

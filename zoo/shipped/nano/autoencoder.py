@@ -38,7 +38,8 @@ def reconstruction_loss(vae: AutoencoderKLWan, pixels: Tensor, noise: torch.Gene
     sample = posterior.sample(generator=noise)
     output = vae.decode(sample).sample
     error = functional.l1_loss(output, pixels) + MSE_WEIGHT * functional.mse_loss(output, pixels)
-    return error + KL_WEIGHT * posterior.kl().mean()
+    prior: Tensor = posterior.kl().mean()
+    return error + KL_WEIGHT * prior
 
 
 def held_out_psnr(vae: AutoencoderKLWan, config: NanoConfig, folder: Path | None = None) -> float:
@@ -61,7 +62,8 @@ def relative_error(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     """
     with torch.no_grad():
         latent = vae.encode(pixels).latent_dist.mode()
-    error = (vae.decode(latent).sample - pixels).square().flatten(1).sum(1)
+    decoded: Tensor = vae.decode(latent).sample
+    error = (decoded - pixels).square().flatten(1).sum(1)
     energy = (pixels - (2 * BACKGROUND - 1)).square().flatten(1).sum(1)
     return (error / energy).mean()
 

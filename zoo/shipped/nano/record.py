@@ -26,7 +26,7 @@ def stage_seconds(log: Path, tag: str) -> float:
     """
     events = EventAccumulator(str(log), size_guidance={"scalars": 0})
     events.Reload()
-    times = sorted(point.wall_time for point in events.Scalars(tag))
+    times: list[float] = sorted(point.wall_time for point in events.Scalars(tag))
     gaps = [after - before for before, after in pairwise(times)]
     return sum(gap for gap in gaps if gap <= LONGEST_PAUSE)
 

@@ -131,7 +131,7 @@ def calibration(p: Tensor, yes: Tensor, bins: int = 10) -> dict[str, Any]:
     """Brier score, expected calibration error, and the bins (mean P, share of yes, questions)."""
     place = (p * bins).long().clamp_max(bins - 1)
     rows = []
-    for b in place.unique().tolist():
+    for b in sorted(set(place.tolist())):
         inside = place == b
         rows.append([float(p[inside].mean()), float(yes[inside].mean()), int(inside.sum())])
     gap = sum(n * abs(mean - share) for mean, share, n in rows) / len(p)

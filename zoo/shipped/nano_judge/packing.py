@@ -124,7 +124,8 @@ def see(judge: QwenVL, videos: Tensor) -> Tensor:
     for block in tower.blocks:
         states = states + attend(block.attn, block.norm1(states), *rotation)
         states = states + block.mlp(block.norm2(states))
-    return tower.merger(states.flatten(0, 1)).unflatten(0, (len(videos), -1))
+    merged: Tensor = tower.merger(states.flatten(0, 1))
+    return torch.unflatten(merged, 0, (len(videos), -1))
 
 
 def rotary(tower: Any, states: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +135,8 @@ def rotary(tower: Any, states: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([y, x], dim=-1).reshape(height // merge, merge, width // merge, merge, 2)
     places = places.transpose(1, 2).reshape(-1, 2)
-    return tower.rotary_pos_emb(states, places)
+    cos, sin = tower.rotary_pos_emb(states, places)
+    return cos, sin
 
 
 def attend(attention: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -143,7 +145,8 @@ def attend(attention: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     q, k, v = attention.qkv(states).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     q, k = (u * cos + _half_turn(u) * sin for u in (q, k))
     mixed = functional.scaled_dot_product_attention(q, k, v)
-    return attention.proj(mixed.transpose(1, 2).flatten(2))
+    mapped: Tensor = attention.proj(mixed.transpose(1, 2).flatten(2))
+    return mapped
 
 
 def _half_turn(u: Tensor) -> Tensor:
@@ -163,4 +166,5 @@ def packed_logits(judge: QwenVL, videos: Tensor, packed: Packed) -> Tensor:
         attention_mask={"full_attention": packed.mask},
         use_cache=False,
     )
-    return judge.model.lm_head(output.last_hidden_state[packed.ends])
+    logits: Tensor = judge.model.lm_head(output.last_hidden_state[packed.ends])
+    return logits

@@ -121,7 +121,8 @@ class RewardModelConfig:
 
     def plain(self) -> dict[str, Any]:
         """All values, as JSON has them."""
-        return json.loads(json.dumps(asdict(self)))
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
     @property
     def digest(self) -> str:

@@ -80,7 +80,8 @@ def train_reward_model(
     model_folder(config.backbone)  # before a folder is claimed for a run that cannot begin
     _claim(folder, config)
     if (folder / RESULT).is_file():
-        return json.loads((folder / RESULT).read_text())
+        done: dict[str, Any] = json.loads((folder / RESULT).read_text())
+        return done
     splits = splits or load_splits(config, cache, report)
     head = new_head(config)
     truth = passes(splits.train.gold, config.threshold)
@@ -159,7 +160,8 @@ def _dropped(
     """Scores of a batch in training; dropout draws from a stream of this update's own."""
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(config.seed, DROPOUT, training.step))
-        return head(*states.rows(rows))
+        scores: Tensor = head(*states.rows(rows))
+        return scores
 
 
 def _generator(config: RewardModelConfig, *stream: int) -> torch.Generator:

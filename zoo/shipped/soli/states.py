@@ -56,7 +56,7 @@ class States:
     @torch.no_grad()
     def scores(self, head: Head) -> Tensor:
         """(N,) of a head."""
-        parts = torch.arange(len(self)).split(EVALUATED)
+        parts = torch.split(torch.arange(len(self)), EVALUATED)
         return torch.cat([head(*self.rows(part)) for part in parts])
 
 
