@@ -102,6 +102,8 @@ def test_clips_of_another_guidance_scale_are_drawn_anew(tiny_suite, tmp_path, mo
     suite = tiny_suite()
     learner, examination = _open(next(iter(suite.runs())), tmp_path, suite.examined)
     policy, asked = learner.policy, _asked(examination)
+    # Guided away from nothing, the empty prompt would be itself at any scale.
+    policy.model.negative_prompt = "a red circle moving right"
     plain, _ = examination.clips(policy, "unseen")
     open_to_all, _ = examination.clips(policy, "open")
     policy.guidance_scale = 3.0
