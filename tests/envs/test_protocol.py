@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 import pytest
 
-from reelrl.envs.protocol import DenoisingTask, denoising_batch, denoising_env
+from reelrl.envs.protocol import DenoisingProblem, denoising_batch, denoising_env
 
 
 def test_both_environments_are_found_below_their_wrappers():
@@ -33,7 +33,7 @@ def test_a_foreign_environment_is_refused_with_what_it_lacks():
     assert {"model", "prompts", "embeddings", "sigmas", "num_steps", "score"} <= set(lacks)
 
 
-@pytest.mark.parametrize("name", sorted(n for n in vars(DenoisingTask) if not n.startswith("_")))
+@pytest.mark.parametrize("name", sorted(n for n in vars(DenoisingProblem) if not n.startswith("_")))
 def test_an_environment_that_lacks_one_name_is_refused(name):
     """Made by hand: it offers everything else."""
     single = gym.make("reelrl/MovingShapes-v0", num_steps=2).unwrapped
