@@ -34,6 +34,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_folder_and_goes_on_from_it(tmp_path, capsys):
     folder = train(settings=TINY, iterations=2, out=tmp_path / "run", progress=False)
     names = {path.name for path in folder.iterdir()}

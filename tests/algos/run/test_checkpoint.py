@@ -97,6 +97,7 @@ def test_no_checkpoint_is_an_error(tmp_path):
         load_latest(tmp_path)
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_loses_at_most_one_save(tmp_path):
     """50 processes that do nothing but save, each killed at a random moment."""
     rng = random.Random(0)

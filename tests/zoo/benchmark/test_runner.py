@@ -58,6 +58,7 @@ def test_parallel_equals_one_after_the_other_and_nothing_is_done_twice(
     assert bench(whole, tmp_path / "none", tmp_path / "results", progress=False) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_same_curve(tiny_suite, tmp_path, monkeypatch):
     suite = tiny_suite(methods=["gdpo"])
     (run,) = suite.runs()
@@ -203,6 +204,7 @@ def test_columns_are_keys_first_and_then_the_alphabet(tmp_path):
     assert text == "method,seed,iteration,a,b,c\nx,1,0,2,1,\ny,,,,,\n"
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_the_process_that_is_at_it(tmp_path):
     with _alone_in(tmp_path):
         code = (

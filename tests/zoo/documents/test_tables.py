@@ -17,6 +17,7 @@ def test_list_rewards_has_a_row_each(capsys):
     assert [name for name in list_rewards() if f"| {name} |" not in printed.replace("`", "")] == []
 
 
+@pytest.mark.slow
 def test_the_committed_attack_table_is_what_the_command_writes(tmp_path, capsys):
     main(["report", "attacks", "--out", str(tmp_path)])
     written = (tmp_path / "attacks.md").read_text()

@@ -9,6 +9,7 @@ from reelrl.zoo.shipped.soli.ablation_page import RESULTS
 from reelrl.zoo.shipped.soli.command import train_reward
 
 
+@pytest.mark.slow
 def test_one_reward_model(backbone, tiny_settings, cache, tmp_path, capsys):
     given = {"backbone": str(backbone), "dimension": "phys", "head": "mean_pool", "loss": None}
     train_reward(given=given, settings=tiny_settings, out=tmp_path / "model", cache=cache)
