@@ -49,6 +49,7 @@ def test_a_text_that_is_gone_or_there_twice_is_an_error():
         SCHEDULE.planted_in(2 * (ROOT / SCHEDULE.path).read_text())
 
 
+@pytest.mark.slow
 def test_a_harmless_edit_survives_and_a_fatal_one_dies(capsys, monkeypatch):
     harmless = replace(SCHEDULE, name="nothing", new="return level / ((1 - level) / shift + level)")
     before = (ROOT / SCHEDULE.path).read_bytes()
