@@ -18,8 +18,9 @@ def supplied(rollout: RolloutConfig | None) -> frozenset[str]:
     """
     if rollout is None or rollout.window == "none":
         return frozenset({"bounds"})
-    tree = {"tree_parent", "edge_logp"} if rollout.branch_steps else set()
-    return frozenset({"bounds", "ode_rewards", *tree})
+    # Clips that share any of their way are a tree, with branch_steps or without.
+    shared = bool(rollout.branch_steps) or rollout.initial_noise == "shared"
+    return frozenset({"bounds", "ode_rewards", *({"tree_parent", "edge_logp"} if shared else ())})
 
 
 def missing_from(estimator: AdvantageEstimator, given: Set[str]) -> list[str]:
@@ -42,7 +43,9 @@ def check_supply(estimator: AdvantageEstimator, rollout: RolloutConfig) -> None:
     if "tree_parent" in estimator.requires and not rollout.branch_steps:
         raise ValueError(f"{name!r} needs a tree: set rollout.branch_steps")
     if missing := missing_from(estimator, supplied(rollout)):
-        raise ValueError(f"{name!r} needs {missing}, which no rollout has")
+        whose = "a rollout of window 'none'" if rollout.window == "none" else "no rollout"
+        verb = "lacks" if rollout.window == "none" else "has"
+        raise ValueError(f"{name!r} needs {missing}, which {whose} {verb}")
 
 
 def rollout_for(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -115,6 +115,8 @@ class Trainer:
         self.learner = (
             make_learner(learner, self.config.loss) if isinstance(learner, str) else learner
         )
+        self._check_learner()
+        self.config = replace(self.config, loss=self.learner.config)
         self.ranks.part(self.config.prompts_per_iteration, "prompts_per_iteration")
         self.estimator_name = estimator if isinstance(estimator, str) else None
         self.estimator: Any = make_estimator(estimator) if isinstance(estimator, str) else estimator
@@ -138,6 +140,20 @@ class Trainer:
         self.iteration = 0
         self.best = -math.inf
         self._resumed = False
+
+    def _check_learner(self) -> None:
+        """Refuse an instance that a checkpoint could not name, or whose settings are not these."""
+        kind, config = type(self.learner), self.learner.config
+        if LEARNERS.get(getattr(kind, "name", "")) is not kind:
+            raise ValueError(
+                f"expected a learner of a registered class, got a {kind.__name__}: put "
+                "@register_learner on it, so that a checkpoint can name it"
+            )
+        if self.config.loss not in (None, config):
+            raise ValueError(
+                f"expected config.loss to be None or the settings of the learner, {config}, got "
+                f"{self.config.loss}"
+            )
 
     def learn(self, iterations: int, *, progress: bool = False) -> list[dict[str, float]]:
         """Train for some iterations more.
@@ -179,7 +195,7 @@ class Trainer:
         if used := list_checkpoints(self.folder / CHECKPOINTS):
             raise ValueError(
                 f"{self.folder} holds a run, with {used[-1].name} the last of {len(used)} "
-                "checkpoints: GRPO.load it, or use another folder"
+                f"checkpoints: {type(self).__name__}.load it, or use another folder"
             )
 
     def _iterate(self, log: RunLog) -> dict[str, float]:
@@ -317,11 +333,12 @@ class Trainer:
             "learner": learned,
         }
         facts |= {
-            "learner": {"name": self.learner.name, **settled},
-            "config": {**asdict(self.config), "loss": asdict(self.learner.config)},
+            "learner": {**settled, "name": self.learner.name},
+            "config": asdict(self.config),
             "policy": self.policy.settings(),
             "estimator": self.estimator_name,
             "env": describe_env(self.env),
+            "shift": denoising_batch(self.env).shift,
             "rewards": self.names,
             "best": self.best if math.isfinite(self.best) else None,
         }
@@ -368,7 +385,9 @@ class Trainer:
         config = config_from_dict(cls.Config, facts["config"], LEARNERS.find(learner).Config)
         if env is None:
             clips = config.prompts_per_iteration * config.group_size
-            env = rebuild_env(facts["env"], clips // ranks.count)
+            # Before a model had a shift of its own, an environment's default was this one.
+            shift = facts.get("shift", 3.0)
+            env = rebuild_env(facts["env"], clips // ranks.count, shift=shift)
         if estimator is None and facts["estimator"] is None:
             raise ValueError("the run's estimator was given as an instance: pass estimator=")
         trainer = cls._with(

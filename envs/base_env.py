@@ -163,17 +163,18 @@ class BaseEnv(EzPickle):
         self._ezpickle_kwargs["rewards"] = list(self.task.rewards.components)
         return added
 
-    def score(self, latents: Any, prompt_ids: Any) -> Any:
+    def score(self, latents: Any, prompt_ids: Any, group_ids: Any = None) -> Any:
         """(N, K) rewards of any latents, as if they were finished clips.
 
         Args:
             latents: N latents in the form of actions.
             prompt_ids: N rows in :attr:`prompts`.
+            group_ids: N numbers of groups that are compared; None is a group per prompt.
 
         Raises:
             ValueError: for a wrong shape or dtype, or an id out of range.
         """
-        return self.task.score(latents, prompt_ids)
+        return self.task.score(latents, prompt_ids, group_ids)
 
     def _render_rows(self) -> list[NDArray[np.uint8] | list[NDArray[np.uint8]]] | None:
         """One picture per episode, or one list of frames."""

@@ -89,7 +89,7 @@ class DenoisingEnv(DenoisingProblem, Protocol):
     def reward_components(self) -> Sequence[Reward]:
         """The K components themselves."""
 
-    def score(self, latents: Any, prompt_ids: Any) -> Any:
+    def score(self, latents: Any, prompt_ids: Any, group_ids: Any = None) -> Any:
         """(N, K) rewards of any latents, as if they were finished clips."""
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from reelrl.envs.protocol import denoising_env
+
 
 def describe_env(env: Any) -> dict[str, Any] | None:
     """Id and arguments of an environment, if plain values are all it takes to make it again."""
@@ -26,13 +28,15 @@ def _plain(value: Any) -> bool:
     return value is None or type(value) in (str, int, float, bool)
 
 
-def rebuild_env(described: dict[str, Any] | None, clips: int) -> Any:
+def rebuild_env(described: dict[str, Any] | None, clips: int, *, shift: float | None = None) -> Any:
     """The batched environment that :func:`describe_env` described.
 
     Args:
         described: its id and arguments.
         clips: to be made at a time by one process; the batch becomes the largest that divides both
             this and the batch there was, which another number of processes may have had.
+        shift: of the noise schedule there was; None leaves it to id and arguments. The model's own
+            may be another one today.
 
     Raises:
         ValueError: if it could not be described.
@@ -44,4 +48,7 @@ def rebuild_env(described: dict[str, Any] | None, clips: int) -> Any:
     kwargs = described["kwargs"]
     # Gymnasium leaves a batch of one out of the spec.
     batch = math.gcd(kwargs.get("num_envs", 1), clips)
-    return gym.make_vec(described["id"], **{**kwargs, "num_envs": batch})
+    env = gym.make_vec(described["id"], **{**kwargs, "num_envs": batch})
+    if shift is None or denoising_env(env).shift == shift:
+        return env
+    return gym.make_vec(described["id"], **{**kwargs, "num_envs": batch, "shift": shift})

@@ -241,20 +241,22 @@ class Task:
         prompts = [self.prompts[info["prompt_id"]] for info in infos]
         return self.rewards.begin(videos, prompts, infos)
 
-    def score(self, latents: Any, prompt_ids: Any) -> Any:
+    def score(self, latents: Any, prompt_ids: Any, group_ids: Any = None) -> Any:
         """(N, K) rewards of any latents, as if they were finished clips.
 
         Args:
             latents: (N, C, T', H', W'), or (N, D) of a flat environment; array or tensor.
             prompt_ids: N rows in the list of prompts.
+            group_ids: N numbers of groups that are compared; None is a group per prompt.
 
         Raises:
             ValueError: for a wrong shape or dtype, or an id out of range.
         """
         count = len(latents)
         ids = self.read_prompt_ids(prompt_ids, count)
+        groups = ids if group_ids is None else _read_integers("group_id", group_ids, count, 2**63)
         latent = self.read_actions(latents, (count,))
-        values, _ = self.begin_scores(self.decode(latent), ids, ids).result()
+        values, _ = self.begin_scores(self.decode(latent), ids, groups).result()
         return self.export(values)
 
     def read_prompt_ids(self, prompt_id: Any, count: int) -> Int[NDArray[np.int64], " N"]:

@@ -49,7 +49,8 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
     ``late_scores=True`` the step that ends the episodes does not wait for reward components in the
     background. Its infos have ``scores`` then, a :class:`~reelrl.envs.scoring.Scores` of the
     sub-environments that ended, in their order; rewards that are late are ``nan`` until its
-    ``result()`` is asked for.
+    ``result()`` is asked for. The option holds until the next reset of all. An episode that begins
+    by itself is in the group of its prompt.
 
     Args:
         num_envs: N.
@@ -123,7 +124,7 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
         known = ("prompt_id", "noise_seed", "group_id", "reset_mask", "late_scores")
         chosen = self.task.read_options(options, self.num_envs, known)
         rows = self._read_mask((options or {}).get("reset_mask"))
-        self._late_scores = self._read_late_scores((options or {}).get("late_scores", False))
+        self._late_scores = self._read_late_scores(options or {})
         self._seed(per_sub_env(seed, self.num_envs), rows)
         infos: Infos = {}
         self._restart(rows, infos, chosen.at(rows))
@@ -237,7 +238,10 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
             raise ResetNeeded("call reset() for all sub-envs before resetting some of them")
         return np.flatnonzero(flags)
 
-    def _read_late_scores(self, late: Any) -> bool:
+    def _read_late_scores(self, options: Mapping[str, Any]) -> bool:
+        # Episodes that go on keep what was asked for them.
+        going_on = options.get("reset_mask") is not None and self._late_scores
+        late = options.get("late_scores", going_on)
         if not isinstance(late, bool):
             raise ValueError(f"late_scores must be True or False, got {late!r}")
         if late and self.autoreset_mode is not AutoresetMode.DISABLED:

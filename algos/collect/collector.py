@@ -99,7 +99,7 @@ def completion_rewards(
     for step in transitions.steps:
         share = len(own) // len(step.latent)
         scores = [
-            _complete(base, policy, transitions, step, rows)
+            _complete(base, policy, rollout, step, rows)
             for rows in torch.split(torch.arange(len(step.latent)), base.num_envs)
         ]
         values = torch.cat(scores).repeat_interleave(share, dim=0).to(out.device)
@@ -111,13 +111,14 @@ def completion_rewards(
 def _complete(
     base: DenoisingEnv,
     policy: FlowPolicy,
-    transitions: Transitions,
+    rollout: Rollout,
     step: KeptStep,
     rows: Int[Tensor, " B"],
 ) -> Float[Tensor, "B K"]:
     latent = step.latent[rows.to(step.latent.device)].float()
+    transitions = rollout.stochastic()
     own = step.row[transitions.ranks.part(len(step.row))]
-    ids = transitions.prompt_ids[own[rows]]
+    ids, groups = rollout.prompt_ids[own[rows]], rollout.group_id[own[rows]]
     for t in range(step.index, transitions.num_steps):
         obs = {
             "latent": latent,
@@ -127,7 +128,7 @@ def _complete(
         }
         latent = _euler(policy, obs)
     return torch.as_tensor(
-        base.score(latent if base.output == "torch" else latent.cpu().numpy(), ids)
+        base.score(latent if base.output == "torch" else latent.cpu().numpy(), ids, groups)
     )
 
 
@@ -147,7 +148,8 @@ class _Batch:
         rewards: (B, K), ``nan`` where not valid or late.
         valid: (B, K) bool.
         videos: (V, F, H, W, 3) uint8 on the host, the first clips.
-        scores: asked for the components that are late.
+        scores: asked for the components that are late; None if a wrapper dropped the option, and
+            the step waited for all.
     """
 
     kept: tuple[KeptStep, ...]
@@ -155,12 +157,12 @@ class _Batch:
     rewards: Float[Tensor, "B K"]
     valid: Bool[Tensor, "B K"]
     videos: UInt8[Tensor, "V F H W 3"]
-    scores: Scores
+    scores: Scores | None
 
     def with_late_scores(self) -> _Batch:
         """The batch with the scores of the components that worked in the background."""
-        late = list(self.scores.waiting)
-        if not late:
+        late = [] if self.scores is None else list(self.scores.waiting)
+        if self.scores is None or not late:
             return self
         # The others keep their place: a wrapper may have made something else of them.
         rewards, valid = self.rewards.clone(), self.valid.clone()
@@ -210,7 +212,7 @@ class _Walk:
             torch.as_tensor(infos.get("vector_reward", reward)),
             torch.as_tensor(infos["reward_valid"]),
             torch.as_tensor(infos["video"])[: self.keep_videos].cpu(),
-            infos["scores"],
+            infos.get("scores"),
         )
 
     def _draw(

@@ -32,7 +32,11 @@ def save_trained(folder: Path, kind: str, experts: Mapping[str, nn.Module]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     copies = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
     save_file(copies, folder / WEIGHTS)
-    record = {"class": kind, "shapes": _shapes(parameters)}
+    record = {
+        "class": kind,
+        "adapter_scale": adapter_scale(experts),
+        "shapes": _shapes(parameters),
+    }
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -46,10 +50,38 @@ def load_trained(folder: Path, kind: str, experts: Mapping[str, nn.Module]) -> N
     path = folder / RECORD
     if not path.is_file():
         raise FileNotFoundError(f"no trained weights in {folder}: {RECORD} is missing")
-    saved = json.loads(path.read_text())["class"]
-    if saved != kind:
-        raise ValueError(f"{folder} holds weights of a {saved}, expected weights of a {kind}")
+    record = json.loads(path.read_text())
+    if record["class"] != kind:
+        raise ValueError(
+            f"{folder} holds weights of a {record['class']}, expected weights of a {kind}"
+        )
+    check_scale(record["adapter_scale"], experts)
     load_into(trainable_of(experts), load_file(folder / WEIGHTS))
+
+
+def adapter_scale(experts: Mapping[str, nn.Module]) -> float | None:
+    """Alpha / rank by which the adapters' output is scaled; None without adapters."""
+    scales = {
+        float(scale)
+        for module in experts.values()
+        for layer in module.modules()
+        for scale in getattr(layer, "scaling", {}).values()
+    }
+    return next(iter(scales)) if len(scales) == 1 else None
+
+
+def check_scale(saved: float | None, experts: Mapping[str, nn.Module]) -> None:
+    """Refuse adapters that were trained at another scale: their names and shapes do not tell.
+
+    Raises:
+        ValueError: if the scales differ.
+    """
+    own = adapter_scale(experts)
+    # Where one side has none, names of the weights differ, and say so better.
+    if None not in (saved, own) and saved != own:
+        raise ValueError(
+            f"adapters were saved with lora_alpha / lora_rank = {saved}, and the policy has {own}"
+        )
 
 
 def trainable_of(experts: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -82,7 +83,8 @@ class WanVideoModel(VideoModel):
         path = self.folder / "scheduler" / "scheduler_config.json"
         config = json.loads(path.read_text()) if path.is_file() else {}
         # UniPC, with which Wan 2.1 is published, calls it flow_shift; Euler calls it shift.
-        return float(config.get("flow_shift", config.get("shift", type(self).default_shift)))
+        found = (config.get(key) for key in ("flow_shift", "shift"))
+        return float(next((s for s in found if s is not None), type(self).default_shift))
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -279,6 +281,7 @@ class WanVideoModel(VideoModel):
         folder = Path(folder)
         own = trained.trainable_of(self.experts)
         if (folder / LORA_FILE).is_file():
+            trained.check_scale(_lora_scale(folder / LORA_FILE), self.experts)
             # peft puts the adapter's name into that of a parameter, diffusers the transformer's.
             saved = load_file(folder / LORA_FILE)
             names = {name: f"transformer.{name.replace('.default.', '.')}" for name in own}
@@ -292,3 +295,11 @@ class WanVideoModel(VideoModel):
                 f"no trained weights in {folder}: expected {LORA_FILE} or the folder transformer"
             )
         trained.load_into(own, weights)
+
+
+def _lora_scale(path: Path) -> float | None:
+    """Alpha / rank of the adapters in a file, from the facts that diffusers writes beside them."""
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    alpha, rank = facts.get("transformer.lora_alpha"), facts.get("transformer.r")
+    return None if alpha is None or rank is None else float(alpha) / float(rank)

@@ -74,7 +74,8 @@ class VectorPromptGroups(VectorWrapper):
             for row in rows:
                 ids[row], groups[row] = self._next()
             options["prompt_id"] = ids
-            options.setdefault("group_id", groups)
+            if options.get("group_id") is None:
+                options["group_id"] = groups
         # Gymnasium types the seed of a batch as one integer; it takes one each, and so do ours.
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 

@@ -16,6 +16,10 @@ from reelrl.algos.supply import check_supply, missing_from, rollout_for, supplie
         (RolloutConfig(window="none"), {"bounds"}),
         (RolloutConfig(), {"bounds", "ode_rewards"}),
         (
+            RolloutConfig(initial_noise="shared"),
+            {"bounds", "ode_rewards", "tree_parent", "edge_logp"},
+        ),
+        (
             RolloutConfig(branch_steps=(0,)),
             {"bounds", "ode_rewards", "tree_parent", "edge_logp"},
         ),
@@ -28,7 +32,7 @@ def test_what_is_supplied(rollout, names):
 @pytest.mark.parametrize(
     ("estimator", "rollout", "message"),
     [
-        ("dense_grpo", RolloutConfig(window="none"), r"needs \['ode_rewards'\], which no rollout"),
+        ("dense_grpo", RolloutConfig(window="none"), r"\['ode_rewards'\], which .* 'none' lacks"),
         ("branch_grpo", RolloutConfig(), "needs a tree: set rollout.branch_steps"),
         ("gardo", RolloutConfig(), r"needs \['aux_rewards', 'features'\]"),
     ],

@@ -11,6 +11,7 @@ import reelrl  # noqa: F401  (registers the ids)
 from reelrl.envs.scoring import Scores
 from reelrl.rewards import Reward
 from reelrl.rewards.asynchronous import AsyncReward
+from reelrl.rewards.group import group_rows
 
 STEPS = 2
 
@@ -125,3 +126,30 @@ def play_on(env):
     for _ in range(STEPS):
         obs, rewards, _, _, infos = env.step(0.5 * obs["latent"])
     return rewards, infos, started
+
+
+def test_episodes_that_go_on_keep_what_was_asked_for_them():
+    env = make([AsyncReward(Noted())])
+    env.reset(seed=0, options={"late_scores": True})
+    mask = np.array([True, True, False, False])
+    obs, _ = env.reset(options={"reset_mask": mask})
+    for _ in range(STEPS):
+        obs, _, _, _, infos = env.step(0.5 * obs["latent"])
+    assert "scores" in infos
+
+
+def test_clips_of_two_prompts_are_never_compared_whatever_their_group():
+    from reelrl.envs.wrappers import VectorPromptGroups
+
+    rewards = ["pairwise_distance"]
+    env = VectorPromptGroups(make(rewards), 2)
+    env.reset(seed=0)  # groups 0 and 1
+    options = {"reset_mask": np.array([True, True, False, False]), "prompt_id": [1, 1, 0, 0]}
+    env.reset(options=options)
+    assert env.unwrapped.state.group_id.tolist() == [1, 1, 1, 1]
+    env.reset(seed=0, options={"group_id": None})
+    assert env.unwrapped.state.group_id.tolist() == [0, 0, 1, 1]
+    assert group_rows(["a", "b", "a"], [{"prompt_id": p, "group_id": 4} for p in (0, 1, 0)]) == [
+        [0, 2],
+        [1],
+    ]

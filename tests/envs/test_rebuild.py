@@ -34,3 +34,9 @@ def test_what_is_no_plain_value_cannot_be_described():
     assert describe_env(env) is None
     with pytest.raises(ValueError, match="cannot be made from plain arguments: pass env="):
         rebuild_env(None, 4)
+
+
+def test_the_schedule_is_the_one_there_was_whatever_the_models_own_is_today():
+    described = describe_env(gym.make_vec("reelrl/MovingShapes-v0", num_envs=2, num_steps=3))
+    assert rebuild_env(described, 2).unwrapped.shift == 3.0
+    assert rebuild_env(described, 2, shift=5.0).unwrapped.shift == 5.0

@@ -72,7 +72,9 @@ class RolloutMeasures:
             column = rewards[:, k]
             numbers[f"within_std/{name}"] = within_std(column, size)
             numbers[f"corr/{name}"] = correlation(groups, column.reshape(-1, size))
-        if learner.iteration % self.every == 0 or learner.iteration == self.last:
+        due = learner.iteration % self.every == 0 or learner.iteration == self.last
+        # Without stochastic steps a path has no divergence.
+        if due and rollout.transitions is not None:
             numbers["kl"] = path_kl(learner.policy, rollout)
         return {f"{WATCHED}{name}": value for name, value in to_floats(numbers).items()}
 

@@ -281,3 +281,24 @@ def test_every_estimator_per_step_is_known_as_one(make_trainer):
             make_learner("pull").check(make_estimator(name), RolloutConfig())
     for name in ("grpo", "gdpo", "taros", "marble", "gd2po", "rloo"):
         make_learner("pull").check(make_estimator(name), RolloutConfig())
+
+
+def test_an_instance_must_be_of_a_class_that_a_checkpoint_can_name(make_trainer):
+    class Nameless(Pull):
+        pass
+
+    with pytest.raises(ValueError, match="learner of a registered class, got a Nameless"):
+        make_trainer(Nameless())
+
+
+def test_settings_that_an_instance_would_ignore_are_refused(make_trainer):
+    with pytest.raises(ValueError, match=r"config\.loss to be None or .*level=0\.25.*got Pull"):
+        make_trainer(Pull(PullConfig(0.25)), loss=PullConfig(0.5))
+    trainer = make_trainer(Pull(PullConfig(0.25)))
+    assert trainer.config.loss == PullConfig(0.25)
+
+
+def test_a_used_folder_is_loaded_by_the_class_that_can(make_trainer, tmp_path):
+    make_trainer(folder=tmp_path).learn(1)
+    with pytest.raises(ValueError, match=r"holds a run.*: Trainer\.load it"):
+        make_trainer(folder=tmp_path).learn(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reelrl.algos.policies import FlowPolicy
-from reelrl.envs.models import SHIPPED
+from reelrl.envs.models import SHIPPED, VideoModel
 from reelrl.envs.models.folders import CHECKPOINTS
 
 
@@ -118,3 +118,18 @@ def test_the_model_names_the_layers_for_adapters(tiny_model):
     policy = FlowPolicy(tiny_model, lora_rank=2)
     assert policy.parameters and all(name.startswith("to_k.lora") for name in policy.parameters)
     assert policy.settings()["lora_targets"] == ("to_k",)
+
+
+@pytest.mark.parametrize("model", ["tiny", "nano"])
+def test_adapters_of_another_scale_are_refused(tiny_types, tmp_path, model):
+    """Names and shapes are the same, and every velocity would be another."""
+
+    def opened(alpha):
+        made = tiny_types["model"]() if model == "tiny" else VideoModel.from_pretrained("nano")
+        FlowPolicy(made, lora_rank=2, lora_alpha=alpha)
+        return made
+
+    opened(16.0).save_lora(tmp_path)
+    opened(16.0).load_trained(tmp_path)
+    with pytest.raises(ValueError, match=r"lora_rank = 8\.0, and the policy has 1\.0"):
+        opened(2.0).load_trained(tmp_path)

@@ -203,6 +203,7 @@ def test_trained_weights_of_several_experts_come_back(tmp_path):
     record = json.loads((tmp_path / "new" / "folder" / "trained.json").read_text())
     assert record == {
         "class": "Two",
+        "adapter_scale": None,
         "shapes": {
             "transformer.weight": [3, 2],
             "transformer_2.weight": [5, 4],

@@ -142,6 +142,7 @@ def watched(monkeypatch):
         )  # fmt: skip
         levels = torch.tensor([51, 102, 0, 255], dtype=torch.uint8)
         rollout = SimpleNamespace(
+            transitions=(),
             videos=levels[:, None, None, None, None].expand(4, 1, 2, 2, 3),
             prompt_ids=torch.tensor([2, 2, 0, 0]),
             group_size=2,
