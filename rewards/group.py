@@ -29,12 +29,12 @@ FLAT = 1e-4
 def group_rows(prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     """Rows of every group, in order of first appearance.
 
-    Clips of one group have one ``"prompt_id"`` in their infos (else one prompt's text), and one
-    ``"group_id"`` if they have that. Clips of two prompts are never compared.
+    A clip belongs to the group of its ``infos[i]["group_id"]``, else of its ``"prompt_id"``, else
+    of its prompt's text.
     """
     groups: dict[Any, list[int]] = {}
     for row, (prompt, info) in enumerate(zip(prompts, infos, strict=True)):
-        key = info.get("group_id"), info.get("prompt_id", prompt)
+        key = info.get("group_id", info.get("prompt_id", prompt))
         groups.setdefault(key, []).append(row)
     return list(groups.values())
 

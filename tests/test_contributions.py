@@ -141,6 +141,23 @@ def test_folders_of_the_pipeline_reach_the_class(tmp_path):
     with pytest.raises(TypeError, match="NewestModel"):
         VideoModel.from_pretrained(tmp_path)
 """
+KERNEL = '''
+
+@register_kernel("slower")
+@dataclass(frozen=True)
+class SlowerSDE(DanceSDE):
+    """Half the noise of :class:`DanceSDE`."""
+
+    eta: float | Float[Tensor, " N"] = 0.15
+'''
+KERNEL_TEST = """from reelrl.envs.kernels import make_kernel
+from reelrl.envs.schedule import sigma_schedule
+
+
+def test_half_the_noise():
+    widths = [make_kernel(n).table(sigma_schedule(4)).step_std for n in ("slower", "dance_sde")]
+    assert (widths[0] - widths[1] / 2).abs().max() < 1e-12
+"""
 SCENARIO = """
 newest:
   title: Nothing but gold
@@ -196,6 +213,10 @@ KINDS = {
         },
         ("tests/envs/models/test_base.py",),
     ),
+    "kernel": (
+        {"envs/kernels.py": KERNEL, "tests/envs/test_slower.py": KERNEL_TEST},
+        ("tests/envs/test_kernels.py", "tests/envs/test_wan_env.py"),
+    ),
     "scenario": (
         {
             "zoo/presets/bench/scenarios.yaml": SCENARIO,
@@ -223,7 +244,7 @@ def test_a_contribution_is_its_source_and_its_test(kind: str, tmp_path: Path) ->
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:  # a scenario goes into a file there is
+        with path.open("a", encoding="utf-8") as file:  # some go into a file there is
             file.write(text)
     link_sources = runpy.run_path(str(tmp_path / ".ci" / "link_sources.py"))["link_sources"]
     # Without the current folder on the path, so that the copy is what is imported.

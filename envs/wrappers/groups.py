@@ -50,6 +50,7 @@ class VectorPromptGroups(VectorWrapper):
         if group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {group_size}")
         self.group_size = group_size
+        self._groups = 0
         self._begin_order(None)
 
     def reset(
@@ -62,20 +63,27 @@ class VectorPromptGroups(VectorWrapper):
 
         An option ``prompt_id`` that is not None takes precedence and uses up nothing.
         """
+        options = dict(options or {})
+        mask = options.get("reset_mask")
         if seed is not None:
             self._begin_order(seed if isinstance(seed, int | np.integer) else seed[0])
-        options = dict(options or {})
+        if mask is None:
+            # With a seed everything begins anew; without one a group may go on in the next batch.
+            self._groups = self._groups if seed is None else 0
+            mask = np.ones(self.num_envs, dtype=np.bool_)
+        rows = np.flatnonzero(mask.cpu() if isinstance(mask, Tensor) else mask)
+        ids, groups = np.zeros((2, self.num_envs), dtype=np.int64)
         if options.get("prompt_id") is None:
-            mask = options.get("reset_mask")
-            if mask is None:
-                mask = np.ones(self.num_envs, dtype=np.bool_)
-            rows = np.flatnonzero(mask.cpu() if isinstance(mask, Tensor) else mask)
-            ids, groups = np.zeros((2, self.num_envs), dtype=np.int64)
             for row in rows:
                 ids[row], groups[row] = self._next()
             options["prompt_id"] = ids
-            if options.get("group_id") is None:
-                options["group_id"] = groups
+        else:
+            # Checked here too, because a number is counted for every prompt.
+            given = base_of(self.env).task.read_prompt_ids(options["prompt_id"], self.num_envs)
+            numbers = {prompt: self._number() for prompt in dict.fromkeys(given[rows].tolist())}
+            groups[rows] = [numbers[prompt] for prompt in given[rows].tolist()]
+        if options.get("group_id") is None:
+            options["group_id"] = groups
         # Gymnasium types the seed of a batch as one integer; it takes one each, and so do ours.
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 
@@ -83,13 +91,19 @@ class VectorPromptGroups(VectorWrapper):
     def _begin_order(self, seed: int | None) -> None:
         self._rng = np.random.default_rng(None if seed is None else [int(seed), 3])
         self._order = np.empty(0, dtype=np.int64)
-        self._begun = self._groups = 0
+        self._begun = self._current = 0
 
     def _next(self) -> tuple[int, int]:
         """Prompt of the next episode, and the number of its group."""
         if self._begun == len(self._order) * self.group_size:
             self._order = self._rng.permutation(len(base_of(self.env).prompts))
             self._begun = 0
-        self._groups += self._begun % self.group_size == 0
+        if self._begun % self.group_size == 0:
+            self._current = self._number()
         self._begun += 1
-        return int(self._order[(self._begun - 1) // self.group_size]), self._groups - 1
+        return int(self._order[(self._begun - 1) // self.group_size]), self._current
+
+    def _number(self) -> int:
+        """A number that no group has since the last reset of all."""
+        self._groups += 1
+        return self._groups - 1

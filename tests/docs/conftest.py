@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from reelrl.algos.advantages.registry import ESTIMATORS
+from reelrl.algos.learners.base import LEARNERS
+from reelrl.envs.kernels import KERNELS
+from reelrl.envs.models.base import PIPELINES
 from reelrl.rewards.base import REWARDS
 
 # The code of the site is in no package: it does not ship.
@@ -20,5 +24,7 @@ def own(entry):
 
 @pytest.fixture(autouse=True)
 def library_registries():
-    with REWARDS.isolated(own), ESTIMATORS.isolated(own):
+    with ExitStack() as stack:
+        for registry in (REWARDS, ESTIMATORS, PIPELINES, KERNELS, LEARNERS):
+            stack.enter_context(registry.isolated(own))
         yield

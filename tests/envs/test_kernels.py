@@ -244,4 +244,4 @@ def test_bad_schedules():
 
 def test_kernels_by_name():
     assert kernels.make_kernel("flow_sde", eta=0.5) == FlowSDE(eta=0.5)
-    assert set(kernels.KERNELS) == {"ode", "flow_sde", "dance_sde", "wan_sde", "cps"}
+    assert {"ode", "flow_sde", "dance_sde", "wan_sde", "cps"} <= set(kernels.KERNELS)

@@ -11,7 +11,6 @@ import reelrl  # noqa: F401  (registers the ids)
 from reelrl.envs.scoring import Scores
 from reelrl.rewards import Reward
 from reelrl.rewards.asynchronous import AsyncReward
-from reelrl.rewards.group import group_rows
 
 STEPS = 2
 
@@ -138,18 +137,15 @@ def test_episodes_that_go_on_keep_what_was_asked_for_them():
     assert "scores" in infos
 
 
-def test_clips_of_two_prompts_are_never_compared_whatever_their_group():
+def test_groups_of_a_partial_reset_have_numbers_that_nobody_else_has():
     from reelrl.envs.wrappers import VectorPromptGroups
 
-    rewards = ["pairwise_distance"]
-    env = VectorPromptGroups(make(rewards), 2)
+    env = VectorPromptGroups(make(["pairwise_distance"]), 2)
     env.reset(seed=0)  # groups 0 and 1
-    options = {"reset_mask": np.array([True, True, False, False]), "prompt_id": [1, 1, 0, 0]}
-    env.reset(options=options)
-    assert env.unwrapped.state.group_id.tolist() == [1, 1, 1, 1]
-    env.reset(seed=0, options={"group_id": None})
-    assert env.unwrapped.state.group_id.tolist() == [0, 0, 1, 1]
-    assert group_rows(["a", "b", "a"], [{"prompt_id": p, "group_id": 4} for p in (0, 1, 0)]) == [
-        [0, 2],
-        [1],
-    ]
+    mask = np.array([True, True, False, False])
+    env.reset(options={"reset_mask": mask, "prompt_id": [1, 1, 0, 0]})
+    assert env.unwrapped.state.group_id.tolist() == [2, 2, 1, 1]
+    env.reset(seed=5, options={"reset_mask": mask})
+    assert env.unwrapped.state.group_id.tolist() == [3, 3, 1, 1]
+    env.reset(seed=0, options={"group_id": None, "prompt_id": [4, 7, 4, 7]})
+    assert env.unwrapped.state.group_id.tolist() == [0, 1, 0, 1]
