@@ -385,9 +385,7 @@ class Trainer:
         config = config_from_dict(cls.Config, facts["config"], LEARNERS.find(learner).Config)
         if env is None:
             clips = config.prompts_per_iteration * config.group_size
-            # Before a model had a shift of its own, an environment's default was this one.
-            shift = facts.get("shift", 3.0)
-            env = rebuild_env(facts["env"], clips // ranks.count, shift=shift)
+            env = rebuild_env(facts["env"], clips // ranks.count, shift=_shift_of(facts))
         if estimator is None and facts["estimator"] is None:
             raise ValueError("the run's estimator was given as an instance: pass estimator=")
         trainer = cls._with(
@@ -421,6 +419,12 @@ class Trainer:
         if facts["rewards"] != self.names:
             raise ValueError(
                 f"the run had the rewards {facts['rewards']}, the environment has {self.names}"
+            )
+        shift, own = _shift_of(facts), denoising_batch(self.env).shift
+        if shift is not None and shift != own:
+            raise ValueError(
+                f"the run had a noise schedule of shift {shift}, the environment has {own}: "
+                f"give it shift={shift}"
             )
         self.policy.load_state_dict(dict(tensors["weights"]), dict(tensors["reference"]))
         self.updater.restore(tensors, facts)
@@ -471,3 +475,14 @@ class Trainer:
 def _parts(order: Int[Tensor, " M"], count: int) -> Sequence[Tensor]:
     """Up to ``count`` parts of ``order`` (M,) that differ in length by at most one."""
     return order.tensor_split(min(count, len(order))) if len(order) else ()
+
+
+def _shift_of(facts: Mapping[str, Any]) -> float | None:
+    """Shift of a run's noise schedule; None if its checkpoint cannot tell.
+
+    Checkpoints from before a model had a shift of its own do not record it. The environment had the
+    shift it was given then, or 3.
+    """
+    if "shift" in facts:
+        return float(facts["shift"])
+    return None if facts["env"] is None else float(facts["env"]["kwargs"].get("shift", 3.0))

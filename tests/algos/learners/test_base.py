@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+import gymnasium as gym
 import pytest
 import torch
 
@@ -219,8 +221,6 @@ def test_a_checkpoint_from_before_there_were_learners_goes_on(make_trainer, make
     grpo = make_trainer("policy_gradient", folder=tmp_path)
     grpo.learn(1)
     state = next((tmp_path / "checkpoints").glob("step_*")) / "state.json"
-    import json
-
     saved = json.loads(state.read_text())
     assert saved["facts"].pop("learner") == {"name": "policy_gradient"}
     del saved["digests"]["learner.safetensors"]
@@ -302,3 +302,20 @@ def test_a_used_folder_is_loaded_by_the_class_that_can(make_trainer, tmp_path):
     make_trainer(folder=tmp_path).learn(1)
     with pytest.raises(ValueError, match=r"holds a run.*: Trainer\.load it"):
         make_trainer(folder=tmp_path).learn(1)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_run_goes_on_with_the_schedule_it_had(tmp_path, recorded):
+    """Recorded or, in an older checkpoint, as the environment was made."""
+    arguments = {"num_envs": 4, "num_steps": 2, "output": "torch", "autoreset_mode": "Disabled"}
+    env = gym.make_vec("reelrl/MovingShapes-v0", shift=2.0, **arguments)
+    config = GRPOConfig(prompts_per_iteration=1, group_size=4)
+    GRPO(env, FlowPolicy(env.unwrapped.model), "grpo", config, folder=tmp_path).learn(1)
+    if not recorded:
+        state = next((tmp_path / "checkpoints").glob("step_*")) / "state.json"
+        saved = json.loads(state.read_text())
+        assert saved["facts"].pop("shift") == 2.0
+        state.write_text(json.dumps(saved))
+    assert GRPO.load(tmp_path).env.unwrapped.shift == 2.0
+    with pytest.raises(ValueError, match=r"schedule of shift 2\.0, the environment has 3\.0"):
+        GRPO.load(tmp_path, env=gym.make_vec("reelrl/MovingShapes-v0", **arguments))
