@@ -136,6 +136,9 @@ def open_run(
         raise ValueError(
             f"{folder} holds a run, but not the {CONFIG} with its settings; choose another --out"
         )
+    if plain["policy"]["lora_targets"] is None:
+        # As the policy fills them in: runs from before they were the model's have them here.
+        plain["policy"]["lora_targets"] = list(env.unwrapped.model.lora_targets)
     if begun and yaml.safe_load((folder / CONFIG).read_text()) != plain:
         raise ValueError(
             f"{folder} holds a run with other settings (see its {CONFIG}); choose another --out"

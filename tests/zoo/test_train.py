@@ -21,7 +21,7 @@ from reelrl.algos.run.runlog import read_metrics
 from reelrl.algos.trainer import CHECKPOINTS
 from reelrl.zoo.cli import main
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, override, read_preset
-from reelrl.zoo.train import _examination, _make, _spec, open_run, train
+from reelrl.zoo.train import _examination, _make, _spec, make_env, open_run, train
 
 TINY = (
     "learner.prompts_per_iteration=2",
@@ -219,3 +219,11 @@ def test_two_processes_train_one_run_and_leave_it_whole_at_ctrl_c(tmp_path):
     assert rows[0]["reward/gold"] == pytest.approx(alone["reward/gold"], abs=1e-5)
     assert rows[0]["eval/gold"] == pytest.approx(alone["eval/gold"], abs=1e-5)
     assert rows[0]["train/grad_norm"] == pytest.approx(alone["train/grad_norm"], rel=1e-3)
+
+
+def test_a_folder_from_before_the_layers_of_adapters_were_the_models_goes_on(tmp_path):
+    config = build(TrainConfig, read_preset("nano-quick"))
+    env = make_env(config)
+    open_run(config, tmp_path, env, None)
+    recorded = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert recorded["policy"]["lora_targets"] == ["to_q", "to_k", "to_v", "to_out.0"]
