@@ -406,3 +406,16 @@ def test_the_next_batch_is_made_while_the_judge_thinks(make_env, policy):
     env.unwrapped.reset = noted
     rollout = collect(env, policy, [0, 2], 4)
     assert judge.waited and rollout.valid.all()
+
+
+def test_completions_are_scored_in_the_groups_of_their_clips(make_env, policy, tiny_types):
+    told = []
+
+    class Told(tiny_types["brightness"]):
+        def score(self, videos, prompts, infos):
+            told.append([info["group_id"] for info in infos])
+            return super().score(videos, prompts, infos)
+
+    # One prompt twice: only the number of the group tells the clips apart.
+    collect(make_env(8, rewards=[Told()]), policy, [2, 2], 4, RolloutConfig(dense=True))
+    assert len(told) > 1 and told == [[0] * 4 + [1] * 4] * len(told)
