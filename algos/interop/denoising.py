@@ -126,7 +126,7 @@ class DenoisingTask:
         return clip_range_of(epsilon, self.dimensions, reduction)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_embeddings": None}
+        return {**self.__dict__, "model": self.model.fresh(), "_embeddings": None}
 
 
 def _base(env: Any) -> DenoisingEnv:

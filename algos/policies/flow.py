@@ -6,6 +6,7 @@ log-probabilities differs from one only by what training did to the weights.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -52,7 +53,8 @@ class FlowPolicy:
     ```
 
     The experts are the model's, which environment and policy share: training changes them in place.
-    They are always in evaluation mode.
+    They are always in evaluation mode. A copy of the policy has experts of its own, whether made by
+    ``copy.deepcopy`` or by ``pickle``.
 
     Args:
         model: its :attr:`~reelrl.envs.models.VideoModel.experts` are trained.
@@ -66,10 +68,12 @@ class FlowPolicy:
         config: the settings; the model's own are filled in where they were None.
         experts: the networks by name, ``transformer`` where there is one.
         guidance_scale: the one in force.
+        started_trained: True if the model's weights had been trained in this process already.
 
     Raises:
-        ValueError: for a setting out of range, a model without an expert, or one that cannot
-            recompute its blocks where ``gradient_checkpointing`` asks for that.
+        ValueError: for a setting out of range, a model without an expert or without a weight to
+            train, adapters that are there already, or a model that cannot recompute its blocks
+            where ``gradient_checkpointing`` asks for that.
     """
 
     def __init__(
@@ -90,6 +94,9 @@ class FlowPolicy:
         scale = config.guidance_scale
         self.guidance_scale = model.default_guidance if scale is None else scale
         self.config = replace(config, guidance_scale=self.guidance_scale, lora_targets=targets)
+        if not hasattr(model, "folder"):
+            model.digest  # noqa: B018  (of the weights before they are trained)
+        self.started_trained = model.trained
         self._prepare_experts()
         self._reference: Weights | None = None
         self._empty: Tensor | None = None
@@ -101,6 +108,11 @@ class FlowPolicy:
         """Checkpointing, adapters and compilation, as configured."""
         config = self.config
         for index, (name, expert) in enumerate(self.experts.items()):
+            if lora.adapter_layers(expert):
+                raise ValueError(
+                    f"the {name} of {self.model.name!r} has LoRA adapters already: open the model "
+                    "anew, or copy.deepcopy it before its first policy is made"
+                )
             if config.gradient_checkpointing:
                 self._enable_checkpointing(name, expert)
             if rank := config.lora_rank:
@@ -109,6 +121,40 @@ class FlowPolicy:
             if config.compile:
                 # In place: a wrapper would hide the adapters and rename the weights.
                 expert.compile()
+        if not self.parameters:
+            raise ValueError(
+                f"model {self.model.name!r} has no weight with requires_grad=True: expected "
+                "some to train, or lora_rank > 0"
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlowPolicy:
+        other = object.__new__(type(self))
+        memo[id(self)] = other
+        memo[id(self.model)] = self.model.twin(memo)
+        other.__setstate__({key: copy.deepcopy(value, memo) for key, value in vars(self).items()})
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.config.gradient_checkpointing:
+            # diffusers hangs a local function on every block.
+            raise TypeError(
+                "a policy with gradient_checkpointing cannot be pickled: use copy.deepcopy, or save "
+                "policy.state_dict() and policy.settings()"
+            )
+        return vars(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        own, models = dict(self.experts.items()), self.model.experts
+        if own.keys() != models.keys() or any(own[name] is not models[name] for name in own):
+            raise TypeError(
+                f"a policy over a {type(self.model).__name__} cannot be copied: the copied model "
+                "does not hold the copied experts. Make a FlowPolicy over a second model and load "
+                "policy.state_dict() into it"
+            )
+        for expert in self.experts.values():
+            if self.config.compile:
+                expert.compile()  # A copied module is not compiled.
 
     def _enable_checkpointing(self, name: str, expert: nn.Module) -> None:
         enable: Any = getattr(expert, "enable_gradient_checkpointing", None)
@@ -125,8 +171,18 @@ class FlowPolicy:
         Args:
             env: single or batched environment, wrapped or not; prompt embeddings are those of
                 its table, encoded once.
+
+        Raises:
+            ValueError: if the environment's model has other weights than the policy's: its text
+                encoder may embed prompts in another way than the policy was trained on.
         """
         task = env.unwrapped
+        if not self.model.same_base(task.model):
+            raise ValueError(
+                f"the policy is over model {self.model.name!r} (digest {self.model.digest[:12]}), "
+                f"the environment over {task.model.name!r} ({task.model.digest[:12]}): make the "
+                "policy over env.unwrapped.model"
+            )
         self._table = self.kernel.table(task.sigmas).to(self.model.device)
         self._ode = kernels.ODE().table(task.sigmas).to(self.model.device)
         self._embeddings = task.embeddings

@@ -32,12 +32,10 @@ def add_lora(
         seed: of the random half of every adapter.
 
     Raises:
-        ValueError: if the module has adapters already, or no layer of such a name.
+        ValueError: if the module has no layer of such a name.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    if adapter_layers(module):
-        raise ValueError("the model has a LoRA adapter already; open the model anew for another")
     config = LoraConfig(
         r=rank,
         lora_alpha=rank if alpha is None else alpha,

@@ -6,26 +6,36 @@ reads it checks every file against its digest. Nothing is unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from reelrl.envs.models.integrity import file_digest
+from reelrl.files import sync, write_tensors, write_text
 
-VERSION = 1
+VERSION = 2
+OLDEST = 1
+"""Checkpoints of this version have no digest of their state; they are still read."""
 PREFIX = "step_"
 REPLACED = ".old"
+ASIDE = "set_aside_"
 BEST = "best"
 STATE = "state.json"
+TENSORS = ".safetensors"
+_OWN = re.compile(r"(?:step_(\d+)|\.step_(\d+)\.old)", re.ASCII)
+"""A checkpoint, and one that was being replaced; every other name is the user's."""
 
 
 class CheckpointError(RuntimeError):
@@ -71,62 +81,72 @@ def save_checkpoint(
         Its folder.
     """
     root.mkdir(parents=True, exist_ok=True)
-    for left_over in root.glob(".*.tmp"):
+    for left_over in root.glob(f".{PREFIX}*.tmp"):
         shutil.rmtree(left_over, ignore_errors=True)
     final = root / checkpoint.folder_name
     temporary = root / f".{final.name}.tmp"
-    temporary.mkdir()
-    _write_files(temporary, checkpoint)
-    replaced = final.with_suffix(REPLACED)
+    try:
+        temporary.mkdir()
+        _write_files(temporary, checkpoint)
+    except BaseException:
+        # Half a checkpoint would keep the disk full.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    replaced = root / f".{final.name}{REPLACED}"
     if final.exists():
         # Aside and still listed: a kill in between must not cost the only checkpoint there is.
         shutil.rmtree(replaced, ignore_errors=True)
         os.rename(final, replaced)
     os.rename(temporary, final)
-    _flush(root)
+    sync(root)
     shutil.rmtree(replaced, ignore_errors=True)
     if best:
-        _write_text(root / f".{BEST}", final.name)
-        os.replace(root / f".{BEST}", root / BEST)
-        _flush(root)
+        write_text(root / BEST, final.name)
+        sync(root)
     _forget(root, keep, final)
     return final
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path, needed: Collection[str] = ()) -> Checkpoint:
     """Read and check one checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+        needed: names of facts that must be there.
 
     Raises:
         CheckpointError: if it is damaged, incomplete or of another version.
     """
+    path = folder / STATE
     try:
-        state = json.loads((folder / STATE).read_text())
-        version = state["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / STATE} cannot be read: {error!r}") from error
-    if version != VERSION:
-        raise CheckpointError(f"{folder} is of version {version}, expected {VERSION}")
-    for name, expected in state["digests"].items():
-        path = folder / name
-        actual = file_digest(path) if path.is_file() else "no file"
-        if actual != expected:
-            raise CheckpointError(f"{path} is damaged: expected {expected}, got {actual}")
-    tensors = {Path(name).stem: load_file(folder / name) for name in state["digests"]}
+        state = json.loads(path.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+    _check_state(path, state, needed)
+    _check_files(folder, state["digests"])
+    try:
+        tensors = {Path(name).stem: load_file(folder / name) for name in state["digests"]}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {error!r}") from error
     return Checkpoint(state["iteration"], tensors, state["facts"])
 
 
-def load_latest(root: Path) -> Checkpoint:
+def load_latest(root: Path, needed: Collection[str] = ()) -> Checkpoint:
     """The newest readable checkpoint below ``root``, or ``root`` itself if it is one.
+
+    Args:
+        root: of :func:`save_checkpoint`, or the folder of one checkpoint.
+        needed: see :func:`load_checkpoint`.
 
     Raises:
         CheckpointError: if there is none; names what was wrong with the newest.
     """
     if (root / STATE).exists():
-        return load_checkpoint(root)
+        return load_checkpoint(root, needed)
     problems = []
     for folder in reversed(list_checkpoints(root)):
         try:
-            checkpoint = load_checkpoint(folder)
+            checkpoint = load_checkpoint(folder, needed)
         except CheckpointError as error:
             problems.append(str(error))
             continue
@@ -137,16 +157,53 @@ def load_latest(root: Path) -> Checkpoint:
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """Folders of all complete checkpoints, oldest first."""
-    found = [path for path in root.glob(f"{PREFIX}*") if path.is_dir()]
-    return sorted(found, key=lambda path: (path.stem, path.suffix != REPLACED))
+    """Folders of all complete checkpoints, oldest first; ``step_`` and digits alone are one."""
+    numbered = [(number_of(path), path) for path in root.glob("*step_*") if path.is_dir()]
+    found = [(number, path) for number, path in numbered if number is not None]
+    # Of a checkpoint and the one that it replaces the new one comes last.
+    return [path for _, path in sorted(found, key=lambda pair: (pair[0], pair[1].name[0] != "."))]
+
+
+def number_of(folder: Path) -> int | None:
+    """Iterations done at a checkpoint, as its folder's name says; None if it is no checkpoint."""
+    match = _OWN.fullmatch(folder.name)
+    return int(match[1] or match[2]) if match else None
+
+
+def set_aside(root: Path, iteration: int) -> Path | None:
+    """Move all checkpoints after an iteration into a folder of their own.
+
+    A run that goes on from an older checkpoint leaves its newer ones: taken as the newest, they
+    would bring the abandoned run back.
+
+    Args:
+        root: of :func:`save_checkpoint`.
+        iteration: from which the run goes on.
+
+    Returns:
+        The new folder, ``set_aside_<n>`` below ``root``; None if there was nothing to move.
+    """
+    newer = [path for path in list_checkpoints(root) if (number_of(path) or 0) > iteration]
+    if not newer:
+        return None
+    best = best_checkpoint(root)
+    aside = next(p for n in range(1, 10**9) if not (p := root / f"{ASIDE}{n}").exists())
+    aside.mkdir()
+    if best in newer:
+        (root / BEST).unlink()
+    for path in newer:
+        os.rename(path, aside / path.name)
+    sync(root)
+    return aside
 
 
 def best_checkpoint(root: Path) -> Path | None:
     """Folder of the checkpoint marked best, if there is one."""
-    mark = root / BEST
-    folder = root / mark.read_text() if mark.exists() else None
-    return folder if folder and folder.is_dir() else None
+    try:
+        folder = root / (root / BEST).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return folder if folder in list_checkpoints(root) else None
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:
@@ -175,11 +232,8 @@ def unpack_optimizer(
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     digests = {}
     for stem, tensors in checkpoint.tensors.items():
-        path = folder / f"{stem}.safetensors"
-        # Cloned: two names on one storage are refused by the format.
-        host = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        save_file(host, path)
-        _flush(path)
+        path = folder / f"{stem}{TENSORS}"
+        write_tensors(path, tensors)
         digests[path.name] = file_digest(path)
     state = {
         "version": VERSION,
@@ -187,22 +241,60 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "digests": digests,
         "facts": checkpoint.facts,
     }
-    _write_text(folder / STATE, json.dumps(state, indent=1))
-    _flush(folder)
+    # Read back first: keys that are numbers come back as texts, and the digest is of what is read.
+    state = json.loads(json.dumps(state))
+    write_text(folder / STATE, json.dumps({"digest": _digest(state), **state}, indent=1))
+    sync(folder)
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
-    _flush(path)
+def _digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 of a state without its digest, whatever its blanks and the order of its keys."""
+    plain = {key: value for key, value in state.items() if key != "digest"}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _flush(path: Path) -> None:
-    """Force a file, or a folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _check_state(path: Path, state: Any, needed: Collection[str]) -> None:
+    """Refuse a state that is not whole, or not the one that was written."""
+
+    def expect(holds: bool, what: str) -> None:
+        if not holds:
+            raise CheckpointError(f"{path} is damaged: expected {what}")
+
+    expect(isinstance(state, dict), f"a mapping, got {type(state).__name__}")
+    version = state.get("version")
+    if version not in range(OLDEST, VERSION + 1) or isinstance(version, bool):
+        raise CheckpointError(f"{path} is of version {version!r}, expected {OLDEST} to {VERSION}")
+    if version > OLDEST or "digest" in state:
+        found = state.get("digest")
+        expect(found == (own := _digest(state)), f"its digest to be {own}, got {found!r}")
+    iteration, digests, facts = (state.get(key) for key in ("iteration", "digests", "facts"))
+    expect(type(iteration) is int and iteration >= 0, f"an iteration from 0 on, got {iteration!r}")
+    named = number_of(path.parent)
+    expect(named in (None, iteration), f"iteration {named} as the folder says, got {iteration}")
+    expect(
+        isinstance(digests, dict)
+        and all(Path(n).name == n and n.endswith(TENSORS) for n in digests),
+        f"digests of files of the folder, got {digests!r}",
+    )
+    expect(isinstance(facts, dict), f"facts as a mapping, got {type(facts).__name__}")
+    missing = sorted(set(needed) - facts.keys())
+    expect(not missing, f"the facts {', '.join(missing)}, which are missing")
+
+
+def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
+    """Refuse files that differ from their digests, and files that no digest is known of."""
+    for name, expected in digests.items():
+        path = folder / name
+        try:
+            actual = file_digest(path) if path.is_file() else "no file"
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        if actual != expected:
+            raise CheckpointError(f"{path} is damaged: expected {expected}, got {actual}")
+    unknown = sorted({path.name for path in folder.glob(f"*{TENSORS}")} - digests.keys())
+    if unknown:
+        raise CheckpointError(f"{folder / STATE} is damaged: it has no digest of {unknown[0]}")
 
 
 def _forget(root: Path, keep: int, written: Path) -> None:

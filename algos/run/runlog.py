@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 
 from reelrl.envs.rendering import encode_gif
+from reelrl.files import write_text
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 METRICS = "metrics.jsonl"
+
+
+class RunLogWarning(UserWarning):
+    """A line of a run's log cannot be read."""
 
 
 class RunLog:
@@ -37,10 +42,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS
         kept = [row for row in read_metrics(folder) if row["iteration"] < start]
-        # Renamed into place: a kill in between must not cost the curve so far.
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._board = _open_board(folder, start)
 
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -49,7 +51,7 @@ class RunLog:
             return
         # JSON knows no nan; a missing value is null.
         clean = {k: float(v) if np.isfinite(v) else None for k, v in values.items()}
-        with (self.folder / METRICS).open("a") as file:
+        with (self.folder / METRICS).open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps({"iteration": iteration, **clean}) + "\n")
         if self._board is not None:
             for name, value in values.items():
@@ -89,14 +91,26 @@ class RunLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a run's ``metrics.jsonl``; a last line cut short by a kill is left out."""
+    """Rows of a run's ``metrics.jsonl``; a last line cut short by a kill is left out.
+
+    A line that cannot be read elsewhere in the file is left out with a :class:`RunLogWarning`.
+    """
     path = folder / METRICS
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+            row = json.loads(line.decode("utf-8"))
+            row["iteration"] + 0
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if number < len(lines):
+                warnings.warn(
+                    f"line {number} of {path} is damaged and left out: {line[:60]!r}",
+                    RunLogWarning,
+                    stacklevel=2,
+                )
+            continue
+        rows.append(row)
     return rows
 
 

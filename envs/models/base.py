@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from reelrl.envs.models import trained
 from reelrl.envs.models.folders import pipeline_class, resolve_model, shipped_name
+from reelrl.envs.models.integrity import folder_digest, module_digest
 from reelrl.envs.schedule import sigma_schedule
 from reelrl.envs.steps import rows_like
 from reelrl.naming import Registry, nearest
@@ -43,8 +45,9 @@ class VideoModel(ABC):
     :meth:`velocity`; both share one instance. Components load when first used, so an environment
     never loads a transformer and a policy never loads a VAE.
 
-    A model is shared and never copied: ``copy.deepcopy`` gives the model itself back, because
-    Gymnasium deep-copies an environment's arguments into its spec.
+    ``copy.deepcopy(model)`` gives a model with experts of its own, see :meth:`twin`. As a part of
+    something else, such as the arguments of an environment, a model is shared and not copied:
+    Gymnasium deep-copies these arguments into the environment's spec.
 
     Attributes:
         name: what the model was asked for by.
@@ -54,6 +57,7 @@ class VideoModel(ABC):
         default_guidance: guidance scale that its authors recommend; 1 is none.
         negative_prompt: text of the unconditional branch of classifier-free guidance.
         lora_targets: endings of the names of the layers that adapters go on.
+        trained: True as soon as a learner of this process has changed the experts' weights.
     """
 
     name: str
@@ -63,6 +67,8 @@ class VideoModel(ABC):
     default_guidance: float = 1.0
     negative_prompt: str = ""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    trained: bool = False
+    _digest: str | None = None
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -96,7 +102,61 @@ class VideoModel(ABC):
         return make(folder, name=shipped_name(name_or_path), **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VideoModel:
+        # Empty for a model that is copied by itself; whatever holds it has put itself in first.
+        return self if memo else self.twin()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the base model, before any training: equal for models of equal weights.
+
+        It covers the files of a pipeline's folder. A model without a folder is covered by the
+        weights that its experts had when the digest was first asked for; a policy asks when it is
+        made.
+        """
+        if self._digest is None:
+            folder = getattr(self, "folder", None)
+            self._digest = (
+                folder_digest(folder) if isinstance(folder, Path) else module_digest(self.experts)
+            )
+        return self._digest
+
+    def same_base(self, other: VideoModel) -> bool:
+        """Whether the other model has the same weights, whatever was trained since."""
+        return other is self or other.digest == self.digest
+
+    def fresh(self) -> Self:
+        """A model that opens the same folder again, without trained weights; else the model itself.
+
+        What is pickled of it is small.
+        """
         return self
+
+    def twin(self, memo: dict[int, Any] | None = None) -> Self:
+        """A model with experts of its own, as they are now; all other parts are shared.
+
+        Args:
+            memo: of the deep copy that this is a part of.
+
+        Raises:
+            TypeError: if the class keeps experts where they are not found: not in an attribute, nor
+                in a mapping in one. It must override this method then.
+        """
+        shared = {id(module) for module in self.experts.values()}
+        if not isinstance(getattr(self, "folder", None), Path):
+            self.digest  # noqa: B018  (remembered before the twin is trained)
+        # Not copy.copy: a class may leave loaded parts out of its state.
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        for key, value in vars(self).items():
+            parts = value.values() if isinstance(value, dict | nn.ModuleDict) else [value]
+            if any(id(part) in shared for part in parts):
+                setattr(other, key, copy.deepcopy(value, memo))
+        if any(id(module) in shared for module in other.experts.values()):
+            raise TypeError(
+                f"a {type(self).__name__} cannot be copied, because its experts are in no "
+                "attribute: override its method twin(), or open the model a second time"
+            )
+        return other
 
     # Not abstract: a model that reads any text has nothing to refuse.
     def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from reelrl.envs.models.integrity import INDEX, read_json, verify_checksums
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 SHIPPED = {"nano": "nano-wan", "nano-early": "nano-wan-early"}
 """Names of the models that come with the library -> folder under ``checkpoints``."""
-INDEX = "model_index.json"
-"""The file by which diffusers knows the folder of a pipeline."""
 
 
 def shipped_name(name_or_path: str | Path) -> str | None:
@@ -40,5 +39,10 @@ def resolve_model(name_or_path: str | Path) -> Path:
 
 
 def pipeline_class(folder: Path) -> str:
-    """Name of the diffusers class that saved the folder, as its index says."""
-    return str(json.loads((folder / INDEX).read_text()).get("_class_name"))
+    """Name of the diffusers class that saved the folder, as its index says.
+
+    Raises:
+        ValueError: if the index is damaged.
+    """
+    verify_checksums(folder, INDEX)
+    return str(read_json(folder / INDEX).get("_class_name"))

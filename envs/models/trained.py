@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from reelrl.envs.models.integrity import read_json
+from reelrl.files import write_tensors, write_text
 
 WEIGHTS = "trained.safetensors"
 RECORD = "trained.json"
@@ -30,33 +34,47 @@ def save_trained(folder: Path, kind: str, experts: Mapping[str, nn.Module]) -> N
     if not parameters:
         raise ValueError(f"{kind} has no trainable weights to save")
     folder.mkdir(parents=True, exist_ok=True)
-    copies = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-    save_file(copies, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, parameters)
     record = {
         "class": kind,
         "adapter_scale": adapter_scale(experts),
         "shapes": _shapes(parameters),
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def load_trained(folder: Path, kind: str, experts: Mapping[str, nn.Module]) -> None:
     """Read back what :func:`save_trained` wrote, into experts of the same trainable weights.
 
     Raises:
-        FileNotFoundError: for a folder without :data:`RECORD`.
-        ValueError: for weights of another class, or other names or shapes.
+        FileNotFoundError: for a folder without :data:`RECORD` or :data:`WEIGHTS`.
+        ValueError: for damaged files, or weights of another class, or other names or shapes.
     """
     path = folder / RECORD
     if not path.is_file():
         raise FileNotFoundError(f"no trained weights in {folder}: {RECORD} is missing")
-    record = json.loads(path.read_text())
-    if record["class"] != kind:
+    record = read_json(path)
+    if record.get("class") != kind:
         raise ValueError(
-            f"{folder} holds weights of a {record['class']}, expected weights of a {kind}"
+            f"{folder} holds weights of a {record.get('class')}, expected weights of a {kind}"
         )
-    check_scale(record["adapter_scale"], experts)
-    load_into(trainable_of(experts), load_file(folder / WEIGHTS))
+    check_scale(record.get("adapter_scale"), experts)
+    load_into(trainable_of(experts), read_tensors(folder / WEIGHTS))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged; names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights in {path.parent}: {path.name} is missing")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def adapter_scale(experts: Mapping[str, nn.Module]) -> float | None:

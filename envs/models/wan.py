@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reelrl.envs.models import trained
 from reelrl.envs.models.base import VideoModel, register_model
-from reelrl.envs.models.integrity import verify_checksums
+from reelrl.envs.models.integrity import INDEX, read_json, verify_checksums, verify_facts
+from reelrl.files import share, sort_header
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -34,8 +34,8 @@ TIMESTEPS = 1000
 class WanVideoModel(VideoModel):
     """A local Wan 2.1 pipeline folder, each component loaded when first used.
 
-    Pickling carries no weights: what was changed since loading (a trained transformer) is not in
-    it.
+    A pickled model opens its folder again. It carries the weights of the transformer alone, if that
+    was loaded: they may have been trained since.
 
     Args:
         folder: a folder ``WanPipeline.from_pretrained`` would load.
@@ -63,7 +63,8 @@ class WanVideoModel(VideoModel):
         self.name = name or folder.name
         self.device = torch.device(device)
         self.dtype = dtype
-        index = json.loads((folder / "model_index.json").read_text())
+        verify_facts(folder)
+        index = read_json(folder / INDEX)
         if index.get("_class_name") != "WanPipeline":
             raise ValueError(f"{folder} holds a {index.get('_class_name')}, expected a WanPipeline")
         if (index.get("transformer_2") or [None])[0] is not None or index.get("expand_timesteps"):
@@ -75,13 +76,13 @@ class WanVideoModel(VideoModel):
         self.default_shift = self._scheduler_shift()
 
     def _default_prompt_tokens(self) -> int:
-        config = json.loads((self.folder / "tokenizer" / "tokenizer_config.json").read_text())
+        config = read_json(self.folder / "tokenizer" / "tokenizer_config.json")
         return min(int(config.get("model_max_length", 512)), 512)
 
     def _scheduler_shift(self) -> float:
         """The shift that the folder's scheduler samples with."""
         path = self.folder / "scheduler" / "scheduler_config.json"
-        config = json.loads(path.read_text()) if path.is_file() else {}
+        config = read_json(path) if path.is_file() else {}
         # UniPC, with which Wan 2.1 is published, calls it flow_shift; Euler calls it shift.
         found = (config.get(key) for key in ("flow_shift", "shift"))
         return float(next((s for s in found if s is not None), type(self).default_shift))
@@ -92,7 +93,8 @@ class WanVideoModel(VideoModel):
         from transformers import AutoTokenizer
 
         verify_checksums(self.folder, "tokenizer")
-        return AutoTokenizer.from_pretrained(self.folder / "tokenizer")
+        # Said outright: left open, the folder may ask whether to run code that it brings along.
+        return AutoTokenizer.from_pretrained(self.folder / "tokenizer", trust_remote_code=False)
 
     @cached_property
     def text_encoder(self) -> torch.nn.Module:
@@ -117,28 +119,31 @@ class WanVideoModel(VideoModel):
 
     def _load(self, component: str, kind: Any, dtype: torch.dtype) -> torch.nn.Module:
         verify_checksums(self.folder, component)
-        # Modules are initialised before their weights are read, from whoever's generator is there.
-        with torch.random.fork_rng(devices=[]):
-            module: torch.nn.Module = kind.from_pretrained(
-                self.folder / component, torch_dtype=dtype
-            )
+        module = load_component(kind, self.folder / component, dtype)
         return module.to(self.device).eval().requires_grad_(component == "transformer")
 
     @cached_property
     def vae_config(self) -> dict[str, Any]:
         """The VAE's ``config.json`` over :data:`VAE_DEFAULTS`, read without loading the VAE."""
-        own: dict[str, Any] = json.loads((self.folder / "vae" / "config.json").read_text())
-        return VAE_DEFAULTS | own
+        return VAE_DEFAULTS | read_json(self.folder / "vae" / "config.json")
 
     @cached_property
     def _patch_size(self) -> tuple[int, int, int]:
-        config = json.loads((self.folder / "transformer" / "config.json").read_text())
+        config = read_json(self.folder / "transformer" / "config.json")
         return tuple(config["patch_size"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the loaded components: a pickled model opens its folder again."""
-        parts = ("tokenizer", "text_encoder", "transformer", "vae")
+        """Everything but the frozen components: a pickled model opens its folder again."""
+        parts = ("tokenizer", "text_encoder", "vae")
         return {key: value for key, value in self.__dict__.items() if key not in parts}
+
+    def fresh(self) -> WanVideoModel:
+        """A model of the same folder that has loaded nothing yet; see :meth:`VideoModel.fresh`."""
+        other = object.__new__(type(self))
+        vars(other).update(self.__getstate__())
+        vars(other).pop("transformer", None)
+        other.trained = False
+        return other
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse unknown words and prompts too long; see :meth:`VideoModel.check_prompts`."""
@@ -255,6 +260,7 @@ class WanVideoModel(VideoModel):
         """Write ``transformer/``, a folder that ``WanTransformer3DModel.from_pretrained`` reads."""
         transformer: Any = self.transformer
         transformer.save_pretrained(Path(folder) / "transformer")
+        share(Path(folder) / "transformer")
 
     def save_lora(self, folder: str | Path) -> None:
         """Write :data:`LORA_FILE`, to be read by ``pipe.load_lora_weights(folder)``."""
@@ -262,11 +268,16 @@ class WanVideoModel(VideoModel):
         from peft import get_peft_model_state_dict
 
         transformer: Any = self.transformer
+        facts = transformer.peft_config["default"].to_dict()
+        # A set has another order in each process.
+        facts["target_modules"] = sorted(facts["target_modules"])
         WanPipeline.save_lora_weights(
             folder,
             transformer_lora_layers=get_peft_model_state_dict(transformer),
-            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+            transformer_lora_adapter_metadata=facts,
         )
+        sort_header(Path(folder) / LORA_FILE)
+        share(Path(folder) / LORA_FILE)
 
     def load_trained(self, folder: str | Path) -> None:
         """Read back what :meth:`save_trained` or :meth:`save_lora` wrote.
@@ -283,18 +294,47 @@ class WanVideoModel(VideoModel):
         if (folder / LORA_FILE).is_file():
             trained.check_scale(_lora_scale(folder / LORA_FILE), self.experts)
             # peft puts the adapter's name into that of a parameter, diffusers the transformer's.
-            saved = load_file(folder / LORA_FILE)
+            saved = trained.read_tensors(folder / LORA_FILE)
             names = {name: f"transformer.{name.replace('.default.', '.')}" for name in own}
             extra = {name: saved[name] for name in saved.keys() - set(names.values())}
             weights = {name: saved[key] for name, key in names.items() if key in saved} | extra
         elif (folder / "transformer").is_dir():
-            with torch.random.fork_rng(devices=[]):
-                weights = WanTransformer3DModel.from_pretrained(folder / "transformer").state_dict()
+            weights = load_component(WanTransformer3DModel, folder / "transformer").state_dict()
         else:
             raise FileNotFoundError(
                 f"no trained weights in {folder}: expected {LORA_FILE} or the folder transformer"
             )
         trained.load_into(own, weights)
+
+
+def load_component(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """A module of diffusers or transformers with all its weights from a folder.
+
+    Args:
+        kind: class with ``from_pretrained``.
+        folder: with ``config.json`` and safetensors.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if files cannot be read, or tensors are missing or of another shape.
+    """
+    try:
+        # Modules are initialised before their weights are read, from whoever's generator is there.
+        with torch.random.fork_rng(devices=[]):
+            module, report = kind.from_pretrained(
+                folder, torch_dtype=dtype, output_loading_info=True
+            )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{folder} cannot be read: {line}") from error
+    # Left as they are they would be random, or hold no memory.
+    if missing := sorted(report["missing_keys"]):
+        total = len(module.state_dict())
+        raise ValueError(f"{folder} lacks {len(missing)} of {total} tensors, first {missing[0]}")
+    if wrong := sorted(str(entry[0]) for entry in report["mismatched_keys"]):
+        raise ValueError(f"{folder} has {len(wrong)} tensors of another shape, first {wrong[0]}")
+    loaded: torch.nn.Module = module
+    return loaded
 
 
 def _lora_scale(path: Path) -> float | None:

@@ -102,7 +102,8 @@ def test_the_model_is_shared_and_not_copied_into_the_spec(make_single, tiny_mode
     env = make_single(model=tiny_model)
     assert env.unwrapped.model is tiny_model
     assert env.spec.kwargs["model"] is tiny_model
-    assert copy.deepcopy(tiny_model) is tiny_model
+    assert copy.deepcopy({"model": tiny_model})["model"] is tiny_model
+    assert copy.deepcopy(tiny_model) is not tiny_model
 
 
 mo = pytest.importorskip("mo_gymnasium")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from reelrl.algos.grpo import GRPO
+from reelrl.algos.run.ownership import owned
 from reelrl.algos.run.runlog import RunLog
 from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.scoring import RewardList
@@ -26,7 +24,6 @@ from reelrl.zoo.pictures import save_gif
 from reelrl.zoo.train import make_env, open_run
 
 DONE = "done.json"
-LOCK = "lock"
 CLIPS = {"base": "base.gif", "after": "after.gif"}
 SHOWN = 4
 GIF_SCALE = 1
@@ -58,19 +55,11 @@ def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
         The folder.
     """
     torch.set_num_threads(1)
-    with _alone_in(folder):
+    # One outlives a killed benchmark.
+    with owned(folder, wait=True):
         if not finished(run, folder):
             _train(run, folder, examined)
     return folder
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for a process that is still at work here: one outlives a killed benchmark."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _train(run: Run, folder: Path, examined: ExaminationConfig) -> None:

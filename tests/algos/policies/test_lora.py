@@ -93,7 +93,7 @@ def test_a_second_adapter_and_unknown_layers_are_refused(tiny_model):
     with pytest.raises(ValueError, match="nowhere"):
         FlowPolicy(tiny_model, lora_rank=2, lora_targets=["nowhere"])
     FlowPolicy(tiny_model, lora_rank=2, lora_targets=["to_q"])
-    with pytest.raises(ValueError, match="has a LoRA adapter already"):
+    with pytest.raises(ValueError, match="has LoRA adapters already"):
         FlowPolicy(tiny_model, lora_rank=2, lora_targets=["to_q"])
 
 

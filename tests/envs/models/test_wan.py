@@ -1,12 +1,15 @@
 """The Wan model: unchanged by our loading, lazy, and clear about what it refuses."""
 
 import json
+import pickle
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import WanPipeline
+from safetensors.torch import load_file, save_file
 
 from reelrl.envs.models import SHIPPED, VideoModel, WanVideoModel
 from reelrl.envs.sampling import euler_ode, initial_noise
@@ -48,8 +51,15 @@ def test_a_path_is_a_folder_whatever_it_is_called(copy, monkeypatch):
         WanVideoModel.from_pretrained(Path("nano-early"))
 
 
+def own(path):
+    """A file of a model that is changed on purpose: the record of its digests goes."""
+    for folder in path.parents[:2]:
+        (folder / "checksums.json").unlink(missing_ok=True)
+    return path
+
+
 def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    own(path).write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -193,7 +203,7 @@ def test_velocity_carries_gradients_and_is_float32():
 
 def test_a_vae_config_that_is_silent_about_its_strides_has_those_of_wan_21(copy):
     """The published 2.1 folders were written before diffusers had the two keys."""
-    path = copy / "vae" / "config.json"
+    path = own(copy / "vae" / "config.json")
     config = json.loads(path.read_text())
     del config["scale_factor_temporal"], config["scale_factor_spatial"]
     path.write_text(json.dumps(config))
@@ -218,7 +228,7 @@ def test_a_large_vocabulary_is_not_listed(nano, monkeypatch):
     ],
 )
 def test_the_shift_is_that_of_the_folders_scheduler(copy, config, shift):
-    path = copy / "scheduler" / "scheduler_config.json"
+    path = own(copy / "scheduler" / "scheduler_config.json")
     path.unlink()
     if config is not None:
         path.write_text(json.dumps(config))
@@ -258,3 +268,115 @@ def test_trained_weights_come_back(copy, tmp_path):
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(FileNotFoundError, match="no trained weights in"):
         other.load_trained(tmp_path / "nowhere")
+
+
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+
+
+@pytest.mark.parametrize("component", WEIGHTS)
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        ("missing", r"lacks 3 of \d+ tensors, first "),
+        ("shape", "cannot be read: |tensors of another shape"),
+        ("cut", "cannot be read: "),
+        ("empty", "cannot be read: "),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused_with_the_folder(copy, component, damage, words):
+    """They were left on the meta device, or drawn at random."""
+    path = own(copy / component / WEIGHTS[component])
+    weights = load_file(path)
+    names = sorted(weights)
+    if damage == "missing":
+        for name in names[4:7]:
+            del weights[name]
+        save_file(weights, path)
+    elif damage == "shape":
+        save_file({**weights, names[3]: torch.zeros(3)}, path)
+    else:
+        path.write_bytes(path.read_bytes()[: 500 if damage == "cut" else 0])
+    with pytest.raises(ValueError, match=words) as error:
+        getattr(WanVideoModel(copy), component)
+    assert str(copy / component) in str(error.value) and "\n" not in str(error.value)
+
+
+JSONS = ["model_index.json", "vae/config.json", "transformer/config.json",
+         "tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JSONS)
+def test_a_damaged_file_is_named_before_it_is_parsed(copy, name):
+    path = copy / name
+    path.write_bytes(path.read_bytes().replace(b":", b";", 1))
+    with pytest.raises(ValueError, match=rf"{name} is damaged: expected sha256"):
+        VideoModel.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("name", JSONS)
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"\xff\xfe{}", b"[" * 20_000])
+def test_a_file_without_a_record_that_is_no_mapping_is_named(copy, name, text):
+    own(copy / name).write_bytes(text)
+    with pytest.raises(ValueError, match=rf"{name} is damaged: expected") as error:
+        model = VideoModel.from_pretrained(copy)
+        model.latent_shape(9, 32, 32)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_no_record_knows_is_refused(copy):
+    """A second set of shards would be read in place of the recorded weights."""
+    (copy / "vae" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"vae/model.safetensors.index.json is not in checksums"):
+        VideoModel.from_pretrained(copy).vae  # noqa: B018
+
+
+def test_code_that_a_folder_brings_along_is_never_run(copy, monkeypatch):
+    """Left open, transformers asks on the terminal."""
+    edit(copy / "tokenizer" / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "e.E"]})
+    (copy / "tokenizer" / "e.py").write_text("raise SystemExit('run')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    VideoModel.from_pretrained(copy).check_prompts(["a red circle moving right"])
+
+
+def test_the_digest_is_of_the_weights_and_not_of_the_place(copy, nano):
+    again = VideoModel.from_pretrained(copy)
+    assert again.digest == nano.digest and again.same_base(nano)
+    own(copy / "README.md").write_text("a model card")
+    recordless = VideoModel.from_pretrained(copy)
+    assert recordless.digest == nano.digest
+    assert not recordless.same_base(VideoModel.from_pretrained("nano-early"))
+    edit(copy / "transformer" / "config.json", rope_max_seq_len=512)
+    assert not VideoModel.from_pretrained(copy).same_base(nano)
+
+
+def test_a_copied_model_owns_its_transformer_and_shares_the_rest(nano):
+    model = VideoModel.from_pretrained("nano-early")
+    latent, sigma = torch.zeros(1, *model.latent_shape(9, 32, 32)), torch.ones(1)
+    embedding = model.encode(["a red circle moving right"])
+    with torch.no_grad():
+        before = model.velocity(latent, sigma, embedding)
+        twin, pickled = deepcopy(model), pickle.loads(pickle.dumps(model))
+        for parameter in model.transformer.parameters():
+            parameter.add_(0.1)
+        for other in (twin, pickled):
+            assert torch.equal(other.velocity(latent, sigma, embedding), before)
+        assert not torch.equal(model.velocity(latent, sigma, embedding), before)
+    assert twin.text_encoder is model.text_encoder
+    assert twin.digest == pickled.digest == model.digest
+    fresh = model.fresh()
+    with torch.no_grad():
+        assert torch.equal(fresh.velocity(latent, sigma, embedding), before)
+    assert len(pickle.dumps(fresh.fresh())) < 10_000
+
+
+def test_weights_are_readable_as_the_umask_says(tmp_path):
+    model = VideoModel.from_pretrained("nano-early")
+    model.save_trained(tmp_path)
+    modes = {
+        path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "transformer").iterdir()
+    }
+    assert set(modes.values()) == {modes["config.json"]}

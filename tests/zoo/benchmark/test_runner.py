@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from reelrl.algos.grpo import GRPO
+from reelrl.algos.run.ownership import owned
 from reelrl.algos.run.runlog import read_metrics
 from reelrl.zoo.benchmark import runner
 from reelrl.zoo.benchmark import store as storing
 from reelrl.zoo.benchmark.columns import read_rows, write_rows
-from reelrl.zoo.benchmark.run import _alone_in, _measure_end, _open, execute, finished
+from reelrl.zoo.benchmark.run import _measure_end, _open, execute, finished
 from reelrl.zoo.benchmark.runner import bench
 from reelrl.zoo.benchmark.store import Store, collect
 
@@ -206,10 +207,10 @@ def test_columns_are_keys_first_and_then_the_alphabet(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_waits_for_the_process_that_is_at_it(tmp_path):
-    with _alone_in(tmp_path):
+    with owned(tmp_path):
         code = (
-            "import sys, pathlib; from reelrl.zoo.benchmark.run import _alone_in\n"
-            "with _alone_in(pathlib.Path(sys.argv[1])): print('in')"
+            "import sys, pathlib; from reelrl.algos.run.ownership import owned\n"
+            "with owned(pathlib.Path(sys.argv[1]), wait=True): print('in')"
         )
         other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=-1)
         with pytest.raises(subprocess.TimeoutExpired):

@@ -1,0 +1,120 @@
+"""Files that are whole or not there: written beside, flushed to disk, renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR)
+"""Errors by which a file system says that it does not flush folders: SMB and some FUSE do not."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with Unix line ends; a kill or a full disk leaves the old file.
+
+    Args:
+        path: of the file; its folder must exist.
+        text: all of it.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left beside the old file then.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file that others may read as the umask says, flushed to disk.
+
+    Args:
+        path: of the file; its folder must exist.
+        tensors: by name, on any device. Two of them may share memory.
+        metadata: texts for the header.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # Cloned: two names on one storage are refused by the format.
+    host = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    try:
+        save_file(host, path, dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        # A full disk arrives as the library's own error.
+        raise OSError(f"{path} cannot be written: {error}") from error
+    sort_header(path)
+    share(path)
+    sync(path)
+
+
+def sort_header(path: Path) -> None:
+    """Bring the texts in a safetensors header into order: equal contents are equal bytes then.
+
+    The format's writer puts them in an order that differs from process to process.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length).decode("utf-8"))
+        if "__metadata__" not in header:
+            return
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        if len(text) <= length:  # Blanks at the end of a header are allowed.
+            file.seek(8)
+            file.write(text.ljust(length))
+
+
+def sync(path: Path) -> None:
+    """Force a file to disk, and a folder's list of names as far as the file system can.
+
+    Raises:
+        OSError: if a file cannot be flushed.
+    """
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folder.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (stat.S_ISDIR(os.fstat(descriptor).st_mode) and error.errno in UNSYNCED):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def share(path: Path) -> None:
+    """Let others read a file, or all files below a folder, as the umask says.
+
+    Some writers make files that the owner alone can read, whatever the umask.
+    """
+    mode = 0o666 & ~_umask()
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(mode)
+
+
+def _umask() -> int:
+    """The process's mask of permissions, which can be read by setting it alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
