@@ -10,7 +10,9 @@ checkpoint could forget.
 from __future__ import annotations
 
 import math
+import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,23 +29,30 @@ from reelrl.algos.collect.rollout import Rollout
 from reelrl.algos.config import TrainerConfig, config_from_dict
 from reelrl.algos.evaluation import Examination
 from reelrl.algos.learners.base import LEARNERS, Learner, Numbers, make_learner
-from reelrl.algos.learners.update import Updater
+from reelrl.algos.learners.update import LearnerWarning, TrainingError, Updater
 from reelrl.algos.metrics import advantage_metrics, rollout_metrics
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.run.checkpoint import (
     Checkpoint,
+    CheckpointWarning,
     list_checkpoints,
     load_latest,
     save_checkpoint,
+    set_aside,
 )
 from reelrl.algos.run.console import interruptible, progress_bar
 from reelrl.algos.run.distributed import ALONE, Ranks
-from reelrl.algos.run.runlog import RunLog
+from reelrl.algos.run.ownership import owned_by
+from reelrl.algos.run.resume import check_same_environment, environment_facts, shift_of
+from reelrl.algos.run.runlog import METRICS, RunLog
+from reelrl.algos.silence import Silence, check_group_of_one
 from reelrl.algos.supply import check_supply, rollout_for
 from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.rebuild import describe_env, rebuild_env
+from reelrl.envs.sampling import initial_noise
 from reelrl.envs.scoring import RewardFacts
 from reelrl.envs.wrappers.action import takes_latents
+from reelrl.envs.wrappers.scalar import scalar_weights_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -51,6 +60,8 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 POLICY_GRADIENT = "policy_gradient"
 """The learner of checkpoints from before there were others."""
+FACTS = ("config", "policy", "estimator", "env", "rewards", "best")
+"""Facts that every checkpoint has, whatever its version."""
 SHOWN = 4
 """Clips of a rollout in its picture."""
 
@@ -135,8 +146,12 @@ class Trainer:
                 keep_all=clips if self.adaptation.learning else None,
             )
         )
+        self._check_fit(env)
         self.learner.begin(policy)
         self.updater = Updater(policy, self.config, self.ranks)
+        static = self.config.reward_weights
+        counted = [True] * len(self.names) if static is None else [w != 0 for w in static]
+        self.silence = Silence(self.names, counted, self.config.max_skipped)
         self.iteration = 0
         self.best = -math.inf
         self._resumed = False
@@ -155,6 +170,22 @@ class Trainer:
                 f"{self.config.loss}"
             )
 
+    def _check_fit(self, env: Any) -> None:
+        """Refuse settings that cannot fit the environment, before anything is drawn."""
+        static, names = self.config.reward_weights, self.names
+        if static is not None and len(static) != len(names):
+            raise ValueError(
+                f"learner.reward_weights must hold {len(names)} numbers, one for each of "
+                f"{', '.join(names)}, got {len(static)}"
+            )
+        if (weights := scalar_weights_of(env)) is not None:
+            raise ValueError(
+                f"the environment weighs its rewards ({weights}), and a learner reads the vector: "
+                "give the weights as learner.reward_weights, and none to the environment"
+            )
+        if self.config.group_size == 1:
+            check_group_of_one(self.estimator, names, self.config.prompts_per_iteration)
+
     def learn(self, iterations: int, *, progress: bool = False) -> list[dict[str, float]]:
         """Train for some iterations more.
 
@@ -168,10 +199,18 @@ class Trainer:
             One dict of metrics per iteration done, the same on every process.
 
         Raises:
-            RuntimeError: if more than ``max_skipped`` updates in a row had to be skipped.
+            TrainingError: if nothing is learned (see :class:`~reelrl.algos.silence.Silence`), if
+                more than ``max_skipped`` updates in a row had to be skipped, or if the policy
+                cannot act any longer. The checkpoints from before are intact.
+            FolderInUse: if another process trains in the folder.
             ValueError: if this run is a new one and the folder holds checkpoints of another.
         """
+        with owned_by(self.ranks, self.folder):
+            return self._learn(iterations, progress)
+
+    def _learn(self, iterations: int, progress: bool) -> list[dict[str, float]]:
         self._refuse_a_used_folder()
+        self._begin()
         log = RunLog(self.folder if self.ranks.is_main else None, self.iteration)
         history = []
         with interruptible() as interrupted:
@@ -187,6 +226,29 @@ class Trainer:
                     break
         log.close()
         return history
+
+    def _begin(self) -> None:
+        """Leave the branch that the run no longer follows, and say whose weights it starts from."""
+        if self.policy.started_trained and not (self.iteration or self._resumed):
+            warnings.warn(
+                f"the weights of {self.policy.model.name!r} were trained in this process before "
+                "the policy was made, and this run starts from them: open the model anew, or "
+                "make each policy over a copy.deepcopy of it",
+                LearnerWarning,
+                stacklevel=4,
+            )
+        self.policy.model.trained = True
+        if self.folder is None or not self.ranks.is_main:
+            return
+        root = self.folder / CHECKPOINTS
+        if root.is_dir() and (aside := set_aside(root, self.iteration)):
+            if (self.folder / METRICS).is_file():
+                shutil.copy2(self.folder / METRICS, aside / METRICS)
+            warnings.warn(
+                f"going on from iteration {self.iteration}: newer checkpoints are in {aside} now",
+                CheckpointWarning,
+                stacklevel=4,
+            )
 
     def _refuse_a_used_folder(self) -> None:
         """Of two runs in one folder the newer loses its checkpoints, and the older is resumed."""
@@ -229,8 +291,22 @@ class Trainer:
         shown = min(SHOWN, self.config.rollout.keep_videos)
         if rollout.videos is not None and shown:
             log.video(self.iteration, "rollout/clips", rollout.videos[:shown])
+        self._check_policy()
         self.iteration += 1
         return metrics
+
+    @torch.no_grad()
+    def _check_policy(self) -> None:
+        """Stop before weights that no clip can be made with become the newest checkpoint."""
+        base = denoising_batch(self.env)
+        noise = initial_noise(base.latent_shape, [0]).to(self.policy.model.device)
+        level, prompt = torch.ones(1, dtype=torch.float32), torch.zeros(1, dtype=torch.int64)
+        if not bool(self.policy.velocity(noise, level, prompt).isfinite().all()):
+            raise TrainingError(
+                f"the update of iteration {self.iteration} left a policy that cannot act: its "
+                f"velocity is not finite (learning_rate is {self.config.learning_rate:g}); the "
+                "last checkpoint is from before"
+            )
 
     def collect(self) -> Rollout:
         """Clips of this iteration's prompts, by the weights that the learner draws with."""
@@ -273,7 +349,9 @@ class Trainer:
         )
         active = objective.active()
         # Items without a signal count in the average and cost no forward pass.
-        total = objective.weight() / config.updates_per_iteration
+        # Where signals are short the remaining updates count for the missing ones; items are not.
+        total = objective.weight() / min(config.updates_per_iteration, objective.num_items)
+        self.silence(self.iteration, rollout, output, len(active), self._causes())
         seen: list[Numbers] = []
         first: list[Numbers] = []
         norms = []
@@ -295,6 +373,10 @@ class Trainer:
             "train/grad_norm": float(np.mean(norms)) if norms else 0.0,
             "train/updates": float(self.updater.updates),
         }
+
+    def _causes(self) -> dict[str, str]:
+        """Name of a reward -> why it failed last."""
+        return dict(getattr(denoising_batch(self.env), "reward_failures", {}))
 
     def adapt(self, rollout: Rollout) -> dict[str, float]:
         """Let the rewards that learn along learn from a rollout.
@@ -338,6 +420,9 @@ class Trainer:
             "policy": self.policy.settings(),
             "estimator": self.estimator_name,
             "env": describe_env(self.env),
+            "environment": environment_facts(self.env),
+            "threads": torch.get_num_threads(),
+            "silence": [self.silence.iterations, self.silence.unscored],
             "shift": denoising_batch(self.env).shift,
             "rewards": self.names,
             "best": self.best if math.isfinite(self.best) else None,
@@ -360,8 +445,12 @@ class Trainer:
         evaluation: Examination | None = None,
         observe: Observer | None = None,
         ranks: Ranks = ALONE,
+        allow_changes: bool = False,
     ) -> Self:
-        """Go on where a checkpoint left off; bit for bit the same run on the CPU.
+        """Go on where a checkpoint left off; bit for bit the same run on as many CPU threads.
+
+        If ``folder`` is one checkpoint of several, its newer ones are set aside as soon as the run
+        goes on: they belong to another branch.
 
         Args:
             folder: of :meth:`save`, of a run, or one checkpoint; the newest readable one is taken.
@@ -372,20 +461,23 @@ class Trainer:
             evaluation: see there.
             observe: see there.
             ranks: see there.
+            allow_changes: go on in an environment with another model, prompts, schedule or rewards
+                of the same names.
 
         Raises:
             CheckpointError: if no checkpoint can be read.
-            ValueError: if something is needed that was not given.
+            ValueError: if something is needed that was not given, or the environment is not the
+                run's.
         """
         root = Path(folder)
         root = root / CHECKPOINTS if (root / CHECKPOINTS).is_dir() else root
-        checkpoint = load_latest(root)
+        checkpoint = load_latest(root, needed=FACTS)
         facts = checkpoint.facts
         learner = facts.get("learner", {"name": POLICY_GRADIENT})["name"]
         config = config_from_dict(cls.Config, facts["config"], LEARNERS.find(learner).Config)
         if env is None:
             clips = config.prompts_per_iteration * config.group_size
-            env = rebuild_env(facts["env"], clips // ranks.count, shift=_shift_of(facts))
+            env = rebuild_env(facts["env"], clips // ranks.count, shift=shift_of(facts))
         if estimator is None and facts["estimator"] is None:
             raise ValueError("the run's estimator was given as an instance: pass estimator=")
         trainer = cls._with(
@@ -399,6 +491,7 @@ class Trainer:
             observe=observe,
             ranks=ranks,
         )
+        check_same_environment(facts, trainer.env, allow_changes=allow_changes)
         trainer._restore(checkpoint)
         return trainer
 
@@ -416,16 +509,16 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         facts, tensors = checkpoint.facts, checkpoint.tensors
-        if facts["rewards"] != self.names:
-            raise ValueError(
-                f"the run had the rewards {facts['rewards']}, the environment has {self.names}"
+        threads = facts.get("threads", torch.get_num_threads())
+        if self.policy.model.device.type == "cpu" and threads != torch.get_num_threads():
+            warnings.warn(
+                f"the run was made with {threads} CPU threads and goes on with "
+                f"{torch.get_num_threads()}: numbers differ in their last digits; "
+                f"OMP_NUM_THREADS={threads} keeps them",
+                LearnerWarning,
+                stacklevel=3,
             )
-        shift, own = _shift_of(facts), denoising_batch(self.env).shift
-        if shift is not None and shift != own:
-            raise ValueError(
-                f"the run had a noise schedule of shift {shift}, the environment has {own}: "
-                f"give it shift={shift}"
-            )
+        self.silence.iterations, self.silence.unscored = facts.get("silence", (0, None))
         self.policy.load_state_dict(dict(tensors["weights"]), dict(tensors["reference"]))
         self.updater.restore(tensors, facts)
         arrays = {name: tensor.numpy() for name, tensor in tensors["estimator"].items()}
@@ -475,14 +568,3 @@ class Trainer:
 def _parts(order: Int[Tensor, " M"], count: int) -> Sequence[Tensor]:
     """Up to ``count`` parts of ``order`` (M,) that differ in length by at most one."""
     return order.tensor_split(min(count, len(order))) if len(order) else ()
-
-
-def _shift_of(facts: Mapping[str, Any]) -> float | None:
-    """Shift of a run's noise schedule; None if its checkpoint cannot tell.
-
-    Checkpoints from before a model had a shift of its own do not record it. The environment had the
-    shift it was given then, or 3.
-    """
-    if "shift" in facts:
-        return float(facts["shift"])
-    return None if facts["env"] is None else float(facts["env"]["kwargs"].get("shift", 3.0))

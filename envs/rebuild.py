@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -26,6 +26,15 @@ def _plain(value: Any) -> bool:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return all(_plain(item) for item in value)
     return value is None or type(value) in (str, int, float, bool)
+
+
+def resolved_arguments(described: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of a described environment and of its id; empty if nothing is known."""
+    if described is None or described["id"] not in gym.registry:
+        return {}
+    arguments = {**gym.spec(described["id"]).kwargs, **described["kwargs"]}
+    # As JSON gives them back: a tuple of rewards equals the list of them.
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
 
 
 def rebuild_env(described: dict[str, Any] | None, clips: int, *, shift: float | None = None) -> Any:

@@ -30,7 +30,16 @@ def initial_noise(shape: Sequence[int], seeds: Sequence[int]) -> Float[Tensor, "
     for seed in seeds:
         if not 0 <= seed < NOISE_SEEDS:
             raise ValueError(f"a noise seed must be in [0, {NOISE_SEEDS}), got {seed}")
-    rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    rows = [
+        torch.randn(
+            *shape,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            # Written out: under another default the same seed would be another clip.
+            dtype=torch.float32,
+            device="cpu",
+        )
+        for seed in seeds
+    ]
     return torch.stack(rows)
 
 

@@ -40,6 +40,10 @@ class LearnerWarning(UserWarning):
     """Something in training went wrong and was dealt with."""
 
 
+class TrainingError(RuntimeError):
+    """A run cannot go on: it learns nothing, or its policy cannot act any longer."""
+
+
 class Updater:
     """Optimizer, gradient scaler and average of the weights of one policy.
 
@@ -93,7 +97,7 @@ class Updater:
             all processes.
 
         Raises:
-            RuntimeError: if more than ``max_skipped`` updates in a row were skipped.
+            TrainingError: if more than ``max_skipped`` updates in a row were skipped.
         """
         if feedback is None:
             loss, numbers = self.gradients(
@@ -200,7 +204,7 @@ class Updater:
             f"update skipped: loss {loss}, gradient norm {length}", LearnerWarning, stacklevel=4
         )
         if self._in_a_row > self.config.max_skipped:
-            raise RuntimeError(
+            raise TrainingError(
                 f"{self._in_a_row} updates in a row had a loss or gradient that is not finite; "
                 "the last checkpoint is intact"
             )

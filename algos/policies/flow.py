@@ -138,8 +138,8 @@ class FlowPolicy:
         if self.config.gradient_checkpointing:
             # diffusers hangs a local function on every block.
             raise TypeError(
-                "a policy with gradient_checkpointing cannot be pickled: use copy.deepcopy, or save "
-                "policy.state_dict() and policy.settings()"
+                "a policy with gradient_checkpointing cannot be pickled: use copy.deepcopy, or "
+                "save policy.state_dict() and policy.settings()"
             )
         return vars(self)
 

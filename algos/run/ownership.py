@@ -6,8 +6,10 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from reelrl.algos.run.distributed import Ranks
 
 try:
     import fcntl
@@ -36,6 +38,7 @@ def owned(folder: Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
         FolderInUse: if another process has it; names process and machine.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     key = folder.resolve()
     if _HELD.get(key) or fcntl is None:
@@ -56,6 +59,30 @@ def owned(folder: Path, *, wait: bool = False) -> Iterator[None]:
             yield
         finally:
             _HELD[key] -= 1
+            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                # Nothing came of it.
+                (folder / LOCK).unlink()
+                folder.rmdir()
+
+
+@contextmanager
+def owned_by(ranks: Ranks, folder: Path | None) -> Iterator[None]:
+    """Let processes that train together own a folder, through the one that writes; None is none.
+
+    Raises:
+        FolderInUse: on all of them, if others have it.
+    """
+    with ExitStack() as stack:
+        problem = ""
+        if ranks.is_main and folder is not None:
+            try:
+                stack.enter_context(owned(folder))
+            except FolderInUse as error:
+                problem = str(error)
+        # The others would wait for a process that is gone.
+        if found := next(filter(None, ranks.exchange(problem)), ""):
+            raise FolderInUse(found)
+        yield
 
 
 def _take(descriptor: int, folder: Path, wait: bool) -> None:

@@ -101,3 +101,19 @@ def _weights(env: Any, weights: Sequence[float] | None) -> np.ndarray:
     if weights is None:
         return np.ones(dim) if task is None else np.array(task.rewards.facts().signs)
     return read_weights(weights, dim)
+
+
+def scalar_weights_of(env: Any) -> list[float] | None:
+    """Weights that somebody gave an environment or a wrapper around it; None without any.
+
+    A wrapper that takes the components' signs has been given none.
+    """
+    task = getattr(env.unwrapped, "task", None)
+    if task is not None and task.weights is not None:
+        return [float(weight) for weight in task.weights]
+    for wrapper in chain_of(env):
+        if isinstance(wrapper, ScalarReward | VectorScalarReward):
+            own = [float(weight) for weight in wrapper.weights]
+            signs = [1.0] * len(own) if task is None else list(task.rewards.facts().signs)
+            return None if own == signs else own
+    return None

@@ -325,19 +325,13 @@ def test_loading_says_what_is_missing(make_learner, make_env, tmp_path):
         GRPO.load(tmp_path, env=make_env(8, rewards=[Red()]), estimator=make_estimator("grpo"))
 
 
-def test_t23_nan_rewards_and_whole_groups_of_them_do_not_stop_a_run(make_learner, tiny_types):
+def test_t23_nan_rewards_do_not_stop_a_run(make_learner, tiny_types):
     rewards = [tiny_types["flaky"]((0, 1)), tiny_types["contrast"]()]
     learner = make_learner("gdpo", env={"rewards": rewards})
     with pytest.warns(UserWarning, match="flaky"):
         history = learner.learn(3)
     assert any(metrics["health/failed/flaky"] > 0 for metrics in history)
     assert all(w.isfinite().all() for w in weights_of(learner).values())
-    everything = make_learner("grpo", env={"rewards": [tiny_types["flaky"](range(4))]})
-    before = weights_of(everything)
-    with pytest.warns(UserWarning, match="flaky"):
-        metrics = everything.learn(1)[0]
-    assert metrics["train/active"] == 0 and everything.updater.updates == 0
-    assert_same(weights_of(everything), before)
 
 
 def test_a_nan_loss_skips_the_update_and_a_run_of_them_stops(make_learner, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def test_a_copy_stays_as_it_was_and_trains_alone(nano_env, copied, settings):
     policy = FlowPolicy(env.unwrapped.model, **settings).bind(env)
     disturb(policy)  # A copy has the weights of the moment, not those of the folder.
     if copied is by_pickle and policy.config.gradient_checkpointing:
-        with pytest.raises(TypeError, match="cannot be pickled: use copy.deepcopy"):
+        with pytest.raises(TypeError, match=r"cannot be pickled: use copy\.deepcopy"):
             copied(policy)
         return
     other = copied(policy)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
+import stat
 import sys
 import time
 
@@ -24,6 +27,7 @@ from reelrl.algos.run.checkpoint import (
     load_latest,
     pack_optimizer,
     save_checkpoint,
+    set_aside,
     unpack_optimizer,
 )
 
@@ -85,7 +89,7 @@ def test_a_bad_checkpoint_is_named_and_the_older_one_still_loads(tmp_path, damag
         state.write_text(json.dumps({**json.loads(state.read_text()), "version": 99}))
     else:
         state.write_text("{")
-    wanted = {"version": "version 99, expected 1", "state": "cannot be read"}
+    wanted = {"version": "version 99, expected 1 to 2", "state": "cannot be read"}
     with pytest.raises(CheckpointError, match=wanted.get(damage, "is damaged: expected")):
         load_checkpoint(folder)
     with pytest.warns(CheckpointWarning, match="going on from"):
@@ -184,3 +188,157 @@ def test_optimizer_state_survives_as_plain_tensors(tmp_path):
     step(weight, adam, 2)
     step(twin, other, 2)
     assert torch.equal(weight, twin)
+
+
+def flip(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_no_flipped_bit_of_a_state_is_taken_for_the_newest(tmp_path):
+    """One in four was: an iteration, a learning rate, a list of digests that was not."""
+    save_checkpoint(tmp_path, make(1))
+    state = save_checkpoint(tmp_path, make(2)) / STATE
+    whole = state.read_bytes()
+    loaded = 0
+    for bit in random.Random(0).sample(range(8 * len(whole)), 300):
+        flip(state, bit)
+        try:
+            assert_is(load_checkpoint(state.parent), 2)  # Another blank, or a name in other case.
+            loaded += 1
+        except CheckpointError:
+            with pytest.warns(CheckpointWarning):
+                assert_is(load_latest(tmp_path), 1)
+        state.write_bytes(whole)
+    assert loaded < 10
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "null", "[]", "3", '"x"', "{}", '{"version": 1}', '{"version": true}', '{"version": 0}',
+        '{"version": 1, "iteration": 2, "digests": null, "facts": {}}',
+        '{"version": 1, "iteration": 2, "digests": {}, "facts": {}}',
+        '{"version": 1, "iteration": 3, "digests": {}, "facts": {}}',
+        '{"version": 1, "iteration": "2", "digests": {}, "facts": {}}',
+        '{"version": 1, "iteration": 2, "facts": {}}',
+        '{"version": 1, "iteration": 2, "digests": {"../../x.safetensors": "0"}, "facts": {}}',
+        '{"version": 1, "iteration": 2, "digests": {"state.json": "0"}, "facts": {}}',
+        '{"version": 2, "iteration": 2, "digests": {}, "facts": {}}',
+        "[" * 100_000, "9" * 10_000, "\x00", "",
+    ],
+)  # fmt: skip
+def test_whatever_is_wrong_with_a_state_the_older_checkpoint_is_taken(tmp_path, state):
+    save_checkpoint(tmp_path, make(1))
+    (save_checkpoint(tmp_path, make(2)) / STATE).write_text(state, encoding="utf-8")
+    with pytest.warns(CheckpointWarning, match="going on from"):
+        assert_is(load_latest(tmp_path), 1)
+
+
+def test_a_checkpoint_that_lacks_a_needed_fact_is_passed_over(tmp_path):
+    save_checkpoint(tmp_path, Checkpoint(1, {}, {"env": 1}))
+    save_checkpoint(tmp_path, Checkpoint(2, {}, {}))
+    with pytest.warns(CheckpointWarning, match="expected the facts env, which are missing"):
+        assert load_latest(tmp_path, needed=("env",)).iteration == 1
+
+
+def test_a_state_from_before_it_had_a_digest_is_read(tmp_path):
+    state = save_checkpoint(tmp_path, make(2)) / STATE
+    old = {**json.loads(state.read_text()), "version": 1}
+    del old["digest"]
+    state.write_text(json.dumps(old))
+    assert_is(load_latest(tmp_path), 2)
+
+
+OTHERS = [
+    "step_00000002_before_lr_change", "step_x", "step_", "my_step_00000001", "step_00000001.bak",
+    ".step_x.old", "step_٣",
+]  # fmt: skip
+
+
+def test_only_step_and_digits_are_checkpoints(tmp_path):
+    """A copy that a user had made was counted, read as the newest, and deleted."""
+    folder = save_checkpoint(tmp_path, make(2))
+    for name in OTHERS:
+        shutil.copytree(folder, tmp_path / name)
+    for iteration in range(3, 9):
+        save_checkpoint(tmp_path, make(iteration), keep=1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000008"]
+    assert {name for name in OTHERS if (tmp_path / name).is_dir()} == set(OTHERS)
+    assert_is(load_checkpoint(tmp_path / OTHERS[0]), 2)
+
+
+def test_more_digits_than_eight_count_as_numbers(tmp_path):
+    for iteration in (99_999_999, 100_000_000):
+        save_checkpoint(tmp_path, make(iteration), keep=5)
+    assert load_latest(tmp_path).iteration == 100_000_000
+
+
+def test_going_back_sets_newer_checkpoints_aside(tmp_path):
+    for iteration in range(1, 5):
+        save_checkpoint(tmp_path, make(iteration), keep=9, best=iteration == 4)
+    assert set_aside(tmp_path, 4) is None and best_checkpoint(tmp_path) is not None
+    aside = set_aside(tmp_path, 2)
+    assert [p.name for p in list_checkpoints(aside)] == ["step_00000003", "step_00000004"]
+    assert_is(load_latest(tmp_path), 2)
+    assert_is(load_latest(aside), 4)
+    assert best_checkpoint(tmp_path) is None
+    save_checkpoint(tmp_path, make(3), keep=9)
+    assert set_aside(tmp_path, 2) == tmp_path / "set_aside_2"
+
+
+@pytest.mark.parametrize("text", ["../../elsewhere", "step_00000009", "", "\x00", "step_x"])
+def test_a_damaged_mark_of_the_best_names_nothing(tmp_path, text):
+    save_checkpoint(tmp_path, make(1), best=True)
+    (tmp_path / "best").write_text(text)
+    assert best_checkpoint(tmp_path) is None
+    save_checkpoint(tmp_path, make(2))
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, make(1))
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("reelrl.algos.run.checkpoint.write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, make(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_that_cannot_be_flushed_is_no_obstacle(tmp_path, monkeypatch, number):
+    """SMB and some FUSE answer so; files are flushed all the same, or it is an error."""
+    fsync = os.fsync
+
+    def picky(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", picky)
+    assert_is(load_checkpoint(save_checkpoint(tmp_path, make(1), best=True)), 1)
+
+    def broken(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError):
+        save_checkpoint(tmp_path, make(2))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_checkpoint_is_as_readable_as_the_umask_says(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        folder = save_checkpoint(tmp_path, make(1))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
+
+
+def test_facts_with_numbers_for_keys_and_texts_of_any_language_come_back(tmp_path):
+    folder = save_checkpoint(tmp_path, Checkpoint(1, {}, {"é 漢": {1: None, 2: float("inf")}}))
+    assert load_checkpoint(folder).facts == {"é 漢": {"1": None, "2": float("inf")}}

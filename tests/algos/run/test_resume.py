@@ -1,0 +1,137 @@
+"""A run goes on in the environment it had, from the checkpoint it was told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import gymnasium as gym
+import pytest
+import torch
+
+from reelrl.algos.grpo import GRPO, GRPOConfig
+from reelrl.algos.learners.update import LearnerWarning
+from reelrl.algos.policies import FlowPolicy
+from reelrl.algos.run.checkpoint import CheckpointWarning
+from reelrl.envs.models import VideoModel
+
+SMALL = {"prompts_per_iteration": 1, "group_size": 4, "save_every": 1, "keep": 9}
+
+
+def batch(env_id="reelrl/MovingShapesEarly-v0", **changes):
+    arguments = {
+        "num_envs": 4, "num_steps": 2, "output": "torch", "autoreset_mode": "Disabled"
+    }  # fmt: skip
+    return gym.make_vec(env_id, **{**arguments, **changes})
+
+
+def run(folder, iterations, env=None, **policy):
+    env = env or batch()
+    learner = GRPO(
+        env, FlowPolicy(env.unwrapped.model, **policy), "grpo", GRPOConfig(**SMALL), folder=folder
+    )
+    learner.learn(iterations)
+    return learner
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of three iterations with an adapter."""
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    run(folder, 3, lora_rank=2)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    "env_id, changes, words",
+    [
+        ("reelrl/MovingShapes-v0", {}, r"it had model 6276\w{8}, now \w{12}"),
+        ("reelrl/MovingShapesEarly-v0", {"num_steps": 3}, r"num_steps 2, now 3"),
+        ("reelrl/MovingShapesEarly-v0", {"num_frames": 5}, r"latent_shape \[8, 5.*now \[8, 3"),
+        ("reelrl/MovingShapesEarly-v0", {"prompts": ["a red circle moving right"]}, "prompts"),
+        ("reelrl/MovingShapesEarly-v0", {"shift": 9.0}, "shift 3.0, the environment has 9.0"),
+    ],
+)  # fmt: skip
+def test_another_environment_is_refused_by_name(folder, env_id, changes, words):
+    """The adapter of one base trained on on another, and on another schedule."""
+    with pytest.raises(ValueError, match=words):
+        GRPO.load(folder, env=batch(env_id, **changes))
+    changed = GRPO.load(folder, env=batch(env_id, **changes), allow_changes=True)
+    assert changed.iteration == 3
+
+
+def test_rewards_with_other_settings_are_refused(tmp_path):
+    def env(hackability):
+        return batch(rewards=[{"name": "proxy_vq", "hackability": hackability}])
+
+    run(tmp_path, 1, env(0.5))
+    assert GRPO.load(tmp_path, env=env(0.5)).iteration == 1
+    with pytest.raises(ValueError, match=r"rewards \[.*0\.5.*now \[.*1\.0"):
+        GRPO.load(tmp_path, env=env(1.0))
+
+
+def test_the_same_environment_by_another_road_is_taken(folder):
+    """Another id, another batch, the model given as an object or by its folder."""
+    spec = gym.spec("reelrl/MovingShapesEarly-v0").kwargs
+    model = VideoModel.from_pretrained("nano-early")
+    for given in (model, str(model.folder)):
+        env = batch("reelrl/TextToVideo-v0", **{**spec, "model": given})
+        assert GRPO.load(folder, env=env).iteration == 3
+
+
+def test_a_checkpoint_without_a_digest_of_its_base_knows_its_name(folder):
+    for state in folder.glob("checkpoints/step_*/state.json"):
+        old = {**json.loads(state.read_text()), "version": 1}
+        del old["digest"], old["facts"]["environment"]
+        state.write_text(json.dumps(old))
+    assert GRPO.load(folder).iteration == 3
+    with pytest.raises(ValueError, match="model nano-early, now nano"):
+        GRPO.load(folder, env=batch("reelrl/MovingShapes-v0"))
+
+
+def test_going_back_leaves_the_abandoned_branch_aside(folder, tmp_path):
+    """A kill brought the diverged weights back: the newest number was taken, of either branch."""
+    back = GRPO.load(folder / "checkpoints" / "step_00000001", log_folder=folder)
+    with pytest.warns(CheckpointWarning, match=r"from iteration 1: newer .*set_aside_1 now"):
+        back.learn(1)
+    assert [row["iteration"] for row in rows(folder)] == [0, 1]
+    again = GRPO.load(folder, log_folder=folder)
+    assert again.iteration == 2
+    for name, weight in back.policy.state_dict().items():
+        assert torch.equal(weight, again.policy.state_dict()[name])
+    aside = folder / "checkpoints" / "set_aside_1"
+    assert sorted(p.name for p in aside.iterdir()) == [
+        "metrics.jsonl", "step_00000002", "step_00000003",
+    ]  # fmt: skip
+    assert GRPO.load(aside).iteration == 3
+    assert [r["iteration"] for r in rows(aside)] == [0, 1, 2]
+
+
+def test_going_on_from_the_newest_sets_nothing_aside(folder, recwarn):
+    GRPO.load(folder, log_folder=folder).learn(1)
+    assert not list(folder.glob("checkpoints/set_aside_*"))
+    assert not [w for w in recwarn if issubclass(w.category, CheckpointWarning)]
+
+
+def test_another_number_of_threads_is_said(folder, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 31)
+    with pytest.warns(LearnerWarning, match=r"with 1 CPU threads and goes on with 31: .*THREADS=1"):
+        GRPO.load(folder)
+
+
+def test_a_damaged_line_in_the_middle_of_the_log_costs_that_line(folder):
+    path = folder / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], b'{"iteration": \xff', *lines[2:]]))
+    with pytest.warns(UserWarning, match="line 2 of .* is damaged and left out"):
+        GRPO.load(folder, log_folder=folder).learn(1)
+    assert [row["iteration"] for row in rows(folder)] == [0, 2, 3]
