@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,29 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder beside and put it in place; a kill leaves the old one or the new one.
+
+    Args:
+        path: of the folder; its parent must exist.
+        write: fills the folder that it is given, which does not exist yet.
+    """
+    beside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    for left_over in (beside, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    try:
+        write(beside)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    share(beside)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(beside, path)
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_tensors(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,22 @@ import torch
 import yaml
 from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
+from tqdm import tqdm
 
 import reelrl  # noqa: F401  (registers the ids)
+from reelrl.algos.advantages import AdvantageOutput
+from reelrl.algos.collect.rollout import Rollout
 from reelrl.algos.evaluation import Evaluation, Examination
 from reelrl.algos.grpo import GRPO
+from reelrl.algos.metrics import rollout_metrics
 from reelrl.algos.policies import FlowPolicy
 from reelrl.algos.policies.weights import averaged
 from reelrl.algos.run.checkpoint import list_checkpoints
 from reelrl.algos.run.distributed import ALONE, Ranks, launched
-from reelrl.algos.trainer import CHECKPOINTS, Observer
+from reelrl.algos.run.ownership import owned_by
+from reelrl.algos.trainer import CHECKPOINTS, Observer, Trainer
 from reelrl.envs.task import Task
+from reelrl.files import replace_folder, write_text
 from reelrl.naming import nearest
 from reelrl.zoo.pictures import save_gif, save_sheet
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
@@ -79,18 +85,59 @@ def train(
     with launched(config.env_args.get("device", "cpu")) as ranks:
         batch = make_env(config, ranks)
         examination = _examination(config, batch.unwrapped.model, ranks)
-        learner = open_run(config, folder, batch, examination, ranks=ranks)
-        if learner.iteration == 0:
-            _show(learner, examination, folder, "before")
-        remaining = config.iterations - learner.iteration
-        if remaining > 0:
-            learner.learn(remaining, progress=progress)
-        _show(learner, examination, folder, "after")
-        if ranks.is_main:
-            with averaged(learner.updater.ema):
-                learner.policy.save_pretrained(folder / "weights")
-            print(f"wrote {folder}")
+        with owned_by(ranks, folder):
+            _run(config, folder, batch, examination, ranks, progress)
     return folder
+
+
+def _run(
+    config: TrainConfig,
+    folder: Path,
+    batch: Any,
+    examination: Evaluation,
+    ranks: Ranks,
+    progress: bool,
+) -> None:
+    """Train in a folder that is ours."""
+    learner = open_run(config, folder, batch, examination, observe=print_scores, ranks=ranks)
+    if learner.iteration == 0:
+        _show(learner, examination, folder, "before")
+    remaining = config.iterations - learner.iteration
+    if remaining > 0:
+        learner.learn(remaining, progress=progress)
+    _show(learner, examination, folder, "after")
+    if ranks.is_main:
+        with averaged(learner.updater.ema):
+            replace_folder(folder / "weights", learner.policy.save_pretrained)
+        print(f"wrote {folder}")
+
+
+def print_scores(
+    learner: Trainer, rollout: Rollout, output: AdvantageOutput
+) -> Mapping[str, float]:
+    """Print the scores of the first clips, before anything is learned from them; adds no numbers.
+
+    A reward that fails, or gives every clip the same score, is seen here and not after a night.
+    """
+    if learner.iteration == 0 and learner.ranks.is_main:
+        tqdm.write("\n".join(score_table(rollout, learner.names)))  # Above the bar.
+    return {}
+
+
+def score_table(rollout: Rollout, names: Sequence[str]) -> list[str]:
+    """Lines that say for each reward its mean, its spread within groups and the share scored."""
+    width = max(len("reward"), *map(len, names))
+    numbers = rollout_metrics(rollout, names)
+    lines = [
+        f"first {len(rollout.rewards)} clips, of the base model:",
+        f"{'reward':<{width}}  {'mean':>8}  {'spread':>8}  scored",
+    ]
+    for name in names:
+        mean, spread, failed = (
+            numbers[f"{key}/{name}"] for key in ("reward", "reward/within_std", "health/failed")
+        )
+        lines.append(f"{name:<{width}}  {mean:8.4g}  {spread:8.2g}  {1 - failed:6.0%}")
+    return lines
 
 
 def make_env(config: TrainConfig, ranks: Ranks = ALONE) -> Any:
@@ -139,7 +186,7 @@ def open_run(
     if plain["policy"]["lora_targets"] is None:
         # As the policy fills them in: runs from before they were the model's have them here.
         plain["policy"]["lora_targets"] = list(env.unwrapped.model.lora_targets)
-    if begun and yaml.safe_load((folder / CONFIG).read_text()) != plain:
+    if begun and yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) != plain:
         raise ValueError(
             f"{folder} holds a run with other settings (see its {CONFIG}); choose another --out"
         )
@@ -154,10 +201,7 @@ def open_run(
             observe=observe,
             ranks=ranks,
         )
-    if ranks.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
-    return GRPO(
+    learner = GRPO(
         env,
         FlowPolicy(env.unwrapped.model, **asdict(config.policy)),
         config.estimator,
@@ -167,6 +211,11 @@ def open_run(
         observe=observe,
         ranks=ranks,
     )
+    # Last: settings that nothing can be made of leave no folder behind.
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    return learner
 
 
 def _examination(config: TrainConfig, model: Any, ranks: Ranks) -> Evaluation:

@@ -124,7 +124,9 @@ def test_going_on_from_the_newest_sets_nothing_aside(folder, recwarn):
 
 def test_another_number_of_threads_is_said(folder, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 31)
-    with pytest.warns(LearnerWarning, match=r"with 1 CPU threads and goes on with 31: .*THREADS=1"):
+    with pytest.warns(
+        LearnerWarning, match=r"with \d+ CPU threads and goes on with 31: .*THREADS="
+    ):
         GRPO.load(folder)
 
 
