@@ -12,6 +12,7 @@ from torch import Tensor
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA, averaged
 from reelrl.algos.run.distributed import ALONE, Ranks
+from reelrl.ambient import undisturbed
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -61,6 +62,7 @@ class Evaluation:
     def _own(self) -> slice:
         return self.ranks.part(len(self.prompt_ids), "number of examined prompts")
 
+    @undisturbed
     @torch.no_grad()
     def __call__(
         self, policy: FlowPolicy, ema: EMA | None = None

@@ -47,6 +47,7 @@ from reelrl.algos.run.resume import check_same_environment, environment_facts, s
 from reelrl.algos.run.runlog import METRICS, RunLog
 from reelrl.algos.silence import Silence, check_group_of_one
 from reelrl.algos.supply import check_supply, rollout_for
+from reelrl.ambient import own_settings, undisturbed
 from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.rebuild import describe_env, rebuild_env
 from reelrl.envs.sampling import initial_noise
@@ -106,6 +107,7 @@ class Trainer:
 
     Config: ClassVar[type[TrainerConfig]] = TrainerConfig
 
+    @undisturbed
     def __init__(
         self,
         env: Any,
@@ -205,7 +207,7 @@ class Trainer:
             FolderInUse: if another process trains in the folder.
             ValueError: if this run is a new one and the folder holds checkpoints of another.
         """
-        with owned_by(self.ranks, self.folder):
+        with owned_by(self.ranks, self.folder), own_settings(gradients=True):
             return self._learn(iterations, progress)
 
     def _learn(self, iterations: int, progress: bool) -> list[dict[str, float]]:
@@ -322,6 +324,7 @@ class Trainer:
                 ranks=self.ranks,
             )
 
+    @undisturbed
     def estimate(self, rollout: Rollout) -> AdvantageOutput:
         """Advantages of a rollout; moves the estimator's state on."""
         batch = rollout.reward_batch(self.facts, weights=self._weights(), step=self.iteration)
@@ -341,6 +344,10 @@ class Trainer:
 
     def update(self, rollout: Rollout, output: AdvantageOutput) -> dict[str, float]:
         """Optimizer steps on a rollout, up to ``updates_per_iteration`` in each epoch."""
+        with own_settings(gradients=True):
+            return self._update(rollout, output)
+
+    def _update(self, rollout: Rollout, output: AdvantageOutput) -> dict[str, float]:
         config = self.config
         # An observer may have examined the policy in another environment.
         self.policy.bind(self.env)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reelrl.ambient import undisturbed
 from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.rendering import contact_sheet
 from reelrl.envs.scoring import RewardFacts
 from reelrl.envs.steps import rows_like
 from reelrl.envs.task import Task, to_uint8
+from reelrl.naming import nearest
 from reelrl.rewards import Reward
 from reelrl.rewards.spec import RewardSpec
 
@@ -38,17 +43,52 @@ class BaseEnv(EzPickle):
             shown by ``render``; forgotten at the next step.
     """
 
+    EPISODE: ClassVar[tuple[str, ...]] = ("_state", "clean_estimate", "_spec")
+    """Attributes that a copy or a pickle takes along; the rest is made from the arguments."""
+
     task: Task
+    _spec: EnvSpec | None = None
     clean_estimate: Float[Tensor, "N C t h w"] | None = None
     _state: mdp.State | None = None
 
+    @undisturbed
     def _set_task(self, render_mode: str | None, **task: Any) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(
                 f"render_mode must be None or one of {', '.join(RENDER_MODES)}, got {render_mode!r}"
             )
+        check_arguments(task)
         self.task = Task(**task)
         self.render_mode = render_mode
+        self._show_reward_space()
+
+    # Gymnasium sets it after construction; how long an episode is only the task knows.
+    @property
+    def spec(self) -> EnvSpec | None:
+        """Id and arguments, with ``num_steps`` as ``max_episode_steps``."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = copy.deepcopy(spec)
+        if self._spec is not None:
+            self._spec.max_episode_steps = self.num_steps
+
+    def __repr__(self) -> str:
+        size = "" if (count := getattr(self, "num_envs", None)) is None else f"num_envs={count}, "
+        return (
+            f"{type(self).__name__}({size}model={self.model.name!r}, num_steps={self.num_steps}, "
+            f"rewards={self.reward_names}, prompts={len(self.prompts)})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: vars(self)[name] for name in self.EPISODE if name in vars(self)}
+        return {**EzPickle.__getstate__(self), "episode": kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        episode = state.get("episode", {})
+        EzPickle.__setstate__(self, state)
+        vars(self).update(episode)
 
     @property
     def state(self) -> mdp.State:
@@ -159,6 +199,7 @@ class BaseEnv(EzPickle):
                 f"{self.reward_dim}; give the component in rewards= instead"
             )
         added = self.task.rewards.add(reward)
+        self._show_reward_space()
         # EzPickle rebuilds from the constructor's arguments, which know nothing of the new one.
         self._ezpickle_kwargs["rewards"] = list(self.task.rewards.components)
         return added
@@ -175,6 +216,11 @@ class BaseEnv(EzPickle):
             ValueError: for a wrong shape or dtype, or an id out of range.
         """
         return self.task.score(latents, prompt_ids, group_ids)
+
+    def _show_reward_space(self) -> None:
+        """Store the space of a vector as well: TorchRL looks among stored attributes alone."""
+        if self.task.weights is None:
+            vars(self)["reward_space"] = self.reward_space
 
     def _render_rows(self) -> list[NDArray[np.uint8] | list[NDArray[np.uint8]]] | None:
         """One picture per episode, or one list of frames."""
@@ -196,16 +242,43 @@ class BaseEnv(EzPickle):
         return [list(video) for video in videos]
 
 
-def per_sub_env(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
+def per_sub_env(seed: Any, count: int) -> list[int | None]:
     """One seed per sub-environment: ``seed + i`` of an int, the list itself, or all None.
 
     Raises:
-        ValueError: for a list of another length.
+        ValueError: for a list of another length, or a seed that is no integer from 0 on.
+    """
+    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes):
+        if len(seed) != count:
+            raise ValueError(f"expected one seed or {count} of them, got {len(seed)}")
+        return [read_seed(one) for one in seed]
+    first = read_seed(seed)
+    return [None if first is None else first + i for i in range(count)]
+
+
+def read_seed(seed: Any) -> int | None:
+    """A seed as a plain integer, or None.
+
+    Raises:
+        ValueError: unless it is None or an integer from 0 on.
     """
     if seed is None:
-        return [None] * count
-    if isinstance(seed, int | np.integer):
-        return [int(seed) + i for i in range(count)]
-    if len(seed) != count:
-        raise ValueError(f"expected one seed or {count} of them, got {len(seed)}")
-    return list(seed)
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be an integer from 0 on or None, got {seed!r}")
+    return int(seed)
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that no environment takes, and the lack of those that have no default.
+
+    Raises:
+        ValueError: names the argument and the nearest known one.
+    """
+    known = inspect.signature(Task).parameters
+    for name in arguments:
+        if name not in known:
+            raise ValueError(f"unknown environment argument {name!r}{nearest(name, known)}")
+    needed = [n for n, p in known.items() if p.default is p.empty and n not in arguments]
+    if needed:
+        raise ValueError(f"the environment needs {', '.join(f'{name}=' for name in needed)}")

@@ -81,7 +81,7 @@ def euler_ode(
     sigmas = model.schedule(num_steps, shift, noise.shape[1:])
     latent = noise.to(embedding.device)
     for current, following in pairwise(sigmas.tolist()):
-        level = torch.full((len(latent),), current, device=latent.device)
+        level = torch.full((len(latent),), current, dtype=torch.float32, device=latent.device)
         velocity = model.guided(latent, level, embedding, guidance_scale)
         latent = latent + velocity * (following - current)
     return latent

@@ -268,7 +268,7 @@ class RewardList:
             raise
         except Exception as error:
             self._report(f"reward {reward.name!r} failed: {type(error).__name__}: {error}", error)
-            return RewardOutput.of(torch.full((count,), torch.nan))
+            return RewardOutput.of(torch.full((count,), torch.nan, dtype=torch.float32))
         if not output.valid.all():
             missing = int((~output.valid).sum())
             self._report(f"reward {reward.name!r} could not score {missing} of {count} clips")

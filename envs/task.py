@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Dict, Space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reelrl.ambient import undisturbed
 from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
@@ -98,6 +99,11 @@ class Task:
     ) -> None:
         if output not in ("numpy", "torch"):
             raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
+        if shift is not None and (isinstance(shift, bool) or not isinstance(shift, int | float)):
+            raise ValueError(f"shift must be a number or None, got {shift!r}")
+        for name, flag in (("observe_embedding", observe_embedding), ("flat", flat)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{name} must be True or False, got {flag!r}")
         sizes = {"num_steps": num_steps, "num_frames": num_frames, "height": height, "width": width}
         for name, value in sizes.items():
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -133,7 +139,7 @@ class Task:
     @cached_property
     def empty_embedding(self) -> Float[Tensor, "1 ..."]:
         """(1, ...) embedding of the model's negative prompt, for classifier-free guidance."""
-        return self.model.encode([self.model.negative_prompt])
+        return encode_prompts(self.model, [self.model.negative_prompt])
 
     def _observation_space(self) -> Dict:
         spaces: dict[str, Space[Any]] = {
@@ -172,6 +178,8 @@ class Task:
             tensor = actions.detach().clone() if self.output == "numpy" else actions.detach()
         else:
             tensor = _to_tensor(actions)
+        if tensor.device.type == "meta":
+            raise ValueError("actions must hold numbers, got a tensor on the device 'meta'")
         if not tensor.is_floating_point():
             raise ValueError(f"actions must be floating point (float32), got {tensor.dtype}")
         if tuple(tensor.shape) != expected:
@@ -224,11 +232,13 @@ class Task:
         shown = to_uint8(videos)  # first, so that no reward can write into what is shown
         return Clips(shown, self.begin_scores(videos, prompt_id, group_id))
 
+    @undisturbed
     @torch.no_grad()
     def decode(self, latent: Float[Tensor, "M C t h w"]) -> Float[Tensor, "M F H W 3"]:
         """(M, F, H, W, 3) clips of M latents, without gradients."""
         return self.model.decode(latent)
 
+    @undisturbed
     def begin_scores(
         self,
         videos: Float[Tensor, "M F H W 3"],
@@ -275,6 +285,8 @@ class Task:
         Raises:
             ValueError: for an unknown option or a value out of range.
         """
+        if options is not None and not isinstance(options, Mapping):
+            raise ValueError(f"reset options must be a dict or None, got {options!r}")
         options = options or {}
         for name in options:
             if name not in known:
@@ -304,15 +316,40 @@ def open_model(model: str | Path | VideoModel, device: str | torch.device | None
     Raises:
         ValueError: if a model is given together with another device than its own.
     """
+    if not isinstance(model, VideoModel | str | Path):
+        raise ValueError(f"model must be a name, a folder or a VideoModel, got {model!r}")
+    given = None if device is None else read_device(device)
     if not isinstance(model, VideoModel):
-        return VideoModel.from_pretrained(model, device=device or "cpu")
-    wanted = model.device if device is None else torch.device(device)
+        return VideoModel.from_pretrained(model, device=given or torch.device("cpu"))
+    wanted = given or model.device
     # "cuda" means any of them, "cuda:1" that one.
     if wanted.type != model.device.type or wanted.index not in (None, model.device.index):
         raise ValueError(f"the model is on {model.device}, got device={str(device)!r}")
     return model
 
 
+def read_device(device: Any) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        ValueError: for a name that torch does not know, or hardware that this machine lacks.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that torch knows, got {device!r}: {line}") from error
+    try:
+        torch.empty(1, dtype=torch.float32, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"device {str(found)!r} is not there: {line}") from error
+    if found.type == "meta":
+        raise ValueError("device must hold numbers, got 'meta'")
+    return found
+
+
+@undisturbed
 def encode_prompts(model: VideoModel, prompts: Sequence[str]) -> Float[Tensor, "P ..."]:
     """(P, ...) embeddings of P prompts, a chunk at a time."""
     rows = range(0, len(prompts), ENCODE_CHUNK)
@@ -334,10 +371,14 @@ def to_uint8(videos: Float[Tensor, " *shape"]) -> UInt8[Tensor, " *shape"]:
 
 def _to_tensor(actions: Any) -> Tensor:
     """A tensor with memory of its own, so that a caller may reuse the array."""
-    array = np.asarray(actions)
-    if array.dtype.kind not in "fiub":
+    try:
+        array = np.asarray(actions)
+    except ValueError as error:
+        raise ValueError(f"actions must be one array of numbers: {error}") from error
+    if array.dtype.kind != "f":
         raise ValueError(f"actions must be a floating point (float32) array, got {array.dtype}")
-    return torch.from_numpy(array.copy())
+    # Longer floats and other byte orders, too, which torch does not know.
+    return torch.from_numpy(array.astype(np.float32))
 
 
 def _read_integers(name: str, value: Any, count: int, limit: int) -> Int[NDArray[np.int64], " N"]:

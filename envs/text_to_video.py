@@ -8,8 +8,9 @@ import gymnasium as gym
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 
+from reelrl.ambient import undisturbed
 from reelrl.envs import mdp
-from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, BaseEnv
+from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, BaseEnv, read_seed
 from reelrl.envs.scoring import scalarise
 from reelrl.envs.task import row_of
 
@@ -131,12 +132,15 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
     # Gymnasium declares it a plain instance-or-class dict, so ClassVar would contradict the base.
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
+    EPISODE = (*BaseEnv.EPISODE, "_np_random", "_np_random_seed")
+
     def __init__(self, *, render_mode: str | None = None, **task: Any) -> None:
         EzPickle.__init__(self, render_mode=render_mode, **task)
         self._set_task(render_mode, **task)
         self.observation_space = self.task.observation_space
         self.action_space = self.task.action_space
 
+    @undisturbed
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -154,13 +158,14 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
         """
         # First: options that are refused must leave the generator where it was.
         chosen = self.task.read_options(options, 1, ("prompt_id", "noise_seed", "group_id"))
-        super().reset(seed=seed)
+        super().reset(seed=read_seed(seed))
         state = self.task.begin([self.np_random], chosen)
         self._state, self.clean_estimate = state, None
         numbers = ("prompt_id", "noise_seed", "group_id")
         info = {name: int(getattr(state, name)[0]) for name in numbers}
         return row_of(self.task.observe(state), 0), info
 
+    @undisturbed
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Set the latent at the next noise level; decode and score it if that level is 0.
 

@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reelrl.ambient import undisturbed
 from reelrl.envs import mdp
 from reelrl.envs.base_env import RENDER_FPS, RENDER_MODES, BaseEnv, per_sub_env
 from reelrl.envs.scoring import Scores, scalarise
@@ -65,6 +66,8 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
     # Gymnasium declares it a plain instance-or-class dict, so ClassVar would contradict the base.
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
+    EPISODE = (*BaseEnv.EPISODE, "_rngs", "_finished", "_late_scores")
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -76,11 +79,11 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
         EzPickle.__init__(
             self, num_envs, autoreset_mode=autoreset_mode, render_mode=render_mode, **task
         )
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+            raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}")
         self._set_task(render_mode, **task)
         self.num_envs = num_envs
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = _read_mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = self.task.observation_space
         self.single_action_space = self.task.action_space
@@ -101,6 +104,7 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
         """The seed each generator began with."""
         return tuple(seed for _, seed in self._rngs)
 
+    @undisturbed
     def reset(
         self,
         *,
@@ -131,6 +135,7 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
         self.clean_estimate = None
         return self.task.observe(self.state), self._export(infos)
 
+    @undisturbed
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Infos]:
         """Step all sub-environments; see the single environment's ``step``.
 
@@ -300,3 +305,15 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
     def _export_rewards(self, rewards: Float[Tensor, "N K"]) -> Any:
         out = self.task.export(rewards)
         return out if self.task.weights is None else scalarise(out, self.task.weights)
+
+
+def _read_mode(mode: Any) -> AutoresetMode:
+    """The autoreset mode of that value.
+
+    Raises:
+        ValueError: for another; names the known ones.
+    """
+    known = {item.value: item for item in AutoresetMode}
+    if mode not in (*known, *known.values()):
+        raise ValueError(f"autoreset_mode must be one of {', '.join(known)}, got {mode!r}")
+    return AutoresetMode(mode)

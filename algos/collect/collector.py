@@ -20,6 +20,7 @@ from reelrl.algos.collect.rollout import KeptStep, Rollout, Transitions
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.settings import DTYPES
 from reelrl.algos.run.distributed import ALONE, Ranks
+from reelrl.ambient import undisturbed
 from reelrl.envs.protocol import DenoisingEnv, denoising_batch
 from reelrl.envs.sampling import NOISE_SEEDS, step_noise
 from reelrl.envs.scoring import Scores
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, UInt8
 
 
+@undisturbed
 @torch.no_grad()
 def collect(
     env: Any,
@@ -81,6 +83,7 @@ def collect(
     return replace(rollout, extras={"ode_rewards": completion_rewards(env, policy, rollout)})
 
 
+@undisturbed
 def completion_rewards(
     env: Any, policy: FlowPolicy, rollout: Rollout
 ) -> Float[Tensor, "N levels K"]:

@@ -161,7 +161,8 @@ class Transitions:
     def tree(self, num_groups: int) -> Mapping[str, Tensor]:
         """Parents and edge log-probabilities of the nodes, a level per stochastic step."""
         device = self.steps[0].log_prob.device
-        parents, edges = [torch.tensor([-1])], [torch.zeros(num_groups, 1, device=device)]
+        parents = [torch.tensor([-1])]
+        edges = [torch.zeros(num_groups, 1, dtype=torch.float32, device=device)]
         start, above = 0, 1
         for step in self.steps:
             count = len(step.row) // num_groups

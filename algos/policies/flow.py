@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from reelrl.algos.policies import lora
 from reelrl.algos.policies.settings import DTYPES, FlowPolicyConfig
 from reelrl.algos.policies.weights import Weights, snapshot, swapped
+from reelrl.ambient import undisturbed
 from reelrl.envs import kernels, steps
 from reelrl.envs.models import VideoModel
 from reelrl.envs.models.trained import load_into, trainable_of
@@ -76,6 +77,7 @@ class FlowPolicy:
             where ``gradient_checkpointing`` asks for that.
     """
 
+    @undisturbed
     def __init__(
         self,
         model: VideoModel,
@@ -165,6 +167,7 @@ class FlowPolicy:
             )
         enable()
 
+    @undisturbed
     def bind(self, env: Any) -> FlowPolicy:
         """Take noise schedule and prompts from an environment; a learner does so by itself.
 
@@ -218,6 +221,7 @@ class FlowPolicy:
                 )
         return list(self.parameters.values())
 
+    @undisturbed
     def forward(self, obs: Observation, deterministic: bool = False) -> FlowOutput:
         """Run the model once on N observations, which may be at different noise levels.
 
@@ -238,6 +242,7 @@ class FlowPolicy:
         velocity = self._velocity(latent, sigma, self._embed(obs), scale)
         return FlowOutput(velocity, steps.advance(rows, latent, velocity))
 
+    @undisturbed
     def velocity(
         self,
         latent: Float[Tensor, "N C t h w"],
@@ -282,6 +287,7 @@ class FlowPolicy:
             )
         return steps.log_prob(step, action, self.config.reduction)
 
+    @undisturbed
     @torch.no_grad()
     def act(
         self,
@@ -303,14 +309,18 @@ class FlowPolicy:
         step = self.forward(obs).step
         if noise is None:
             device = step.mean.device if generator is None else generator.device
-            noise = torch.randn(step.mean.shape, generator=generator, device=device)
+            noise = torch.randn(
+                step.mean.shape, generator=generator, dtype=torch.float32, device=device
+            )
         latent = self.sample(step, noise)
         return latent, self.log_density(step, latent)
 
+    @undisturbed
     def log_prob(self, obs: Observation, action: Any) -> Float[Tensor, " N"]:
         """(N,) float64 log-probability of stored actions, with gradients where enabled."""
         return self.log_density(self.forward(obs).step, self._tensor(action))
 
+    @undisturbed
     @torch.no_grad()
     def predict(self, obs: Observation, deterministic: bool = False) -> Any:
         """The next latents, as arrays for arrays and without a batch for a single observation.

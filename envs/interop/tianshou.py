@@ -15,6 +15,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from tianshou.env import BaseVectorEnv
 
+from reelrl.envs.base_env import per_sub_env
 from reelrl.envs.interop.batch import NativeBatch
 from reelrl.envs.scoring import RewardError, RewardFacts
 from reelrl.envs.task import row_of
@@ -168,9 +169,9 @@ class TianshouVectorEnv(BaseVectorEnv):  # type: ignore[misc]
     def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:
         """Keep a seed, or one per sub-environment, for the next reset."""
         self._assert_is_not_closed()
-        self._seed = seed
-        seeds = [seed + i for i in range(self.env_num)] if isinstance(seed, int) else seed
-        return [None if seeds is None else [seeds[i]] for i in range(self.env_num)]
+        seeds = per_sub_env(seed, self.env_num)
+        self._seed = None if seed is None else seeds
+        return [None if one is None else [one] for one in seeds]
 
     def render(self, **kwargs: Any) -> list[Any]:
         """A picture, or a list of frames, per sub-environment."""

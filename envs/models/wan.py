@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from reelrl.ambient import own_settings, undisturbed
 from reelrl.envs.models import trained
 from reelrl.envs.models.base import VideoModel, register_model
 from reelrl.envs.models.integrity import INDEX, read_json, verify_checksums, verify_facts
@@ -149,6 +150,7 @@ class WanVideoModel(VideoModel):
         """Refuse unknown words and prompts too long; see :meth:`VideoModel.check_prompts`."""
         self._tokenize(prompts)
 
+    @undisturbed
     def _tokenize(self, prompts: Sequence[str]) -> Any:
         """Token ids and attention mask (N, L) of prompts whose words are all known."""
         self._refuse_long_prompts(prompts)
@@ -215,7 +217,9 @@ class WanVideoModel(VideoModel):
     @cached_property
     def _latent_moments(self) -> tuple[Float[Tensor, "1 C 1 1 1"], Float[Tensor, "1 C 1 1 1"]]:
         mean, std = (
-            torch.tensor(self.vae_config[key], device=self.device).view(1, -1, 1, 1, 1)
+            torch.tensor(self.vae_config[key], dtype=torch.float32)
+            .to(self.device)
+            .view(1, -1, 1, 1, 1)
             for key in ("latents_mean", "latents_std")
         )
         return mean, std
@@ -320,7 +324,7 @@ def load_component(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) 
     """
     try:
         # Modules are initialised before their weights are read, from whoever's generator is there.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), own_settings():
             module, report = kind.from_pretrained(
                 folder, torch_dtype=dtype, output_loading_info=True
             )

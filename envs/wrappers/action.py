@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from reelrl.envs.sampling import step_noise
 from reelrl.envs.spaces import UniformBox
 from reelrl.envs.steps import rows_like
 from reelrl.envs.task import ACTION_BOUND, Task
+from reelrl.envs.wrappers.batch import BatchWrapper
 from reelrl.envs.wrappers.reward import base_of, chain_of
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class VelocityAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return result
 
 
-class VectorVelocityAction(VectorWrapper):
+class VectorVelocityAction(BatchWrapper):
     """:class:`VelocityAction` for the batch."""
 
     def __init__(
@@ -152,7 +153,7 @@ class GuidanceAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return result
 
 
-class VectorGuidanceAction(VectorWrapper):
+class VectorGuidanceAction(BatchWrapper):
     """:class:`GuidanceAction` for the batch: one forward pass for all sub-environments."""
 
     def __init__(
@@ -233,7 +234,7 @@ def _read_controls(action: Any, space: Any, device: torch.device) -> Float[Tenso
     tensor = torch.as_tensor(action, dtype=torch.float32, device=device)
     if tuple(tensor.shape) != space.shape:
         raise ValueError(f"actions must have shape {space.shape}, got {tuple(tensor.shape)}")
-    low, high = (torch.as_tensor(bound.copy(), device=device) for bound in (space.low, space.high))
+    low, high = (torch.from_numpy(bound.copy()).to(device) for bound in (space.low, space.high))
     return tensor.clamp(low, high)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from reelrl.envs.wrappers.batch import BatchWrapper
 from reelrl.envs.wrappers.reward import base_of
 
 
-class VectorPromptGroups(VectorWrapper):
+class VectorPromptGroups(BatchWrapper):
     """Every ``group_size`` episodes in a row are about one prompt.
 
     The environment alone draws a prompt per episode, which leaves nearly every clip without another

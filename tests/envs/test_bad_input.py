@@ -165,7 +165,14 @@ def test_seeds_of_another_length(make_batch):
         ({"shift": 0.0}, "shift must be positive"),
         ({"num_frames": 6}, "4k.1, got 6"),
         ({"output": "jax"}, "output must be 'numpy' or 'torch', got 'jax'"),
-        ({"device": "meta"}, "the model is on cpu, got device='meta'"),
+        ({"device": "meta"}, "device must hold numbers, got 'meta'"),
+        ({"device": "nope"}, "device must be one that torch knows, got 'nope': "),
+        ({"device": 1.5}, "device must be one that torch knows, got 1.5"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not there: "),
+        ({"shift": "abc"}, "shift must be a number or None, got 'abc'"),
+        ({"flat": "yes"}, "flat must be True or False, got 'yes'"),
+        ({"observe_embedding": 1}, "observe_embedding must be True or False, got 1"),
+        ({"model": 5}, "model must be a name, a folder or a VideoModel, got 5"),
         ({"render_mode": "ansi"}, "render_mode must be None or one of"),
         ({"on_reward_error": "ignore"}, "on_reward_error must be"),
         ({"reward_timeout": 0}, "reward_timeout must be positive"),
@@ -181,13 +188,13 @@ def test_arguments(make_single, changes, message):
 
 
 def test_more_arguments(make_single, make_batch, reward_types):
-    with pytest.raises(TypeError, match="num_step"):
+    with pytest.raises(ValueError, match="argument 'num_step'; did you mean 'num_steps'"):
         make_single(num_step=3)
-    with pytest.raises(TypeError, match="guidance"):
+    with pytest.raises(ValueError, match="argument 'guidance'; known: device, "):
         make_batch(2, guidance=3)
     with pytest.raises(ValueError, match="'Never'"):
         make_batch(2, autoreset_mode="Never")
-    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_envs must be an integer of at least 1, got 0"):
         make_batch(0)
     twice = [reward_types["brightness"](), reward_types["brightness"]()]
     with pytest.raises(ValueError, match="'brightness' is already one of"):
@@ -330,3 +337,56 @@ def test_a_reward_class_without_name_or_bounds(make_single):
 
     with pytest.raises(ValueError, match="Nameless declares no name, bounds"):
         make_single(rewards=[Nameless()])
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", True, -1, [0, 1.5], [0, "x"], [0], np.float64(1)])
+def test_seeds_are_integers(make_batch, seed):
+    envs = make_batch(2)
+    with pytest.raises(ValueError, match=r"seed must be an integer from 0 on or None|expected one"):
+        envs.reset(seed=seed)
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), np.array([3, 4]), (3, 4), [3, np.int32(4)]])
+def test_seeds_of_numpy_are_integers(make_batch, seed):
+    plain, _ = make_batch(2).reset(seed=[3, 4])
+    other, _ = make_batch(2).reset(seed=seed)
+    assert (plain["latent"] == other["latent"]).all()
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", True, -1])
+def test_the_single_environment_reads_seeds_alike(make_single, seed):
+    with pytest.raises(ValueError, match="seed must be an integer from 0 on or None, got "):
+        make_single().unwrapped.reset(seed=seed)
+
+
+@pytest.mark.parametrize("options", [5, "prompt_id", [("prompt_id", 1)]])
+def test_options_are_a_mapping(make_single, make_batch, options):
+    for env in (make_single().unwrapped, make_batch(2)):
+        with pytest.raises(ValueError, match="reset options must be a dict or None, got "):
+            env.reset(options=options)
+
+
+def test_an_action_without_numbers_is_refused(make_batch):
+    envs = make_batch(2, output="torch")
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match="must hold numbers, got a tensor on the device 'meta'"):
+        envs.step(torch.zeros(envs.action_space.shape, device="meta"))
+    with pytest.raises(ValueError, match="actions must be one array of numbers"):
+        envs.step([[1.0], [1.0, 2.0]])
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, ">f4", ">f8", np.float16, np.float64])
+def test_floats_of_any_width_and_byte_order_are_actions(make_batch, dtype):
+    plain, other = make_batch(2), make_batch(2)
+    for envs in (plain, other):
+        envs.reset(seed=0)
+    actions = np.round(plain.action_space.sample(), 1).astype(np.float16)
+    seen = plain.step(actions.astype(np.float32))[0]
+    assert (other.step(actions.astype(dtype))[0]["latent"] == seen["latent"]).all()
+
+
+@pytest.mark.parametrize("mode", ["never", None, 5, ["Disabled"]])
+def test_the_known_autoreset_modes_are_named(make_batch, mode):
+    words = "autoreset_mode must be one of NextStep, SameStep, Disabled, got "
+    with pytest.raises((ValueError, TypeError), match=words):
+        make_batch(2, autoreset_mode=mode)

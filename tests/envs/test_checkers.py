@@ -106,6 +106,67 @@ def test_the_model_is_shared_and_not_copied_into_the_spec(make_single, tiny_mode
     assert copy.deepcopy(tiny_model) is not tiny_model
 
 
+BY = [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))]
+
+
+@pytest.mark.parametrize("copied", BY)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_copied_environment_keeps_its_episode(make_single, copied, variant):
+    """It asked for a reset: tree search and outside agents lost their place."""
+    env = make_single(**variant)
+    env.reset(seed=3)
+    steps = env.unwrapped.num_steps
+    for value in range(steps // 2):
+        env.step(env.action_space.sample() * 0 + value)
+    again = copied(env)
+    for value in range(steps - steps // 2):
+        action = env.action_space.sample() * 0 + 0.1 * value
+        assert data_equivalence(env.step(action), again.step(action), exact=True)
+    # The generator came along.
+    assert data_equivalence(env.reset(), again.reset(), exact=True)
+
+
+@pytest.mark.parametrize("copied", BY)
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_a_copied_batch_keeps_its_episodes(make_batch, copied, mode):
+    envs = make_batch(2, autoreset_mode=mode, num_steps=2)
+    envs.reset(seed=1)
+    actions = envs.action_space.sample() * 0 + 0.5
+    envs.step(actions)
+    again = copied(envs)
+    for _ in range(1 if mode == "Disabled" else 4):
+        assert data_equivalence(envs.step(actions), again.step(actions), exact=True)
+    assert data_equivalence(envs.reset(), again.reset(), exact=True)
+
+
+def test_a_copy_walks_its_own_way(make_single):
+    env = make_single()
+    env.reset(seed=0)
+    again = copy.deepcopy(env)
+    again.step(again.action_space.sample())
+    assert env.unwrapped.state.step[0] == 0 and again.unwrapped.state.step[0] == 1
+
+
+def test_the_spec_says_how_long_an_episode_is(make_single, make_batch):
+    for env in (make_single(num_steps=3), make_batch(2, num_steps=3)):
+        assert env.spec.max_episode_steps == 3
+    timed = gym.wrappers.TimeAwareObservation(make_single(flat=True, num_steps=3))
+    timed.reset(seed=0)
+    steps = [timed.step(timed.action_space.sample())[2:4] for _ in range(3)]
+    assert steps == [(False, False), (False, False), (True, False)]
+    again = gym.make(make_single(num_steps=3).spec)
+    assert again.unwrapped.num_steps == 3
+    assert gym.spec("reelrl/MovingShapes-v0").max_episode_steps is None
+
+
+def test_the_environment_says_what_it_is(make_single, make_batch):
+    assert repr(make_single(num_steps=3).unwrapped) == (
+        "TextToVideoEnv(model='tiny', num_steps=3, "
+        "rewards=['brightness', 'contrast', 'caption'], prompts=3)"
+    )
+    assert repr(make_batch(2)).startswith("TextToVideoVectorEnv(num_envs=2, model='tiny', ")
+
+
 mo = pytest.importorskip("mo_gymnasium")
 
 

@@ -70,7 +70,7 @@ def leaves(observation):
 
 
 def test_text_to_video_asks_for_its_three_arguments():
-    with pytest.raises(TypeError, match="'model', 'prompts', and 'rewards'"):
+    with pytest.raises(ValueError, match="needs model=, prompts=, rewards="):
         gym.make("reelrl:reelrl/TextToVideo-v0")
 
 

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from reelrl.envs.wrappers import GuidanceAction
+from reelrl.envs.wrappers import GuidanceAction, VectorGuidanceAction
 
 mo = pytest.importorskip("mo_gymnasium")
 T = 4
@@ -96,11 +96,30 @@ def test_torchrl_on_the_batch(make_batch, torchrl):
 
 def test_torchrl_with_reward_vectors(make_batch, torchrl):
     envs = make_batch(2, autoreset_mode="Disabled")
-    # It looks for a vector's space among the attributes an object stores, not those it computes.
-    envs.__dict__["reward_space"] = envs.reward_space
     data = play(torchrl.GymWrapper(envs), T)
     assert data["next", "reward"].shape == (2, T, 3)
     assert (data["next", "reward"][:, -1] != 0).any() and (data["next", "reward"][:, 0] == 0).all()
+
+
+def test_torchrl_collects_with_guidance(make_batch, torchrl):
+    """It reads autoreset_mode from the outermost wrapper."""
+    from torchrl.collectors import Collector
+
+    def make():
+        envs = make_batch(3, autoreset_mode="Disabled", scalar_weights=[1, 1, 1], flat=True)
+        return torchrl.GymWrapper(VectorGuidanceAction(envs))
+
+    collector = Collector(make, None, frames_per_batch=6 * T, total_frames=12 * T)
+    batches = [data["next", "reward"].shape for data in collector]
+    collector.shutdown()
+    assert batches == [(3, 2 * T, 1)] * 2
+
+
+def test_torchrl_sees_the_vector_through_a_wrapper(make_batch, torchrl):
+    envs = VectorGuidanceAction(make_batch(2, autoreset_mode="Disabled"))
+    assert envs.reward_space == envs.unwrapped.reward_space
+    data = torchrl.GymWrapper(envs).rollout(T, break_when_any_done=False)
+    assert data["next", "reward"].shape == (2, T, 3)
 
 
 def test_torchrl_on_the_single_environment(make_single, torchrl):
