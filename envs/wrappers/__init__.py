@@ -9,6 +9,7 @@ from reelrl.envs.wrappers.action import (
 from reelrl.envs.wrappers.groups import VectorPromptGroups
 from reelrl.envs.wrappers.reward import AddReward, VectorAddReward
 from reelrl.envs.wrappers.scalar import ScalarReward, VectorScalarReward
+from reelrl.envs.wrappers.statistics import VectorRecordEpisodeStatistics
 
 __all__ = [
     "AddReward",
@@ -17,6 +18,7 @@ __all__ = [
     "VectorAddReward",
     "VectorGuidanceAction",
     "VectorPromptGroups",
+    "VectorRecordEpisodeStatistics",
     "VectorScalarReward",
     "VectorVelocityAction",
     "VelocityAction",

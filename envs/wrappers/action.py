@@ -25,7 +25,7 @@ from reelrl.envs.sampling import step_noise
 from reelrl.envs.spaces import UniformBox
 from reelrl.envs.steps import rows_like
 from reelrl.envs.task import ACTION_BOUND, Task
-from reelrl.envs.wrappers.batch import BatchWrapper
+from reelrl.envs.wrappers.batch_wrapper import BatchWrapper
 from reelrl.envs.wrappers.reward import base_of, chain_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from reelrl.envs.wrappers.batch import BatchWrapper
+from reelrl.envs.wrappers.batch_wrapper import BatchWrapper
 from reelrl.envs.wrappers.reward import base_of
 
 
