@@ -273,7 +273,7 @@ class Trainer:
         estimated = time.perf_counter()
         metrics = rollout_metrics(rollout, self.names) | advantage_metrics(output, self.names)
         if self.observe:
-            metrics |= self.observe(self, rollout, output)
+            metrics |= _numbers(self.observe(self, rollout, output))
         observed = time.perf_counter()
         metrics |= self.update(rollout, output)
         updated = time.perf_counter()
@@ -570,6 +570,18 @@ class Trainer:
 
     def _permutation(self, number: int, count: int) -> np.ndarray:
         return np.random.default_rng([self.config.seed, number, 2]).permutation(count)
+
+
+def _numbers(measured: Mapping[str, Any]) -> dict[str, float]:
+    """What an observer measured.
+
+    Raises:
+        TypeError: for a value that is no number.
+    """
+    for name, value in measured.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise TypeError(f"observe must return numbers, got {value!r} for {name!r}")
+    return {name: float(value) for name, value in measured.items()}
 
 
 def _parts(order: Int[Tensor, " M"], count: int) -> Sequence[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_es
 from reelrl.algos.advantages.masked import to_tensor
 from reelrl.algos.advantages.oneline import group_slots
 from reelrl.algos.collect.rollout import signed_batch
+from reelrl.algos.learners.update import LearnerWarning
 from reelrl.algos.supply import missing_from, supplied
 from reelrl.envs.scoring import RewardFacts
 
@@ -109,6 +111,19 @@ class EpisodeEstimator:
         )
         output, self._state = self.estimator(batch, self._state_for(facts.names))
         self.calls += 1
+        if not torch.as_tensor(output.advantages).any():
+            alone = shape[1] == 1
+            why = (
+                "no two of them have one prompt"
+                if alone
+                else "the scores of a group are alike, or cancel"
+            )
+            warnings.warn(
+                f"nothing can be learned from these {len(rewards)} episodes, because {why}: every "
+                f"advantage of {self.estimator.name!r} is 0",
+                LearnerWarning,
+                stacklevel=2,
+            )
         return _flat(output, at, (~np.isnan(rewards)).any(axis=1))
 
     def state_dict(self) -> dict[str, np.ndarray]:

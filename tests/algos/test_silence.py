@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
 from reelrl.algos.advantages import make_estimator
 from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.grpo import GRPO, GRPOConfig
+from reelrl.algos.interop.episodes import EpisodeEstimator
 from reelrl.algos.learners.update import LearnerWarning, TrainingError
 from reelrl.algos.policies import FlowPolicy
 from reelrl.algos.silence import check_group_of_one
@@ -194,3 +196,24 @@ def test_the_second_of_two_learners_over_one_model_warns(make_env, tiny_types):
         first.learn(1)
     with pytest.warns(LearnerWarning, match="were trained in this process before"):
         learner().learn(1)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", torch.ones(2), True])
+def test_an_observer_returns_numbers(make, tiny_types, value):
+    learner = make(tiny_types["brightness"]())
+    learner.observe = lambda *_: {"measured": value}
+    with pytest.raises(TypeError, match=r"observe must return numbers, got .* for 'measured'"):
+        learner.learn(1)
+
+
+@pytest.mark.parametrize(
+    "prompt_ids, rewards, words",
+    [
+        ([0, 1, 2, 3], [0.1, 0.2, 0.3, 0.4], "no two of them have one prompt"),
+        ([0, 0, 1, 1], [0.5, 0.5, 0.2, 0.2], "the scores of a group are alike, or cancel"),
+    ],
+)
+def test_episodes_of_other_libraries_say_so_too(facts_of, prompt_ids, rewards, words):
+    vectors = np.array(rewards, dtype=np.float32)[:, None]
+    with pytest.warns(LearnerWarning, match=f"from these 4 episodes, because {words}: .*'grpo'"):
+        EpisodeEstimator("grpo")(vectors, np.array(prompt_ids), facts_of("a"))
