@@ -91,7 +91,7 @@ class Task:
         width: int = 32,
         observe_embedding: bool = False,
         flat: bool = False,
-        scalar_weights: Sequence[float] | None = None,
+        scalar_weights: Sequence[float] | Literal["mean"] | None = None,
         output: Literal["numpy", "torch"] = "numpy",
         device: str | torch.device | None = None,
         on_reward_error: OnRewardError = "mask",
@@ -121,15 +121,19 @@ class Task:
         self.observe_embedding = observe_embedding
         self.flat = flat
         self.output = output
-        self.weights = (
-            None
-            if scalar_weights is None
-            else read_weights(scalar_weights, len(self.rewards.names))
-        )
+        self.weights = self._read_weights(scalar_weights)
         self._structured_space = self._observation_space()
         self.observation_space = self._flat_space() if flat else self._structured_space
         shape = (math.prod(self.latent_shape),) if flat else self.latent_shape
         self.action_space = UniformBox(-ACTION_BOUND, ACTION_BOUND, shape)
+
+    def _read_weights(self, weights: Any) -> Float[np.ndarray, " K"] | None:
+        if weights is None:
+            return None
+        if isinstance(weights, str) and weights == "mean":
+            signs = self.rewards.facts().signs
+            return np.array(signs) / len(signs)
+        return read_weights(weights, len(self.rewards.names))
 
     @cached_property
     def embeddings(self) -> Float[Tensor, "P ..."]:

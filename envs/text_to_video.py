@@ -53,6 +53,7 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
     | `reelrl/MovingShapes-v0` | `nano` | `proxy_vq`, `proxy_mq`, `proxy_ta` |
     | `reelrl/MovingShapesEarly-v0` | `nano-early`, stopped early in training | the same |
     | `reelrl/MovingShapesGold-v0` | `nano` | `gold_align`, `gold_phys`, `gold_fid` |
+    | `reelrl/MovingShapesGuidance-v0` | `nano` | their mean; actions are two numbers in [-1, 1] |
     | `reelrl/MovingShapesFlat-v0` | `nano` | proxies; observation and action are vectors |
     | `reelrl/TextToVideo-v0` | given by you | given by you |
 
@@ -112,7 +113,8 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
         observe_embedding: put the prompt's embedding into the observation. Loads the text encoder
             and encodes all prompts at construction.
         flat: one-dimensional observation and action.
-        scalar_weights: K weights that make the reward a float, or None.
+        scalar_weights: K weights that make the reward a float, `mean` for the mean of the
+            components with penalties negative, or None.
         output: `numpy`, or `torch` for tensors on the model's device: no value is copied to the
             host before the episode ends, and the observed latent *is* the action you passed, so
             treat both as read-only.

@@ -21,12 +21,16 @@ _PROXIES = ["proxy_vq", "proxy_mq", "proxy_ta"]
 _GOLD = ["gold_align", "gold_phys", "gold_fid"]
 
 
-def _register(name: str, **kwargs: Any) -> None:
+_LATENTS = "reelrl.envs.text_to_video:TextToVideoEnv", "reelrl.envs.vector:TextToVideoVectorEnv"
+_GUIDANCE = "reelrl.envs.guidance:GuidanceEnv", "reelrl.envs.guidance:GuidanceVectorEnv"
+
+
+def _register(name: str, entry_points: tuple[str, str] = _LATENTS, **kwargs: Any) -> None:
     """Register ``reelrl/<name>-v0``, single and batched."""
     gymnasium.register(
         id=f"reelrl/{name}-v0",
-        entry_point="reelrl.envs.text_to_video:TextToVideoEnv",
-        vector_entry_point="reelrl.envs.vector:TextToVideoVectorEnv",
+        entry_point=entry_points[0],
+        vector_entry_point=entry_points[1],
         # Gymnasium's passive checker warns about every vector reward.
         disable_env_checker=True,
         kwargs=kwargs,
@@ -38,3 +42,6 @@ _register("MovingShapes", model="nano", prompts="moving_shapes", rewards=_PROXIE
 _register("MovingShapesEarly", model="nano-early", prompts="moving_shapes", rewards=_PROXIES)
 _register("MovingShapesGold", model="nano", prompts="moving_shapes", rewards=_GOLD)
 _register("MovingShapesFlat", model="nano", prompts="moving_shapes", rewards=_PROXIES, flat=True)
+_register(
+    "MovingShapesGuidance", _GUIDANCE, model="nano", prompts="moving_shapes", rewards=_PROXIES
+)
