@@ -1,7 +1,7 @@
 """Acting without being a generator: the next latent from a velocity, or from two controls.
 
 The stochastic denoising step is taken inside the environment then. Its noise belongs to the
-episode. It follows from the environment's seed and the step alone, not from the batch or the device.
+episode: it follows from the environment's seed and the step, and not from the batch or the device.
 Two episodes of one noise seed start alike and still go different ways.
 """
 
