@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from reelrl.algos.advantages import AdvantageEstimator
+from reelrl.algos.callbacks import Callback
 from reelrl.algos.config import TrainerConfig
 from reelrl.algos.evaluation import Examination
 from reelrl.algos.learners.policy_gradient import LossConfig
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.run.distributed import ALONE, Ranks
-from reelrl.algos.trainer import POLICY_GRADIENT, Observer, Trainer
+from reelrl.algos.trainer import POLICY_GRADIENT, Trainer
 
 __all__ = ["GRPO", "GRPOConfig", "LossConfig"]
 
@@ -43,7 +45,7 @@ class GRPO(Trainer):
         config: settings.
         folder: see there.
         evaluation: see there.
-        observe: see there.
+        callbacks: see there.
         ranks: see there.
     """
 
@@ -59,7 +61,7 @@ class GRPO(Trainer):
         *,
         folder: str | Path | None = None,
         evaluation: Examination | None = None,
-        observe: Observer | None = None,
+        callbacks: Sequence[Callback] = (),
         ranks: Ranks = ALONE,
     ) -> None:
         super().__init__(
@@ -70,7 +72,7 @@ class GRPO(Trainer):
             config,
             folder=folder,
             evaluation=evaluation,
-            observe=observe,
+            callbacks=callbacks,
             ranks=ranks,
         )
 

@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from reelrl.algos.adaptation import Adaptation
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
+from reelrl.algos.callbacks import Callback, read_numbers, wants_to_end
 from reelrl.algos.collect.collector import collect
 from reelrl.algos.collect.rollout import Rollout
 from reelrl.algos.config import TrainerConfig, config_from_dict
@@ -66,9 +67,6 @@ FACTS = ("config", "policy", "estimator", "env", "rewards", "best")
 SHOWN = 4
 """Clips of a rollout in its picture."""
 
-Observer = Callable[["Trainer", Rollout, AdvantageOutput], Mapping[str, float]]
-"""Measures an iteration."""
-
 
 class Trainer:
     """The loop around a learner: collect, estimate, learn, adapt, log, save.
@@ -87,8 +85,8 @@ class Trainer:
         config: settings.
         folder: gets checkpoints, ``metrics.jsonl`` and TensorBoard files; None writes nothing.
         evaluation: examined before an iteration every so often, under ``eval/`` in the metrics.
-        observe: looks at every rollout and its advantages, before the update; what it returns goes
-            into the metrics.
+        callbacks: look at every rollout, evaluation and update, add numbers to the metrics, and may
+            end the run; see :class:`~reelrl.algos.callbacks.Callback`.
         ranks: processes that train together, each with a trainer of the same arguments and an
             environment of its own; from :func:`~reelrl.algos.run.distributed.launched`.
 
@@ -118,12 +116,12 @@ class Trainer:
         *,
         folder: str | Path | None = None,
         evaluation: Examination | None = None,
-        observe: Observer | None = None,
+        callbacks: Sequence[Callback] = (),
         ranks: Ranks = ALONE,
     ) -> None:
         takes_latents(env)
         self.env, self.policy = env, policy.bind(env)
-        self.evaluation, self.observe = evaluation, observe
+        self.evaluation, self.callbacks = evaluation, tuple(callbacks)
         self.config, self.ranks = config or self.Config(), ranks
         self.learner = (
             make_learner(learner, self.config.loss) if isinstance(learner, str) else learner
@@ -191,7 +189,8 @@ class Trainer:
     def learn(self, iterations: int, *, progress: bool = False) -> list[dict[str, float]]:
         """Train for some iterations more.
 
-        Ctrl-C lets the iteration finish, saves and returns; a second one stops at once.
+        Ctrl-C lets the iteration finish, saves and returns; a second one stops at once. A callback
+        that returns False ends the run in the same way.
 
         Args:
             iterations: how many.
@@ -217,12 +216,12 @@ class Trainer:
         history = []
         with interruptible() as interrupted:
             for _ in (bar := progress_bar(iterations, progress and self.ranks.is_main)):
-                metrics = self._iterate(log)
+                metrics, ending = self._iterate(log)
                 history.append(metrics)
                 means = {name: f"{metrics[f'reward/{name}']:.3f}" for name in self.names}
                 bar.set_postfix(means)
                 # Ctrl-C may reach one process an iteration earlier than another.
-                stop = any(self.ranks.exchange(bool(interrupted)))
+                stop = any(self.ranks.exchange(bool(interrupted) or ending))
                 self._save_if_due(metrics, stop, len(history) == iterations)
                 if stop:
                     break
@@ -262,18 +261,21 @@ class Trainer:
                 f"checkpoints: {type(self).__name__}.load it, or use another folder"
             )
 
-    def _iterate(self, log: RunLog) -> dict[str, float]:
+    def _iterate(self, log: RunLog) -> tuple[dict[str, float], bool]:
+        """Numbers of an iteration, and whether a callback wants to end the run."""
         held_out = {}
+        ending = False
         if self.evaluation and self.iteration % self.evaluation.every == 0:
             held_out = self.evaluation.metrics(self.policy, self.updater.ema)
+            ending = wants_to_end([c.on_evaluation(self, held_out) for c in self.callbacks])
         started = time.perf_counter()
         rollout = self.collect()
         collected = time.perf_counter()
         output = self.estimate(rollout)
         estimated = time.perf_counter()
         metrics = rollout_metrics(rollout, self.names) | advantage_metrics(output, self.names)
-        if self.observe:
-            metrics |= _numbers(self.observe(self, rollout, output))
+        for callback in self.callbacks:
+            metrics |= read_numbers(callback.on_rollout(self, rollout, output))
         observed = time.perf_counter()
         metrics |= self.update(rollout, output)
         updated = time.perf_counter()
@@ -295,7 +297,8 @@ class Trainer:
             log.video(self.iteration, "rollout/clips", rollout.videos[:shown])
         self._check_policy()
         self.iteration += 1
-        return metrics
+        ended = wants_to_end([c.on_update(self, metrics) for c in self.callbacks])
+        return metrics, ending or ended
 
     @torch.no_grad()
     def _check_policy(self) -> None:
@@ -349,7 +352,7 @@ class Trainer:
 
     def _update(self, rollout: Rollout, output: AdvantageOutput) -> dict[str, float]:
         config = self.config
-        # An observer may have examined the policy in another environment.
+        # A callback may have examined the policy in another environment.
         self.policy.bind(self.env)
         objective = self.learner.objective(
             self.policy, rollout, output, self.estimator, seed=(config.seed, self.iteration)
@@ -450,7 +453,7 @@ class Trainer:
         estimator: AdvantageEstimator | None = None,
         log_folder: str | Path | None = None,
         evaluation: Examination | None = None,
-        observe: Observer | None = None,
+        callbacks: Sequence[Callback] = (),
         ranks: Ranks = ALONE,
         allow_changes: bool = False,
     ) -> Self:
@@ -466,7 +469,7 @@ class Trainer:
             estimator: needed if the run had one that was given as an instance.
             log_folder: see ``folder`` of the constructor.
             evaluation: see there.
-            observe: see there.
+            callbacks: see there.
             ranks: see there.
             allow_changes: go on in an environment with another model, prompts, schedule or rewards
                 of the same names.
@@ -495,7 +498,7 @@ class Trainer:
             config=config,
             folder=log_folder,
             evaluation=evaluation,
-            observe=observe,
+            callbacks=callbacks,
             ranks=ranks,
         )
         check_same_environment(facts, trainer.env, allow_changes=allow_changes)
@@ -570,18 +573,6 @@ class Trainer:
 
     def _permutation(self, number: int, count: int) -> np.ndarray:
         return np.random.default_rng([self.config.seed, number, 2]).permutation(count)
-
-
-def _numbers(measured: Mapping[str, Any]) -> dict[str, float]:
-    """What an observer measured.
-
-    Raises:
-        TypeError: for a value that is no number.
-    """
-    for name, value in measured.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            raise TypeError(f"observe must return numbers, got {value!r} for {name!r}")
-    return {name: float(value) for name, value in measured.items()}
 
 
 def _parts(order: Int[Tensor, " M"], count: int) -> Sequence[Tensor]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import reelrl  # noqa: F401  (registers the ids)
 from reelrl.algos.advantages import AdvantageOutput
+from reelrl.algos.callbacks import Callback
 from reelrl.algos.collect.rollout import Rollout
 from reelrl.algos.evaluation import Evaluation, Examination
 from reelrl.algos.grpo import GRPO
@@ -28,7 +29,7 @@ from reelrl.algos.policies.weights import averaged
 from reelrl.algos.run.checkpoint import list_checkpoints
 from reelrl.algos.run.distributed import ALONE, Ranks, launched
 from reelrl.algos.run.ownership import owned_by
-from reelrl.algos.trainer import CHECKPOINTS, Observer, Trainer
+from reelrl.algos.trainer import CHECKPOINTS, Trainer
 from reelrl.envs.task import Task
 from reelrl.files import replace_folder, write_text
 from reelrl.naming import nearest
@@ -99,7 +100,7 @@ def _run(
     progress: bool,
 ) -> None:
     """Train in a folder that is ours."""
-    learner = open_run(config, folder, batch, examination, observe=print_scores, ranks=ranks)
+    learner = open_run(config, folder, batch, examination, callbacks=[ScoreTable()], ranks=ranks)
     if learner.iteration == 0:
         _show(learner, examination, folder, "before")
     remaining = config.iterations - learner.iteration
@@ -112,16 +113,16 @@ def _run(
         print(f"wrote {folder}")
 
 
-def print_scores(
-    learner: Trainer, rollout: Rollout, output: AdvantageOutput
-) -> Mapping[str, float]:
-    """Print the scores of the first clips, before anything is learned from them; adds no numbers.
+class ScoreTable(Callback):
+    """Prints the scores of the first clips, before anything is learned from them.
 
     A reward that fails, or gives every clip the same score, is seen here and not after a night.
     """
-    if learner.iteration == 0 and learner.ranks.is_main:
-        tqdm.write("\n".join(score_table(rollout, learner.names)))  # Above the bar.
-    return {}
+
+    def on_rollout(self, trainer: Trainer, rollout: Rollout, output: AdvantageOutput) -> None:
+        """Print in the first iteration."""
+        if trainer.iteration == 0 and trainer.ranks.is_main:
+            tqdm.write("\n".join(score_table(rollout, trainer.names)))  # Above the bar.
 
 
 def score_table(rollout: Rollout, names: Sequence[str]) -> list[str]:
@@ -160,7 +161,7 @@ def open_run(
     env: Any,
     examination: Examination,
     *,
-    observe: Observer | None = None,
+    callbacks: Sequence[Callback] = (),
     ranks: Ranks = ALONE,
 ) -> GRPO:
     """The run of a folder, begun or taken up from its last checkpoint.
@@ -170,7 +171,7 @@ def open_run(
         folder: of the run.
         env: from :func:`make_env`.
         examination: see :class:`GRPO`.
-        observe: see there.
+        callbacks: see there.
         ranks: see there.
 
     Raises:
@@ -198,7 +199,7 @@ def open_run(
             env=env,
             log_folder=folder,
             evaluation=examination,
-            observe=observe,
+            callbacks=callbacks,
             ranks=ranks,
         )
     learner = GRPO(
@@ -208,7 +209,7 @@ def open_run(
         config.learner,
         folder=folder,
         evaluation=examination,
-        observe=observe,
+        callbacks=callbacks,
         ranks=ranks,
     )
     # Last: settings that nothing can be made of leave no folder behind.

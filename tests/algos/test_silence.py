@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from reelrl.algos.advantages import make_estimator
+from reelrl.algos.callbacks import Callback
 from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.grpo import GRPO, GRPOConfig
 from reelrl.algos.interop.episodes import EpisodeEstimator
@@ -201,8 +202,10 @@ def test_the_second_of_two_learners_over_one_model_warns(make_env, tiny_types):
 @pytest.mark.parametrize("value", [None, "0.5", torch.ones(2), True])
 def test_an_observer_returns_numbers(make, tiny_types, value):
     learner = make(tiny_types["brightness"]())
-    learner.observe = lambda *_: {"measured": value}
-    with pytest.raises(TypeError, match=r"observe must return numbers, got .* for 'measured'"):
+    callback = Callback()
+    callback.on_rollout = lambda *_: {"measured": value}
+    learner.callbacks = (callback,)
+    with pytest.raises(TypeError, match=r"on_rollout must return numbers, got .* for 'measured'"):
         learner.learn(1)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from reelrl.algos.advantages import make_estimator
+from reelrl.algos.callbacks import Callback
 from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.evaluation import Evaluation
 from reelrl.algos.grpo import GRPO, GRPOConfig
@@ -300,14 +301,19 @@ def test_an_iteration_has_as_many_updates_as_asked_for_and_as_transitions(make_l
     assert learner.learn(1)[0]["train/updates"] == min(wanted, 24)
 
 
-def test_an_observer_may_examine_the_policy_in_another_environment(make_env, tiny_model):
+def test_a_callback_may_examine_the_policy_in_another_environment(make_env, tiny_model):
     """The update replayed the rollout on the prompts and levels of the examination."""
     other = Evaluation(make_env(2, prompts=["a", "bbbbbbbbbbbb"], num_steps=6), [0, 1])
+
+    class Examiner(Callback):
+        def on_rollout(self, trainer, rollout, output):
+            return other.metrics(trainer.policy)
+
     learner = GRPO(
         make_env(8),
         FlowPolicy(tiny_model),
         config=GRPOConfig(**SMALL),
-        observe=lambda learner, rollout, output: other.metrics(learner.policy),
+        callbacks=[Examiner()],
     )
     metrics = learner.learn(1)[0]
     assert metrics["health/first_pass_log_ratio"] < 1e-6 and "eval/contrast" in metrics

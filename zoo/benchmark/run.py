@@ -86,7 +86,7 @@ def _open(run: Run, folder: Path, examined: ExaminationConfig) -> tuple[GRPO, Fi
         Sampler.of(env),
     )
     measures = RolloutMeasures(truth, examined.every, config.iterations)
-    learner = open_run(config, folder, env, examination, observe=measures)
+    learner = open_run(config, folder, env, examination, callbacks=[measures])
     if learner.iteration == 0:
         learner.policy.keep_reference()
         _save_clips(learner, examination, folder, "base")
@@ -95,9 +95,12 @@ def _open(run: Run, folder: Path, examined: ExaminationConfig) -> tuple[GRPO, Fi
 
 def _measure_end(learner: GRPO, folder: Path) -> None:
     """One more row, of the finished policy: a rollout that nothing is learnt from."""
-    assert learner.evaluation is not None and learner.observe is not None
+    assert learner.evaluation is not None
     rollout = learner.collect()
-    metrics = dict(learner.observe(learner, rollout, learner.estimate(rollout)))
+    metrics: dict[str, float] = {}
+    output = learner.estimate(rollout)
+    for callback in learner.callbacks:
+        metrics |= callback.on_rollout(learner, rollout, output) or {}
     means = rollout.rewards.double().nanmean(dim=0).tolist()
     metrics |= {f"reward/{n}": mean for n, mean in zip(learner.names, means, strict=True)}
     metrics |= learner.evaluation.metrics(learner.policy, learner.updater.ema)

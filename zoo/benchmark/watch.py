@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reelrl.algos.advantages import AdvantageOutput
+from reelrl.algos.callbacks import Callback
 from reelrl.algos.collect.rollout import Rollout
 from reelrl.algos.metrics import to_floats
 from reelrl.algos.policies.flow import FlowPolicy
@@ -27,7 +28,7 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
-class RolloutMeasures:
+class RolloutMeasures(Callback):
     """Measures every rollout before the update; the rollout must keep all of its clips.
 
     Attributes:
@@ -40,19 +41,21 @@ class RolloutMeasures:
     every: int
     last: int
 
-    def __call__(self, learner: Any, rollout: Rollout, output: AdvantageOutput) -> dict[str, float]:
+    def on_rollout(
+        self, trainer: Any, rollout: Rollout, output: AdvantageOutput
+    ) -> dict[str, float]:
         """The columns of one iteration, under ``watch/``.
 
         ``proxy`` is the weighted sum of the trained components. Correlations are pooled over
         groups, each centred on its own mean, because an advantage says nothing across groups.
         """
         assert rollout.videos is not None and len(rollout.videos) == len(rollout.rewards)
-        prompts = [learner.env.unwrapped.prompts[i] for i in rollout.prompt_ids.tolist()]
+        prompts = [trainer.env.unwrapped.prompts[i] for i in rollout.prompt_ids.tolist()]
         scores = self.truth(rollout.videos.float() / 255, prompts)
         score = self.truth.axes[0]
         size = rollout.group_size
         rewards = rollout.rewards.double().cpu()
-        proxy = proxy_of(rewards, learner.facts.signs, learner.config.reward_weights)
+        proxy = proxy_of(rewards, trainer.facts.signs, trainer.config.reward_weights)
         advantages = torch.as_tensor(output.advantages).double().cpu()
         advantages = advantages.flatten(2).mean(-1) if advantages.ndim > 2 else advantages
         groups = advantages.reshape(-1, size)
@@ -68,14 +71,14 @@ class RolloutMeasures:
             "zero_std_groups": (groups.abs() < SAME_ADVANTAGE).all(dim=1).double().mean(),
             "collisions": collisions(rewards.reshape(-1, size, rewards.shape[1]), groups),
         }
-        for k, name in enumerate(learner.names):
+        for k, name in enumerate(trainer.names):
             column = rewards[:, k]
             numbers[f"within_std/{name}"] = within_std(column, size)
             numbers[f"corr/{name}"] = correlation(groups, column.reshape(-1, size))
-        due = learner.iteration % self.every == 0 or learner.iteration == self.last
+        due = trainer.iteration % self.every == 0 or trainer.iteration == self.last
         # Without stochastic steps a path has no divergence.
         if due and rollout.transitions is not None:
-            numbers["kl"] = path_kl(learner.policy, rollout)
+            numbers["kl"] = path_kl(trainer.policy, rollout)
         return {f"{WATCHED}{name}": value for name, value in to_floats(numbers).items()}
 
 

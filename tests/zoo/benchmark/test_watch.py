@@ -150,7 +150,7 @@ def watched(monkeypatch):
         )
         truth = Brightness()
         measures = RolloutMeasures(truth, every=5, last=12)
-        return measures(learner, rollout, AdvantageOutput(np.array(advantages))), truth
+        return measures.on_rollout(learner, rollout, AdvantageOutput(np.array(advantages))), truth
 
     return make
 
