@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from reelrl.algos.collect.plan import RolloutConfig
+from reelrl.algos.learners.schedule import Schedule
 from reelrl.checks import Ge, Gt, check_fields
 
 
@@ -24,6 +25,9 @@ class TrainerConfig:
         epochs: passes over the same items.
         micro_batch: items per forward pass; clips and steps are mixed freely.
         learning_rate: of AdamW.
+        learning_rate_schedule: ``constant``, or ``linear`` or ``cosine`` towards 0.
+        schedule_iterations: iterations until the schedule has reached 0; a schedule needs it.
+        warmup_iterations: in which the learning rate rises.
         betas: of AdamW.
         weight_decay: of AdamW.
         max_grad_norm: gradients longer than this are shortened.
@@ -47,6 +51,9 @@ class TrainerConfig:
     epochs: Annotated[int, Ge(1)] = 1
     micro_batch: Annotated[int, Ge(1)] = 64
     learning_rate: Annotated[float, Gt(0)] = 5e-5
+    learning_rate_schedule: Schedule = "constant"
+    schedule_iterations: Annotated[int | None, Ge(1)] = None
+    warmup_iterations: Annotated[int, Ge(0)] = 0
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
@@ -59,6 +66,11 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.learning_rate_schedule != "constant" and self.schedule_iterations is None:
+            raise ValueError(
+                f"learning_rate_schedule {self.learning_rate_schedule!r} needs "
+                "schedule_iterations, the iterations until it has reached 0"
+            )
 
 
 C = TypeVar("C", bound=TrainerConfig)

@@ -362,6 +362,7 @@ class Trainer:
         # Where signals are short the remaining updates count for the missing ones; items are not.
         total = objective.weight() / min(config.updates_per_iteration, objective.num_items)
         self.silence(self.iteration, rollout, output, len(active), self._causes())
+        rate = self.updater.begin(self.iteration)
         seen: list[Numbers] = []
         first: list[Numbers] = []
         norms = []
@@ -381,6 +382,7 @@ class Trainer:
             "health/micro_batch": float(self.updater.gradients.micro_batch),
             "train/active": len(active) / objective.num_items,
             "train/grad_norm": float(np.mean(norms)) if norms else 0.0,
+            "train/learning_rate": rate,
             "train/updates": float(self.updater.updates),
         }
 

@@ -23,6 +23,7 @@ from reelrl.algos.learners.component_gradients import (
     gram_matrix,
     overflowed,
 )
+from reelrl.algos.learners.schedule import rate_factor
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.weights import EMA
 from reelrl.algos.run.checkpoint import pack_optimizer, unpack_optimizer
@@ -108,6 +109,19 @@ class Updater:
             loss, numbers = self._balance(objective, index, total, feedback)
         loss = self.ranks.sum(loss.to(self.parameters[0].device))
         return self._step(loss), _joined(self.ranks, numbers)
+
+    def begin(self, iteration: int) -> float:
+        """Set the learning rate of an iteration, and return it."""
+        config = self.config
+        rate = config.learning_rate * rate_factor(
+            iteration,
+            config.learning_rate_schedule,
+            config.schedule_iterations,
+            config.warmup_iterations,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """All that a checkpoint needs: tensors by file, and plain values."""

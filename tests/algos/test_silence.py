@@ -154,7 +154,7 @@ def test_a_policy_that_cannot_act_is_not_the_newest_checkpoint(nano_env, tmp_pat
     env = nano_env(4, num_steps=2)
     good = GRPO(env, FlowPolicy(env.unwrapped.model), "grpo", config(1e-5), folder=tmp_path)
     good.learn(1)
-    good.updater.optimizer.param_groups[0]["lr"] = learning_rate
+    good.updater.config = config(learning_rate)
     with pytest.raises(TrainingError, match=r"iteration 1 left a policy that cannot act"):
         good.learn(3)
     assert [p.name for p in (tmp_path / "checkpoints").glob("*step_*")] == ["step_00000001"]
