@@ -6,16 +6,21 @@ number is never made up for a failure, so that an estimator can tell "bad" from 
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reelrl.naming import Registry
+from reelrl.rewards.ambient import settled
+from reelrl.rewards.arguments import build_with
+from reelrl.rewards.returned import RewardMisuse, read_scores
 
 LOWEST, HIGHEST = -0.5, 1.5
 """Pixels beyond these are not in [0, 1]; decoders overshoot a little."""
@@ -23,6 +28,10 @@ LOWEST, HIGHEST = -0.5, 1.5
 
 class RewardAbort(RuntimeError):
     """A component that must not be trained on any longer: never masked, it stops the run."""
+
+
+class RewardWarning(UserWarning):
+    """A reward component does not do what it declares: most often it failed and is masked."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,8 @@ class Reward(ABC):
         memory_gb: gigabytes of those weights in bfloat16; 0 for a component without.
         differentiable: True if :meth:`score` lets useful gradients reach the pixels.
         fps_sensitive: True if the same scene sampled at another frame rate scores differently.
-        groupwise: True if a clip's score depends on the other clips of its prompt.
+        groupwise: True if a clip's score depends on the other clips of its group: then a batch
+            must hold whole groups, and is refused if ``infos`` tell that it does not.
     """
 
     # Not ClassVar: what wraps another component has that one's, per instance.
@@ -115,7 +125,8 @@ class Reward(ABC):
             infos: N dicts of per-clip facts; may be empty dicts.
 
         Returns:
-            (N,) scores; ``nan`` for a clip that cannot be scored.
+            (N,) scores; ``nan`` for a clip that cannot be scored. :func:`read_scores` tells which
+            other forms are understood where the component is called.
         """
 
     def __call__(
@@ -128,16 +139,27 @@ class Reward(ABC):
 
         A clip with a non-finite pixel is not scorable by any component: it is hidden from
         :meth:`score`, so that it cannot spoil its neighbours, and gets ``nan``. Where no clip is
-        left, as in an empty batch, :meth:`score` is not asked.
+        left, as in an empty batch, :meth:`score` is not asked. Mixed precision and a default device
+        that the caller may have set do not reach it.
+
+        Args:
+            videos: (N, F, H, W, 3) floats in [0, 1], a tensor or a NumPy array.
+            prompts: N captions.
+            infos: N dicts of per-clip facts, see :func:`~reelrl.rewards.group.group_rows`; None is
+                empty ones.
 
         Raises:
-            ValueError: if ``videos`` is not (N, F, H, W, 3) floating point in about [0, 1], the
-                number of prompts or infos is not N, or :meth:`score` returns anything but a tensor
-                (N,) or writes into the clips, which other components score too.
+            ValueError: if ``videos`` is not (N, F, H, W, 3) floating point in about [0, 1], or the
+                number of prompts or infos is not N.
+            RewardMisuse: if :meth:`score` returns anything but N numbers or writes into the clips,
+                which other components score too, or if it compares clips and a group is cut.
         """
+        videos = _as_tensor(videos)
         infos = [{}] * len(videos) if infos is None else infos
         self._check_input(videos, prompts, infos)
-        with torch.no_grad():
+        if self.groupwise:
+            check_whole(self.name, infos)
+        with torch.no_grad(), settled(videos.device):
             videos = videos.to(torch.float32)
             finite = videos.flatten(1).sum(-1).isfinite()
             if not bool(finite.any()):
@@ -145,7 +167,7 @@ class Reward(ABC):
             before = writes_into(videos)
             values = self._score_finite(videos, finite, prompts, infos)
         if writes_into(videos) != before:
-            raise ValueError(
+            raise RewardMisuse(
                 f"reward {self.name!r} must leave the videos as they are, got writes into them: "
                 "work on a copy"
             )
@@ -155,9 +177,11 @@ class Reward(ABC):
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> None:
         if videos.ndim != 5 or videos.shape[-1] != 3 or not videos.is_floating_point():
+            kind = str(videos.dtype).removeprefix("torch.")
+            hint = ": divide bytes by 255" if videos.dtype == torch.uint8 else ""
             raise ValueError(
                 f"reward {self.name!r} expects float videos (N, F, H, W, 3) in [0, 1], got "
-                f"{videos.dtype} {tuple(videos.shape)}"
+                f"{kind} {tuple(videos.shape)}{hint}"
             )
         if len(prompts) != len(videos) or len(infos) != len(videos):
             raise ValueError(
@@ -190,30 +214,59 @@ class Reward(ABC):
             return self.score(videos, prompts, infos)
         rows = finite.nonzero().flatten()
         kept = rows.tolist()
-        scores = self.score(videos[rows], [prompts[i] for i in kept], [infos[i] for i in kept])
-        self._check_scores(scores, len(kept))
-        scores = scores.to(torch.float32)
+        # A group that misses a clip for this reason is whole all the same.
+        facts = [{k: v for k, v in infos[i].items() if k != GROUP_SIZE} for i in kept]
+        found = self.score(videos[rows], [prompts[i] for i in kept], facts)
+        scores = read_scores(found, len(kept), self.name).to(torch.float32)
         out = scores.new_full((len(videos),), torch.nan)
         return out.index_copy(0, rows.to(scores.device), scores)
 
-    def _wrap(self, values: Tensor, finite: Tensor) -> RewardOutput:
-        self._check_scores(values, len(finite))
-        return RewardOutput.of(torch.where(finite, values.to(finite.device), torch.nan))
-
-    def _check_scores(self, values: Tensor, count: int) -> None:
-        if not isinstance(values, Tensor):
-            raise ValueError(
-                f"reward {self.name!r} must return a torch.Tensor ({count},), "
-                f"got {type(values).__name__}"
-            )
-        if values.shape != (count,):
-            raise ValueError(
-                f"reward {self.name!r} must return shape ({count},), got {tuple(values.shape)}"
-            )
+    def _wrap(self, found: Any, finite: Tensor) -> RewardOutput:
+        values = read_scores(found, len(finite), self.name).to(finite.device, torch.float32)
+        return RewardOutput.of(torch.where(finite, values, torch.nan))
 
     def __repr__(self) -> str:
         low, high = self.bounds
         return f"{type(self).__name__}(name={self.name!r}, bounds=({low:g}, {high:g}))"
+
+
+GROUP_SIZE = "group_size"
+"""Key of the infos under which a caller says how many clips a group has."""
+
+
+def check_whole(name: str, infos: Sequence[Mapping[str, Any]]) -> None:
+    """See that a batch holds whole groups, as far as its infos tell what they are.
+
+    Args:
+        name: of the component that compares clips.
+        infos: of N clips; ``group_size`` where known says how many have their ``group_id``.
+
+    Raises:
+        RewardMisuse: for a group of which more or fewer clips are there.
+    """
+    sizes: dict[Any, int] = {}
+    counts: dict[Any, int] = {}
+    for info in infos:
+        group, size = info.get("group_id"), info.get(GROUP_SIZE)
+        if group is not None and size is not None:
+            sizes[group] = int(size)
+            counts[group] = counts.get(group, 0) + 1
+    for group, size in sizes.items():
+        if counts[group] != size:
+            raise RewardMisuse(
+                f"reward {name!r} compares the {size} clips of a group, got {counts[group]} of "
+                f"group {group}: make the batch a multiple of the group size"
+            )
+
+
+def _as_tensor(videos: Any) -> Tensor:
+    """Clips as a tensor; a NumPy array is not copied unless torch cannot share its memory."""
+    if not isinstance(videos, np.ndarray):
+        return videos  # type: ignore[no-any-return]  # a tensor, by the signature
+    if videos.dtype.kind not in "biuf" or not videos.dtype.isnative:
+        raise ValueError(f"expected float videos in [0, 1], got an array of {videos.dtype}")
+    shared = videos.flags.writeable and all(stride >= 0 for stride in videos.strides)
+    return torch.from_numpy(videos if shared else videos.copy())
 
 
 def writes_into(videos: Tensor) -> int:
@@ -230,18 +283,71 @@ def _extremes(pixels: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-R = TypeVar("R", bound=Callable[..., Reward])
+R = TypeVar("R", bound=Callable[..., Any])
 REWARDS: Registry[Callable[..., Reward]] = Registry("reward", "reelrl.rewards")
 """Name of a component -> the class; each module below :mod:`reelrl.rewards` is found by itself."""
 
 
-def register_reward(name: str) -> Callable[[R], R]:
-    """Class decorator that makes ``make_reward(name)`` build the class.
+def register_reward(
+    name: str,
+    *,
+    bounds: tuple[float, float] | None = None,
+    higher_is_better: bool | None = None,
+) -> Callable[[R], R]:
+    """Decorator that makes ``make_reward(name)`` build a class, or wrap a function.
+
+    A class without a name of its own takes this one. A function (videos, prompts, infos) -> scores
+    stays what it is, and becomes a component of that name.
+
+    Args:
+        name: of the component.
+        bounds: (low, high) of a function's scores; None is unknown. A class declares its own.
+        higher_is_better: False if a function is a penalty.
 
     Raises:
-        ValueError: if the name is taken by another factory.
+        ValueError: if the name is taken, a class has another name, or what is decorated is neither
+            a reward class nor a function.
     """
-    return REWARDS.register(name)
+
+    def decorate(entry: R) -> R:
+        if not inspect.isclass(entry):
+            _register_function(name, entry, bounds, higher_is_better)
+            return entry
+        if not issubclass(entry, Reward):
+            raise ValueError(
+                "register_reward takes a subclass of Reward or a function (videos, prompts, infos) "
+                f"-> scores, got the class {entry.__name__}"
+            )
+        if bounds is not None or higher_is_better is not None:
+            raise ValueError(
+                f"the class {entry.__name__} declares bounds and higher_is_better itself; "
+                "register_reward takes them for functions"
+            )
+        own = entry.__dict__.get("name", name)
+        if own != name:
+            raise ValueError(
+                f"reward class {entry.__name__} has the name {own!r} and is registered as {name!r}:"
+                " the column would not be called what was asked for"
+            )
+        REWARDS.register(name)(entry)
+        entry.name = name
+        return entry
+
+    return decorate
+
+
+def _register_function(
+    name: str, function: Any, bounds: tuple[float, float] | None, higher_is_better: bool | None
+) -> None:
+    from reelrl.rewards.function import class_of  # which is made of the class above
+
+    if not callable(function):
+        raise ValueError(
+            "register_reward takes a subclass of Reward or a function (videos, prompts, infos) -> "
+            f"scores, got {function!r}"
+        )
+    span = (-math.inf, math.inf) if bounds is None else bounds
+    REWARDS.register(name)(class_of(function, name, span, higher_is_better is not False))
 
 
 def make_reward(name: str, **config: Any) -> Reward:
@@ -252,9 +358,10 @@ def make_reward(name: str, **config: Any) -> Reward:
         **config: keyword arguments of the component's constructor.
 
     Raises:
-        ValueError: for an unknown name; the message names the nearest known one.
+        ValueError: for an unknown name or setting, the message naming the nearest known one, a
+            setting that is missing, or a value of another type.
     """
-    return reward_class(name)(**config)
+    return build_with(reward_class(name), config, f"reward {name!r}")
 
 
 def reward_class(name: str) -> Callable[..., Reward]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from reelrl.checks import Gt, check_fields
 from reelrl.naming import Registry
+from reelrl.rewards.arguments import build_with
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.cache import adopt
 
@@ -274,9 +275,9 @@ def make_transform(name: str, **config: Any) -> Transform:
     """A transform by name.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name or setting, a missing one, or a value of another type.
     """
-    return TRANSFORMS.find(name)(**config)
+    return build_with(TRANSFORMS.find(name), config, f"transform {name!r}")
 
 
 @register_reward("coin")

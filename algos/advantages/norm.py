@@ -7,7 +7,7 @@ in float64; a group or batch without real spread gives exact zeros whatever the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -23,6 +23,7 @@ from reelrl.algos.advantages.masked import (
 from reelrl.algos.advantages.types import Gather
 from reelrl.checks import Ge, Gt, check_fields
 from reelrl.naming import nearest
+from reelrl.rewards.arguments import build_with
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -76,7 +77,8 @@ def make_norm(spec: Any, start: NormSpec | None = None) -> NormSpec:
         start: None is ``NormSpec()``.
 
     Raises:
-        ValueError: for an unknown field; the message names the nearest known one.
+        ValueError: for an unknown field, the message naming the nearest known one, or a value that
+            it cannot have.
         TypeError: for anything else.
     """
     if isinstance(spec, NormSpec):
@@ -87,7 +89,7 @@ def make_norm(spec: Any, start: NormSpec | None = None) -> NormSpec:
     for key in spec:
         if key not in known:
             raise ValueError(f"a normalisation has no field {key!r}{nearest(key, known)}")
-    return replace(start or NormSpec(), **spec)
+    return build_with(NormSpec, {**vars(start or NormSpec()), **spec}, "a normalisation")
 
 
 @dataclass(frozen=True)
