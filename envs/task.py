@@ -19,7 +19,7 @@ from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.sampling import NOISE_SEEDS
-from reelrl.envs.scoring import OnRewardError, RewardList, Scores, read_weights
+from reelrl.envs.scoring import OnRewardError, RewardList, Scores, Weights, read_weights
 from reelrl.envs.spaces import UniformBox
 from reelrl.naming import nearest
 from reelrl.rewards.spec import RewardSpec
@@ -90,7 +90,7 @@ class Task:
         width: int = 32,
         observe_embedding: bool = False,
         flat: bool = False,
-        scalar_weights: Sequence[float] | None = None,
+        scalar_weights: Weights | None = None,
         output: Literal["numpy", "torch"] = "numpy",
         device: str | torch.device | None = None,
         on_reward_error: OnRewardError = "mask",
@@ -116,9 +116,7 @@ class Task:
         self.flat = flat
         self.output = output
         self.weights = (
-            None
-            if scalar_weights is None
-            else read_weights(scalar_weights, len(self.rewards.names))
+            None if scalar_weights is None else read_weights(scalar_weights, self.rewards.names)
         )
         self._structured_space = self._observation_space()
         self.observation_space = self._flat_space() if flat else self._structured_space

@@ -65,7 +65,7 @@ def settings_of(
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a simple type: a number, text, flag, choice, None, a list of those.
+    """Whether a value is of a simple type: a number, text, flag, None, or a list of those.
 
     Of anything else the constructor itself is to judge. A whole number is a number, True is none. A
     list stands for a tuple, and a mapping of fields for a dataclass.
@@ -76,7 +76,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(fits(value, member) for member in get_args(hint))
     if origin is Literal:
-        return any(value == choice for choice in get_args(hint))
+        return True  # the choices are for the constructor to name
     if origin is tuple:
         members = get_args(hint)
         listed = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
@@ -132,9 +132,8 @@ def _hints(function: Any) -> dict[str, Any]:
 def _written(hint: Any) -> str:
     """An annotation as a reader writes it."""
     if get_origin(hint) is tuple:
-        return (
-            f"a list of {_written(get_args(hint)[0])}" if get_args(hint)[0] is not Any else "a list"
-        )
+        member = get_args(hint)[0]
+        return "a list" if member is Any else f"a list of {_written(member)}"
     origin = get_origin(hint)
     if origin is Annotated:
         return _written(get_args(hint)[0])

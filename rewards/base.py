@@ -92,6 +92,7 @@ class Reward(ABC):
         fps_sensitive: True if the same scene sampled at another frame rate scores differently.
         groupwise: True if a clip's score depends on the other clips of its group: then a batch
             must hold whole groups, and is refused if ``infos`` tell that it does not.
+        least_side: pixels that the height and the width of a frame must have.
     """
 
     # Not ClassVar: what wraps another component has that one's, per instance.
@@ -107,6 +108,7 @@ class Reward(ABC):
     differentiable: bool = False
     fps_sensitive: bool = False
     groupwise: bool = False
+    least_side: int = 1
 
     @property
     def parts(self) -> tuple[Reward, ...]:
@@ -177,11 +179,17 @@ class Reward(ABC):
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> None:
         if videos.ndim != 5 or videos.shape[-1] != 3 or not videos.is_floating_point():
-            kind = str(videos.dtype).removeprefix("torch.")
             hint = ": divide bytes by 255" if videos.dtype == torch.uint8 else ""
             raise ValueError(
                 f"reward {self.name!r} expects float videos (N, F, H, W, 3) in [0, 1], got "
-                f"{kind} {tuple(videos.shape)}{hint}"
+                f"{videos.dtype} {tuple(videos.shape)}{hint}"
+            )
+        frames, height, width = videos.shape[1:4]
+        if not frames or min(height, width) < max(1, self.least_side):
+            least = max(1, self.least_side)
+            raise ValueError(
+                f"reward {self.name!r} needs clips of at least 1 frame of {least}x{least} pixels, "
+                f"got {frames} of {height}x{width}"
             )
         if len(prompts) != len(videos) or len(infos) != len(videos):
             raise ValueError(

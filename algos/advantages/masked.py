@@ -224,7 +224,7 @@ def blocks(x: Masked) -> Iterator[Masked]:
 
 def constant(values: Any, like: Tensor) -> Tensor:
     """A small tensor of Python numbers on the device of ``like``, without a wait for the device."""
-    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+    return torch.tensor(values, dtype=like.dtype, device="cpu").to(like.device, non_blocking=True)
 
 
 def safe_divide(

@@ -111,5 +111,5 @@ def group_slots(
     order = torch.argsort(group, stable=True)
     start = count.cumsum(0) - count
     slot = torch.empty_like(group)
-    slot[order] = torch.arange(len(group), device=device) - start[group[order]]
+    slot[order] = torch.arange(len(group), dtype=torch.int64, device=device) - start[group[order]]
     return group, slot, (len(count), int(count.max()) if len(count) else 0)

@@ -168,6 +168,6 @@ def keep_ratio(
 def _rank(values: Float[Tensor, " P G *rest"]) -> Int[Tensor, " P G *rest"]:
     """Position of each member in its group's order from the top, axis 1, ties in member order."""
     order = values.argsort(dim=1, descending=True, stable=True)
-    positions = torch.arange(values.shape[1], device=values.device)
+    positions = torch.arange(values.shape[1], dtype=torch.int64, device=values.device)
     positions = positions.reshape(1, -1, *[1] * (values.ndim - 2)).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, positions)

@@ -89,7 +89,7 @@ class NativeBatch:
                 f"the reward is a number already, made by VectorScalarReward: weights={weights}"
             )
         self._warn_of_adaptive()
-        self._weights = None if weights is None else read_weights(weights, self.base.reward_dim)
+        self._weights = None if weights is None else read_weights(weights, self.base.reward_names)
 
     @property
     def num_envs(self) -> int:

@@ -25,7 +25,7 @@ from reelrl.envs.sampling import step_noise
 from reelrl.envs.spaces import UniformBox
 from reelrl.envs.steps import rows_like
 from reelrl.envs.task import ACTION_BOUND, Task
-from reelrl.envs.wrappers.reward import base_of, chain_of
+from reelrl.envs.wrappers.reward import base_of, chain_of, expect_batch, expect_single
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -57,6 +57,7 @@ class VelocityAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env[Any, Any], kernel: str = "flow_sde", **config: Any) -> None:
+        expect_single(self, env)
         takes_latents(env)
         RecordConstructorArgs.__init__(self, kernel=kernel, **config)
         gym.Wrapper.__init__(self, env)
@@ -78,6 +79,7 @@ class VectorVelocityAction(VectorWrapper):
     def __init__(
         self, env: VectorEnv[Any, Any, Any], kernel: str = "flow_sde", **config: Any
     ) -> None:
+        expect_batch(self, env)
         takes_latents(env)
         super().__init__(env)
         self.kernel = kernels.make_kernel(kernel, **config)
@@ -131,6 +133,7 @@ class GuidanceAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
+        expect_single(self, env)
         takes_latents(env)
         RecordConstructorArgs.__init__(
             self,
@@ -162,6 +165,7 @@ class VectorGuidanceAction(VectorWrapper):
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
+        expect_batch(self, env)
         takes_latents(env)
         super().__init__(env)
         self.kernel = guided_kernel(kernel, noise_range)

@@ -198,8 +198,8 @@ class YesLogit(Head):
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
-        self.yes = nn.Parameter(torch.zeros(config.yes, config.width))
-        self.no = nn.Parameter(torch.zeros(config.no, config.width))
+        self.yes = nn.Parameter(torch.zeros(config.yes, config.width, dtype=torch.float32))
+        self.no = nn.Parameter(torch.zeros(config.no, config.width, dtype=torch.float32))
 
     @torch.no_grad()
     def start_from(self, yes: Tensor, no: Tensor) -> None:

@@ -82,8 +82,8 @@ class GARDO(Estimator):
 
     def init_state(self, names: Sequence[str]) -> State:
         """The gated share and the last means of U."""
-        share = torch.tensor(self.config.fraction, dtype=torch.float64)
-        recent = torch.full((self.config.window,), torch.nan, dtype=torch.float64)
+        share = torch.tensor(self.config.fraction, dtype=torch.float64, device="cpu")
+        recent = torch.full((self.config.window,), torch.nan, dtype=torch.float64, device="cpu")
         return {**super().init_state(names), "beta": share, "recent": recent}
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:

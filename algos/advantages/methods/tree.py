@@ -118,7 +118,7 @@ def ancestors(parent: Int[Tensor, "P N"], leaves: int) -> Int[Tensor, "P G D"]:
     prompts, nodes = parent.shape
     if nodes < leaves:
         raise ValueError(f"tree_parent must name at least the {leaves} leaves, got {nodes} nodes")
-    here = torch.arange(nodes, device=parent.device)
+    here = torch.arange(nodes, dtype=torch.int64, device=parent.device)
     if not bool(((parent >= -1) & (parent < here)).all()):
         raise ValueError("tree_parent must be -1 or the index of an earlier node")
     node = here[nodes - leaves :].expand(prompts, leaves)

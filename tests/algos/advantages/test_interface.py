@@ -134,7 +134,7 @@ def test_normalisations_may_come_from_a_config_file() -> None:
     assert config.group == NormSpec(ddof=0, eps=0.5)
     with pytest.raises(ValueError, match="did you mean 'ddof'"):
         make_estimator("grpo", group={"dof": 0})
-    with pytest.raises(TypeError, match="got 'group'"):
+    with pytest.raises(ValueError, match="got 'group'"):
         make_estimator("gdpo", batch="group")
 
 
