@@ -59,6 +59,11 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.reward_weights is not None and not any(self.reward_weights):
+            raise ValueError(
+                f"reward_weights must not all be 0, got {list(self.reward_weights)}: nothing is "
+                "left to learn"
+            )
 
 
 C = TypeVar("C", bound=TrainerConfig)

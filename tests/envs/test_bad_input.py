@@ -305,7 +305,7 @@ def test_a_reward_in_time_is_scored(make_batch, reward_types):
 
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 def test_an_invalid_component_makes_the_scalar_nan_unless_it_has_no_weight(make_batch, output):
-    rewards = [Faulty("nan"), "gold"]
+    rewards = [Faulty("nan"), "exposure"]
     for weight, expected in ((1.0, [True, False]), (0.0, [False, False])):
         weights = [weight, 1.0]
         envs = make_batch(2, num_steps=1, rewards=rewards, scalar_weights=weights, output=output)
