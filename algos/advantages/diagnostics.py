@@ -196,7 +196,8 @@ class _View:
         values = self.signal.advantages.with_nan().movedim(1, -1)
         ordered = values.sort(-1).values  # nan sorts last, and nan != nan never counts below
         first = (~torch.isnan(ordered[..., :1])).to(self.dtype).sum(-1)
-        steps = (ordered[..., 1:] - ordered[..., :-1] > 1e-9).to(self.dtype).sum(-1)
+        top = self.signal.advantages.values.movedim(1, -1).abs().amax(-1, keepdim=True)
+        steps = (ordered[..., 1:] - ordered[..., :-1] > 1e-9 * top).to(self.dtype).sum(-1)
         return safe_divide((first + steps).sum(), (first > 0).to(self.dtype).sum())
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.batch import Signal, Work
-from reelrl.algos.advantages.masked import Masked, group_sum, safe_divide
+from reelrl.algos.advantages.masked import Masked, group_sum, group_top, safe_divide
 from reelrl.algos.advantages.names import make_step
 from reelrl.checks import Ge, Gt, check_fields
 from reelrl.naming import Registry
@@ -126,7 +126,7 @@ class BestOfN(Post):
             values, present = values.reshape(1, -1), present.reshape(1, -1)
         half = self.n // 2
         # One order for both ends: with two, equals would be picked twice and too few kept.
-        rank = _rank(torch.where(present, values, -torch.inf))
+        rank = _rank(torch.where(present, _rounded(values), -torch.inf))
         ends = (rank < half) | (rank >= present.sum(1, keepdim=True) - half)
         return drop(signal, (ends & present).reshape(shape))
 
@@ -163,6 +163,12 @@ def keep_ratio(
     """(P, 1[, T]) share of the valid members of each group that was kept."""
     valid = present.to(weight.dtype)
     return safe_divide(group_sum(weight * valid), group_sum(valid))
+
+
+def _rounded(values: Float[Tensor, " P G *rest"]) -> Float[Tensor, " P G *rest"]:
+    """Values in steps of a billionth of their group's largest: less than that is rounding."""
+    top = group_top(values.abs())
+    return torch.round(values / torch.where(top > 0, 1e-9 * top, 1.0))
 
 
 def _rank(values: Float[Tensor, " P G *rest"]) -> Int[Tensor, " P G *rest"]:

@@ -93,8 +93,8 @@ class VectorPromptGroups(VectorWrapper):
         compares = base_of(self.env).task.rewards.groupwise
         if compares and self.num_envs % group_size:
             raise ValueError(
-                f"the rewards {', '.join(compares)} compare the {group_size} clips of a group, which "
-                f"must be scored together: expected num_envs a multiple of {group_size}, got "
+                f"the rewards {', '.join(compares)} compare the {group_size} clips of a group, "
+                f"which must be scored together: expected num_envs a multiple of {group_size}, got "
                 f"{self.num_envs}"
             )
 
