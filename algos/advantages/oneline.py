@@ -110,9 +110,7 @@ def _by_name(weights: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
 
 def _one_each(ids: Any) -> None:
     if ids.ndim != 1:
-        raise ValueError(
-            f"a group id must be one number or string, got ids of shape {tuple(ids.shape)}"
-        )
+        raise ValueError(f"a group id must be one number or string, got ids of {tuple(ids.shape)}")
 
 
 def _as_codes(ids: Any) -> np.ndarray:

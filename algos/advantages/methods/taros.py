@@ -144,7 +144,7 @@ class TaRoS(Estimator):
             return work.scores
         values = work.scores.with_nan()
         values = values if work.gather is None else work.gather(values)
-        values = values.reshape(1, -1, *values.shape[2:])
+        values = values.flatten(0, 1).unsqueeze(0)
         return Masked.of(values, ~torch.isnan(values))
 
     def _utility(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.batch import Signal, Work, total_score
-from reelrl.algos.advantages.masked import Masked, group_top, safe_divide
+from reelrl.algos.advantages.batch import Signal, Work, expect_shape, total_score
+from reelrl.algos.advantages.masked import Masked, group_top, safe_divide, to_tensor
 from reelrl.algos.advantages.norm import NormSpec, is_noise
 from reelrl.algos.advantages.pipeline import Estimator, EstimatorConfig
 from reelrl.algos.advantages.registry import register_estimator
@@ -73,8 +73,10 @@ class BranchGRPO(Estimator):
         if work.dense:
             raise ValueError("branch_grpo takes the rewards of the leaves, (P, G, K)")
         leaves = total_score(work.scores, work.weights, work.gather)
-        parent = work.indices("tree_parent", work.shape[0], None)
-        path = ancestors(parent, work.shape[1])
+        # Where it lies: a tree on the host is read without a wait for the rewards' device.
+        parent = to_tensor(work.batch.extras["tree_parent"]).to(torch.int64)
+        expect_shape("tree_parent", tuple(parent.shape), (work.shape[0], None))
+        path = ancestors(parent, work.shape[1]).to(work.device, non_blocking=True)
         same = path.unsqueeze(2) == path.unsqueeze(1)  # (P, G, G, D): do two leaves share a node
         weight = same.to(leaves.values.dtype)
         if self.config.fusion == "path":
@@ -107,7 +109,8 @@ class BranchGRPO(Estimator):
 def ancestors(parent: Int[Tensor, "P N"], leaves: int) -> Int[Tensor, "P G D"]:
     """Node that each leaf passes at each depth: (P, N) parents -> (P, G, D).
 
-    The tree is small metadata that the sampler made, so its depth is read on the host.
+    The tree is small metadata that the sampler made: how deep it is decides the shape of the
+    result, so give it on the host.
 
     Args:
         parent: (P, N) parent of each node, -1 for a root; the last G nodes are the leaves.

@@ -182,7 +182,8 @@ def test_one_line_defaults_and_errors() -> None:
     flat = advantages(np.array([0.0, 1.0, 0.0, 2.0]), [0, 0, 1, 1])
     assert flat.shape == (4,)
     assert advantages(np.zeros((0, 2)), np.zeros(0, int)).shape == (0,)
-    assert advantages(np.ones((3, 1)), [1, 2, 3], "grpo@trl").tolist() == [0.0, 0.0, 0.0]
+    with pytest.warns(UserWarning, match="alone in its group"):
+        assert advantages(np.ones((3, 1)), [1, 2, 3], "grpo@trl").tolist() == [0.0, 0.0, 0.0]
     named = advantages(np.eye(2), [0, 0], "grpo", names=np.array(["a", "b"]))
     assert named.tolist() == [0.0, 0.0]
     with pytest.raises(ValueError, match=r"ids of \(2, 2\)"):
