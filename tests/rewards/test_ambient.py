@@ -33,7 +33,7 @@ class Product(Reward):
 
 
 def draw():
-    return sample_clips(4, torch.Generator("cpu").manual_seed(3), num_frames=9, size=32)
+    return sample_clips(4, torch.Generator("cpu").manual_seed(3))
 
 
 @pytest.fixture(params=["float64", "meta", "autocast"])
