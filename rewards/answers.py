@@ -103,7 +103,7 @@ def last_score(answer: str, low: float, high: float) -> float:
     asked for: 4 of 10 is no 4 of 5.
     """
     said = after_thinking(answer).strip()
-    whole = _whole_object(said)
+    whole = _long_object(said) if len(said) > KEPT else None
     if whole is not None:
         return _of_value(whole[0], low, high)
     if len(said) <= SHORT and NUMBER.match(said):
@@ -218,19 +218,19 @@ def _of_value(value: Any, low: float, high: float) -> float:
 _DECODER = json.JSONDecoder(parse_int=float)  # an integer of thousands of digits is no error
 
 
-def _whole_object(said: str) -> tuple[Any] | None:
-    """The score of the object that an answer begins with, in a 1-tuple; None if it is none.
+def _long_object(said: str) -> tuple[Any] | None:
+    """The score of the object that a long answer begins with and ends in, in a 1-tuple.
 
-    Its explanation may be longer than what is kept, or cut off.
+    Its explanation may be longer than what is kept, and may be cut off.
     """
     opened = said[:16].find("{")
     if opened < 0 or said[:opened].strip("` \njson"):
         return None
-    found, _ = _decoded(said, opened)
-    if found is None and len(said) > KEPT:
+    found, end = _decoded(said, opened)
+    if found is None:
         cut = JSON_KEY.search(said, 0, KEPT)
         return None if cut is None else (said[cut.end() : cut.end() + SHORT],)
-    return _score_of(found)
+    return None if "{" in said[end:] else _score_of(found)
 
 
 def _score_of(found: Any) -> tuple[Any] | None:
