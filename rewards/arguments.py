@@ -83,7 +83,7 @@ def fits(value: Any, hint: Any) -> bool:
         each = len(members) == 2 and members[1] is Ellipsis and isinstance(value, list | tuple)
         return listed and not (each and not all(fits(item, members[0]) for item in value))
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return isinstance(value, hint | Mapping)  # type: ignore[operator]  # a union of classes
+        return isinstance(value, hint | Mapping)
     kinds: dict[Any, tuple[type, ...]] = {
         float: (Real,),
         int: (Integral,),

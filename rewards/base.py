@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from reelrl.naming import Registry
 from reelrl.rewards.ambient import settled
 from reelrl.rewards.arguments import build_with
+from reelrl.rewards.function import Scoring, check_scoring, described, function_name
+from reelrl.rewards.handed import GROUP_SIZE, as_tensor, check_whole
 from reelrl.rewards.returned import RewardMisuse, read_scores
 
 LOWEST, HIGHEST = -0.5, 1.5
@@ -156,7 +157,7 @@ class Reward(ABC):
             RewardMisuse: if :meth:`score` returns anything but N numbers or writes into the clips,
                 which other components score too, or if it compares clips and a group is cut.
         """
-        videos = _as_tensor(videos)
+        videos = as_tensor(videos)
         infos = [{}] * len(videos) if infos is None else infos
         self._check_input(videos, prompts, infos)
         if self.groupwise:
@@ -238,45 +239,6 @@ class Reward(ABC):
         return f"{type(self).__name__}(name={self.name!r}, bounds=({low:g}, {high:g}))"
 
 
-GROUP_SIZE = "group_size"
-"""Key of the infos under which a caller says how many clips a group has."""
-
-
-def check_whole(name: str, infos: Sequence[Mapping[str, Any]]) -> None:
-    """See that a batch holds whole groups, as far as its infos tell what they are.
-
-    Args:
-        name: of the component that compares clips.
-        infos: of N clips; ``group_size`` where known says how many have their ``group_id``.
-
-    Raises:
-        RewardMisuse: for a group of which more or fewer clips are there.
-    """
-    sizes: dict[Any, int] = {}
-    counts: dict[Any, int] = {}
-    for info in infos:
-        group, size = info.get("group_id"), info.get(GROUP_SIZE)
-        if group is not None and size is not None:
-            sizes[group] = int(size)
-            counts[group] = counts.get(group, 0) + 1
-    for group, size in sizes.items():
-        if counts[group] != size:
-            raise RewardMisuse(
-                f"reward {name!r} compares the {size} clips of a group, got {counts[group]} of "
-                f"group {group}: make the batch a multiple of the group size"
-            )
-
-
-def _as_tensor(videos: Any) -> Tensor:
-    """Clips as a tensor; a NumPy array is not copied unless torch cannot share its memory."""
-    if not isinstance(videos, np.ndarray):
-        return videos  # type: ignore[no-any-return]  # a tensor, by the signature
-    if videos.dtype.kind not in "biuf" or not videos.dtype.isnative:
-        raise ValueError(f"expected float videos in [0, 1], got an array of {videos.dtype}")
-    shared = videos.flags.writeable and all(stride >= 0 for stride in videos.strides)
-    return torch.from_numpy(videos if shared else videos.copy())
-
-
 def writes_into(videos: Tensor) -> int:
     """How often the memory of a tensor has been written to; 0 for one of inference mode."""
     # Torch counts it for autograd, and refuses to tell where autograd is ruled out.
@@ -289,6 +251,56 @@ def _extremes(pixels: Tensor) -> tuple[float, float]:
         return math.nan, math.nan
     low, high = pixels.aminmax()
     return float(low), float(high)
+
+
+class FunctionReward(Reward):
+    """A function of clips, prompts and infos; its name is the function's.
+
+    Nothing is known of its values unless it was registered with ``bounds``.
+
+    Args:
+        function: called with (N, F, H, W, 3) float32 clips in [0, 1], N prompts and N infos;
+            returns N numbers.
+        name: of the component; by default the function's.
+
+    Raises:
+        ValueError: for a function that cannot be called with these three.
+    """
+
+    bounds = (-math.inf, math.inf)
+    formula = "a function"
+    deterministic = False
+
+    def __init__(self, function: Scoring, name: str | None = None) -> None:
+        check_scoring(function)
+        self.function = function
+        self.name = name or function_name(function)
+
+    def score(
+        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """The function's scores; :meth:`Reward.__call__` reads any usual form."""
+        scores: Tensor = self.function(videos, prompts, infos)
+        return scores
+
+
+class RegisteredFunction(FunctionReward):
+    """Base of the classes that :func:`register_reward` makes of functions."""
+
+    scoring: Scoring
+
+    def __init__(self) -> None:
+        super().__init__(type(self).scoring, type(self).name)
+
+
+_REGISTERED: dict[int, type[RegisteredFunction]] = {}
+"""Class of a registered function by the function's id; the class keeps the function alive."""
+
+
+def reward_of(function: Scoring) -> Reward:
+    """The component that a function is: as it was registered, or with nothing known of it."""
+    registered = _REGISTERED.get(id(function))
+    return FunctionReward(function) if registered is None else registered()
 
 
 R = TypeVar("R", bound=Callable[..., Any])
@@ -347,15 +359,15 @@ def register_reward(
 def _register_function(
     name: str, function: Any, bounds: tuple[float, float] | None, higher_is_better: bool | None
 ) -> None:
-    from reelrl.rewards.function import class_of  # which is made of the class above
-
     if not callable(function):
         raise ValueError(
             "register_reward takes a subclass of Reward or a function (videos, prompts, infos) -> "
             f"scores, got {function!r}"
         )
-    span = (-math.inf, math.inf) if bounds is None else bounds
-    REWARDS.register(name)(class_of(function, name, span, higher_is_better is not False))
+    facts = described(function, name, bounds, higher_is_better)
+    made = type(function_name(function), (RegisteredFunction,), facts)
+    REWARDS.register(name)(made)
+    _REGISTERED[id(function)] = made
 
 
 def make_reward(name: str, **config: Any) -> Reward:

@@ -1,75 +1,26 @@
-"""A plain function as a reward component."""
+"""A plain function as a reward component: what it is called, and whether it can be called."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
-
-from torch import Tensor
-
-from reelrl.rewards.base import Reward
+from collections.abc import Callable
+from typing import Any
 
 Scoring = Callable[..., Any]
 """``(videos, prompts, infos) -> scores``, as :meth:`reelrl.rewards.Reward.score` is."""
 ARGUMENTS = ("videos", "prompts", "infos")
 
 
-class FunctionReward(Reward):
-    """A function of clips, prompts and infos; its name is the function's.
-
-    Nothing is known of its values unless it was registered with ``bounds``.
-
-    Args:
-        function: called with (N, F, H, W, 3) float32 clips in [0, 1], N prompts and N infos;
-            returns N numbers.
-        name: of the component; by default the function's.
-
-    Raises:
-        ValueError: for a function that cannot be called with these three.
-    """
-
-    bounds = (-math.inf, math.inf)
-    formula = "a function"
-    deterministic = False
-    function: Scoring
-
-    def __init__(self, function: Scoring, name: str | None = None) -> None:
-        check_scoring(function)
-        self.function = function
-        self.name = name or function_name(function)
-
-    def score(
-        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
-    ) -> Tensor:
-        """The function's scores; :meth:`reelrl.rewards.Reward.__call__` reads any usual form."""
-        scores: Tensor = self.function(videos, prompts, infos)
-        return scores
-
-
-class RegisteredFunction(FunctionReward):
-    """Base of the classes that :func:`~reelrl.rewards.register_reward` makes of functions."""
-
-    scoring: ClassVar[Scoring]
-
-    def __init__(self) -> None:
-        super().__init__(type(self).scoring, type(self).name)
-
-
-REGISTERED: dict[int, type[RegisteredFunction]] = {}
-"""Class of a registered function by the function's id; the class keeps the function alive."""
-
-
-def class_of(
-    function: Scoring, name: str, bounds: tuple[float, float], higher_is_better: bool
-) -> type[RegisteredFunction]:
-    """A reward class that needs no arguments, of a function.
+def described(
+    function: Scoring, name: str, bounds: tuple[float, float] | None, higher_is_better: bool | None
+) -> dict[str, Any]:
+    """Attributes of a reward class that is made of a function.
 
     Args:
-        function: see :class:`FunctionReward`.
+        function: called as a reward is.
         name: of the component.
-        bounds: (low, high) of the scores.
+        bounds: (low, high) of the scores; None is unknown.
         higher_is_better: False for a penalty.
 
     Raises:
@@ -77,33 +28,20 @@ def class_of(
     """
     check_scoring(function)
     try:
-        low, high = (float(end) for end in bounds)
+        low, high = (float(end) for end in bounds or (-math.inf, math.inf))
     except (TypeError, ValueError) as error:
         raise ValueError(f"bounds must be (low, high), got {bounds!r}") from error
     if not low < high:
         raise ValueError(f"bounds must be (low, high) with low < high, got {bounds!r}")
-    described = inspect.getdoc(function) or f"The function {function_name(function)}."
-    made = type(
-        function_name(function),
-        (RegisteredFunction,),
-        {
-            "__doc__": described,
-            "__module__": getattr(function, "__module__", __name__),
-            "__qualname__": getattr(function, "__qualname__", name),
-            "name": name,
-            "bounds": (low, high),
-            "higher_is_better": higher_is_better,
-            "scoring": staticmethod(function),
-        },
-    )
-    REGISTERED[id(function)] = made
-    return made
-
-
-def reward_of(function: Scoring) -> Reward:
-    """The component that a function is: as it was registered, or with nothing known of it."""
-    registered = REGISTERED.get(id(function))
-    return FunctionReward(function) if registered is None else registered()
+    return {
+        "__doc__": inspect.getdoc(function) or f"The function {function_name(function)}.",
+        "__module__": getattr(function, "__module__", __name__),
+        "__qualname__": getattr(function, "__qualname__", name),
+        "name": name,
+        "bounds": (low, high),
+        "higher_is_better": higher_is_better is not False,
+        "scoring": staticmethod(function),
+    }
 
 
 def function_name(function: Scoring) -> str:

@@ -95,10 +95,12 @@ def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 @torch.inference_mode(False)
 def _places(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Every pixel's x and y (2, 1, h, w) in [-1, 1], and a pixel's size there (2, 1, 1, 1)."""
-    like = {"dtype": torch.float32, "device": device}
-    y, x = (torch.linspace(-1, 1, size, **like) for size in (height, width))
+    y, x = (
+        torch.linspace(-1, 1, size, dtype=torch.float32, device=device) for size in (height, width)
+    )
     places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1])[:, None]
-    step = torch.tensor([2 / max(1, width - 1), 2 / max(1, height - 1)], **like)
+    pixel = [2 / max(1, width - 1), 2 / max(1, height - 1)]
+    step = torch.tensor(pixel, dtype=torch.float32, device=device)
     return places, step[:, None, None, None]
 
 

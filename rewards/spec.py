@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reelrl.rewards.asynchronous import AsyncReward
-from reelrl.rewards.base import Reward, make_reward
-from reelrl.rewards.function import reward_of
+from reelrl.rewards.base import Reward, make_reward, reward_of
 from reelrl.rewards.transforms import Transform, Transformed, make_transform
 
 RewardSpec = str | Mapping[str, Any] | Reward | Callable[..., Any]

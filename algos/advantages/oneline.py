@@ -148,8 +148,7 @@ def group_slots(
         _one_each(flat)
         _, group, count = torch.unique(flat.to(device), return_inverse=True, return_counts=True)
     else:
-        flat = _as_codes(ids)
-        _, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
+        _, inverse, counts = np.unique(_as_codes(ids), return_inverse=True, return_counts=True)
         group = torch.from_numpy(inverse.reshape(-1)).to(device)
         count = torch.from_numpy(counts).to(device)
     order = torch.argsort(group, stable=True)
