@@ -195,7 +195,10 @@ class RewardList:
         """
         reward = build_reward(spec)
         if reward.name in self.names:
-            raise ValueError(f"reward {reward.name!r} is already one of {', '.join(self.names)}")
+            raise ValueError(
+                f"reward {reward.name!r} is already one of {', '.join(self.names)}; a 'label' in "
+                "its entry, or FunctionReward(function, name), calls it something else"
+            )
         self.components.append(reward)
         return reward
 

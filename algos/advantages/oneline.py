@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,17 +116,35 @@ def _one_each(ids: Any) -> None:
 
 def _as_codes(ids: Any) -> np.ndarray:
     """Ids (N,) as an array in which equal ids, and no others, are equal."""
-    mixed = isinstance(ids, list | tuple) and len({isinstance(one, str) for one in ids}) > 1
-    if mixed:
-        # As one array the numbers would become texts; texts come behind the numbers here.
-        numbers = sorted({one for one in ids if not isinstance(one, str)})
-        texts = sorted({one for one in ids if isinstance(one, str)})
-        codes = {one: code for code, one in enumerate([*numbers, *texts])}
-        return np.array([codes[one] for one in ids], dtype=np.int64)
+    if isinstance(ids, list | tuple) or getattr(ids, "dtype", None) == np.dtype(object):
+        kinds = [next((k for k in _KINDS if isinstance(one, k)), None) for one in ids]
+        if len(set(kinds)) > 1:
+            # As one array the numbers would become texts; kind by kind they stay apart.
+            return _mixed(list(ids), kinds)
     flat = np.asarray(ids)
     flat = flat.reshape(-1) if flat.ndim == 2 and flat.shape[1] == 1 else flat
     _one_each(flat)
+    if flat.dtype == np.dtype(object):
+        flat = np.array(flat.tolist())
+    if flat.dtype.kind not in "biufUS":
+        raise ValueError(f"a group id must be one number or string, got {flat.tolist()[:4]}")
     return flat
+
+
+_KINDS = (Real, str, bytes)
+
+
+def _mixed(ids: list[Any], kinds: Sequence[type | None]) -> np.ndarray:
+    """Codes of ids of several kinds, numbers before texts, each kind in its order."""
+    pairs = list(zip(ids, kinds, strict=True))
+    odd = [one for one, kind in pairs if kind is None]
+    if odd:
+        raise ValueError(f"a group id must be one number or string, got {odd[0]!r}")
+    codes: dict[Any, int] = {}
+    for wanted in _KINDS:
+        for one in sorted({one for one, kind in pairs if kind is wanted}):
+            codes[wanted, one] = len(codes)
+    return np.array([codes[kind, one] for one, kind in pairs], dtype=np.int64)
 
 
 def group_slots(

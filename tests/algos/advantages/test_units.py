@@ -120,6 +120,17 @@ def test_a_number_and_its_text_are_two_ids():
     np.testing.assert_array_equal(advantages(values, [1, 1, "1", "1", "a", "a"], "grpo"), expected)
 
 
+@pytest.mark.parametrize("kind", [list, tuple, lambda ids: np.array(ids, dtype=object)])
+def test_ids_of_several_kinds_stay_apart(kind):
+    values = np.random.default_rng(0).random(6)
+    expected = advantages(values, [0, 0, 1, 1, 2, 2], "grpo")
+    found = advantages(values, kind([1.0, 1, "1", "1", b"1", b"1"]), "grpo")
+    np.testing.assert_array_equal(found, expected)
+    for odd in (None, (0, 1), {}):
+        with pytest.raises(ValueError, match="one number or string"):
+            advantages(values, kind([odd, odd, 1, 1, 2, 2]), "grpo")
+
+
 def test_weights_by_name():
     values, ids = np.random.default_rng(0).random((6, 2)), [0, 0, 0, 1, 1, 1]
     named = advantages(values, ids, "grpo", names=("a", "b"), weights={"b": 2.0})
