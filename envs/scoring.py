@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Lock, Thread
 from time import monotonic
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from reelrl.naming import nearest
 from reelrl.rewards import Reward, RewardOutput
 from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.base import RewardAbort, RewardWarning, writes_into
+from reelrl.rewards.handed import frozen
 from reelrl.rewards.returned import RewardMisuse
 from reelrl.rewards.spec import RewardSpec, build_reward
 
@@ -351,15 +351,6 @@ def check_listed(rewards: Any) -> None:
         )
     if isinstance(rewards, str | Mapping | Reward) or not isinstance(rewards, Iterable):
         raise ValueError(f"rewards must be a list, got {rewards!r}")
-
-
-def frozen(value: Any) -> Any:
-    """A value whose dicts and lists, all the way down, nobody can write into."""
-    if isinstance(value, Mapping):
-        return MappingProxyType({key: frozen(item) for key, item in value.items()})
-    if isinstance(value, list | tuple):
-        return tuple(frozen(item) for item in value)
-    return value
 
 
 def _slack(bound: float) -> float:

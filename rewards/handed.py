@@ -48,3 +48,26 @@ def as_tensor(videos: Any) -> Tensor:
         raise ValueError(f"expected float videos in [0, 1], got an array of {videos.dtype}")
     shared = videos.flags.writeable and all(stride >= 0 for stride in videos.strides)
     return torch.from_numpy(videos if shared else videos.copy())
+
+
+class ReadOnly(dict[Any, Any]):
+    """A dict that nobody can write into; a copy of it, also by pickle, is an ordinary one."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise TypeError."""
+        raise TypeError("the facts of a clip are read-only: work on a copy, dict(info)")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    update = pop = popitem = clear = setdefault = _refuse
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+def frozen(value: Any) -> Any:
+    """A value whose dicts and lists, all the way down, nobody can write into."""
+    if isinstance(value, Mapping):
+        return ReadOnly({key: frozen(item) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(frozen(item) for item in value)
+    return value

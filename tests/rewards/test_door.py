@@ -1,7 +1,10 @@
 """What a component may be given as, made with, and return."""
 
 import contextlib
+import copy
 import functools
+import json
+import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from reelrl.envs.scoring import RewardError, RewardFacts, RewardList, RewardWarn
 from reelrl.rewards import Reward, list_rewards, make_reward, register_reward, reward_class
 from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.base import REWARDS
+from reelrl.rewards.handed import frozen
 from reelrl.rewards.returned import RewardMisuse
 from reelrl.rewards.spec import build_reward
 
@@ -282,6 +286,16 @@ def test_no_component_changes_what_the_next_one_is_told(way, wrap):
         assert info["prompt_id"] == 1 and info["metadata"]["target"] == "a"
         assert list(info["metadata"]["tags"]) == ["a"]
     assert infos[0] == {"prompt_id": 1, "metadata": {"target": "a", "tags": ["a"]}}
+
+
+def test_facts_are_ordinary_to_whoever_copies_them():
+    facts = frozen({"a": [1, {"b": 2}]})
+    assert json.loads(json.dumps(facts)) == {"a": [1, {"b": 2}]}
+    for made in (pickle.loads(pickle.dumps(facts)), copy.deepcopy(facts), dict(facts)):
+        made["c"] = 3
+    assert facts == {"a": (1, {"b": 2})} and {**facts, "d": 1}["d"] == 1
+    with pytest.raises(TypeError, match="read-only"):
+        facts["c"] = 3
 
 
 def test_bytes_and_arrays():

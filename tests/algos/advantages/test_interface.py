@@ -194,6 +194,30 @@ def test_one_line_defaults_and_errors() -> None:
         advantages(np.zeros((4, 2)), [0, 0, 1, 1], make_estimator("grpo"), preset="trl")
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("gdpo", {"transforms": ("tiered",)}, "transform 'tiered' needs thresholds"),
+        ("gdpo", {"transforms": ("median_map",)}, "'median_map' needs medians, scales"),
+        ("gdpo", {"transforms": ("conditioned",)}, "'conditioned' needs component, on, threshold"),
+        ("gdpo", {"post": ({"name": "clip", "limit": "x"},)}, "limit must be float, got 'x'"),
+        ("gdpo", {"post": "clip"}, "post must be a list, got 'clip'"),
+        ("gdpo", {"transforms": (5,)}, "a name or a dict with 'name', got 5"),
+        ("grpo", {"gamma": "x"}, "'grpo': gamma must be float, got 'x'"),
+        ("grpo", {"ddof": "x"}, "ddof must be int, got 'x'"),
+        ("grpo", {"group": 5}, "group must be NormSpec, got 5"),
+        ("taros", {"tau": "x"}, "tau must be float or a list of float or None"),
+        ("taros", {"calibration": {"ruel": "x"}}, "did you mean 'rule'"),
+        ("fixed_weights", {"weights": ["a"]}, "weights must be a list of float or None"),
+        ("random_sign", {"base": 5}, "base must be str, got 5"),
+    ],
+)
+def test_settings_that_do_not_fit_end_in_one_line(name, config, message) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        make_estimator(name, **config)
+    assert "\n" not in str(error.value)
+
+
 # --- credit -------------------------------------------------------------------------------------
 
 
