@@ -41,7 +41,7 @@ _WORDS = {
     )
 } | {"twenty": 20.0, "hundred": 100.0}
 _TOP = rf"(?P<top>{_NUMBER}|(?:{'|'.join(_WORDS)})\b)"
-_BETWEEN = r"(?:-|–|—|~|…|\.{2,3}|\bto\b|\bor\b|\band\b|&)"
+_BETWEEN = r"(?:-|–|—|~|…|±|\+/?-|\.{2,3}|\bto\b|\bor\b|\band\b|&)"
 _TO = rf"(?P<low>{_NUMBER}){_BLANKS}(?:-|–|—|\bto\b){_BLANKS}{_TOP}"
 
 NUMBER = re.compile(_NUMBER)
@@ -68,7 +68,7 @@ OUT_OF = re.compile(
 )
 ON_SCALE = re.compile(
     rf"[ \t*_,]{{0,9}}(?:[(\[][ \t]{{0,9}}|(?=(?:on|in) (?:a|the) scale))(?:(?:on|in) (?:a|the) )?"
-    rf"(?:scale)?(?: of| from)?[ \t:]{{0,4}}{_TO}",
+    rf"(?:scale|range)?(?: of| from)?[ \t:]{{0,4}}{_TO}",
     re.IGNORECASE,
 )
 
