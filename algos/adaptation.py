@@ -124,4 +124,4 @@ class Adaptation:
 
 def _generator(seed: int, iteration: int, number: int) -> torch.Generator:
     words = np.random.SeedSequence([seed, iteration, number, STREAM]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+    return torch.Generator("cpu").manual_seed(int(words[0] >> np.uint64(1)))

@@ -71,6 +71,11 @@ class TrainerConfig:
                 f"learning_rate_schedule {self.learning_rate_schedule!r} needs "
                 "schedule_iterations, the iterations until it has reached 0"
             )
+        if self.reward_weights is not None and not any(self.reward_weights):
+            raise ValueError(
+                f"reward_weights must not all be 0, got {list(self.reward_weights)}: nothing is "
+                "left to learn"
+            )
 
 
 C = TypeVar("C", bound=TrainerConfig)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 ZERO_STD = 1e-6
+"""A spread of no more than this share of a group's largest score is float32 rounding."""
 
 
 def rollout_metrics(rollout: Rollout, names: Sequence[str]) -> dict[str, float]:
@@ -27,11 +28,13 @@ def rollout_metrics(rollout: Rollout, names: Sequence[str]) -> dict[str, float]:
     groups = torch.unflatten(rollout.rewards, 0, (rollout.num_groups, rollout.group_size)).double()
     mean = groups.nanmean(dim=1, keepdim=True)
     within = (groups - mean).square().nanmean(dim=1).sqrt()
+    top = groups.abs().nan_to_num(0.0).amax(dim=1)
+    equal = within <= ZERO_STD * top
     numbers: dict[str, Tensor] = {}
     for k, name in enumerate(names):
         numbers[f"reward/{name}"] = rollout.rewards[:, k].double().nanmean()
         numbers[f"reward/within_std/{name}"] = within[:, k].nanmean()
-        numbers[f"health/zero_std_groups/{name}"] = (within[:, k] < ZERO_STD).double().mean()
+        numbers[f"health/zero_std_groups/{name}"] = equal[:, k].double().mean()
         numbers[f"health/failed/{name}"] = (~rollout.valid[:, k]).double().mean()
     if rollout.transitions is not None:
         means = [step.log_prob.mean() for step in rollout.transitions.steps]

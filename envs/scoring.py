@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock, Thread
@@ -15,9 +15,12 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from reelrl.naming import nearest
 from reelrl.rewards import Reward, RewardOutput
 from reelrl.rewards.asynchronous import AsyncReward
-from reelrl.rewards.base import RewardAbort, writes_into
+from reelrl.rewards.base import RewardAbort, RewardWarning, writes_into
+from reelrl.rewards.handed import frozen
+from reelrl.rewards.returned import RewardMisuse
 from reelrl.rewards.spec import RewardSpec, build_reward
 
 if TYPE_CHECKING:
@@ -27,12 +30,21 @@ OnRewardError = Literal["mask", "raise"]
 T = TypeVar("T")
 
 
+BUGS = (
+    NameError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    SyntaxError,
+    NotImplementedError,
+    AssertionError,
+    RewardMisuse,
+)
+"""Errors that only code makes. They would come back with every batch, so they are never masked."""
+
+
 class RewardError(RuntimeError):
-    """A reward component failed and ``on_reward_error`` is ``"raise"``."""
-
-
-class RewardWarning(UserWarning):
-    """A reward component does not do what it declares: most often it failed and is masked."""
+    """A reward component has a bug, or it failed and ``on_reward_error`` is ``"raise"``."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +57,15 @@ class RewardFacts:
         signs: 1.0 where higher is better, -1.0 for a penalty.
         group_size: episodes of one prompt that are compared with each other and come in a row; 1
             where every episode draws a prompt of its own.
+        groupwise: True where a component compares the clips of a group, which must then be scored
+            in one batch; empty where nobody knows.
     """
 
     names: tuple[str, ...]
     bounds: tuple[tuple[float, float], ...]
     signs: tuple[float, ...]
     group_size: int = 1
+    groupwise: tuple[bool, ...] = ()
 
     def signed(self, rewards: T) -> T:
         """Rewards (..., K), array or tensor, with penalties negated: higher is better in all."""
@@ -138,9 +153,12 @@ class RewardList:
 
     Args:
         rewards: the components, as :func:`build_reward` takes them.
-        on_error: what a component that raises, times out, returns something malformed or cannot
-            score a clip leads to: ``"mask"`` gives ``nan``, ``valid=False`` and a
-            :class:`RewardWarning`, ``"raise"`` a :class:`RewardError`.
+        on_error: what a component that fails, times out or cannot score a clip leads to:
+            ``"mask"`` gives ``nan``, ``valid=False`` and a :class:`RewardWarning`, ``"raise"`` a
+            :class:`RewardError`. Masked are failures that may pass: of files, connections, memory,
+            numbers and unexpected replies (``OSError``, ``RuntimeError``, ``ArithmeticError``,
+            ``ValueError``, ``LookupError``). A bug (:data:`BUGS`, also scores of a wrong shape or
+            type and writes into the clips) raises a :class:`RewardError` in either case.
         timeout: seconds a component may take for a batch, of one in the background those that its
             scores are waited for; ``None`` is for ever.
 
@@ -158,8 +176,7 @@ class RewardList:
             raise ValueError(f"on_reward_error must be 'mask' or 'raise', got {on_error!r}")
         if timeout is not None and not timeout > 0:
             raise ValueError(f"reward_timeout must be positive seconds or None, got {timeout}")
-        if isinstance(rewards, str | Mapping | Reward):
-            raise ValueError(f"rewards must be a list, got {rewards!r}")
+        check_listed(rewards)
         if not rewards:
             raise ValueError("rewards must hold at least one component, got none")
         self.on_error = on_error
@@ -178,7 +195,10 @@ class RewardList:
         """
         reward = build_reward(spec)
         if reward.name in self.names:
-            raise ValueError(f"reward {reward.name!r} is already one of {', '.join(self.names)}")
+            raise ValueError(
+                f"reward {reward.name!r} is already one of {', '.join(self.names)}; a 'label' in "
+                "its entry, or FunctionReward(function, name), calls it something else"
+            )
         self.components.append(reward)
         return reward
 
@@ -187,12 +207,18 @@ class RewardList:
         """Names of the K components, in order."""
         return [reward.name for reward in self.components]
 
+    @property
+    def groupwise(self) -> tuple[str, ...]:
+        """Names of the components that compare clips: a batch must hold whole groups for them."""
+        return tuple(reward.name for reward in self.components if reward.groupwise)
+
     def facts(self) -> RewardFacts:
-        """Names, bounds and signs of the components."""
+        """Names, bounds and signs of the components, and which of them compare clips."""
         return RewardFacts(
             tuple(self.names),
             tuple((float(low), float(high)) for low, high in (r.bounds for r in self.components)),
             tuple(1.0 if reward.higher_is_better else -1.0 for reward in self.components),
+            groupwise=tuple(reward.groupwise for reward in self.components),
         )
 
     def space(self) -> Box:
@@ -217,7 +243,7 @@ class RewardList:
             (M, K) float32 values, ``nan`` where not valid, and (M, K) bool validity.
 
         Raises:
-            RewardError: if a component fails and ``on_error`` is ``"raise"``.
+            RewardError: if a component has a bug, or fails and ``on_error`` is ``"raise"``.
         """
         return self.begin(videos, prompts, infos).result()
 
@@ -227,16 +253,21 @@ class RewardList:
         prompts: Sequence[str],
         infos: Sequence[Mapping[str, Any]],
     ) -> Scores:
-        """Start the background components and score with the others; see :meth:`__call__`."""
+        """Start the background components and score with the others; see :meth:`__call__`.
+
+        Each component gets captions and facts of its own that it cannot write into: what one does
+        with them no other one is told.
+        """
         count, written = len(videos), writes_into(videos)
+        captions, facts = tuple(prompts), tuple(frozen(info) for info in infos)
 
         def score(reward: Reward) -> RewardOutput:
             if writes_into(videos) != written:
-                raise ValueError("an earlier component has written into the clips")
-            return reward(videos, prompts, infos)
+                raise RewardMisuse("an earlier component has written into the clips")
+            return reward(videos, captions, facts)
 
         waiting = {
-            column: self._later(reward, videos, prompts, infos)
+            column: self._later(reward, videos, captions, facts)
             for column, reward in enumerate(self.components)
             if isinstance(reward, AsyncReward)
         }
@@ -266,9 +297,18 @@ class RewardList:
             check_output(output, count)
         except RewardAbort:
             raise
+        except BUGS as error:
+            told = (
+                str(error)
+                if isinstance(error, RewardMisuse)
+                else f"{type(error).__name__}: {error}"
+            )
+            raise RewardError(f"reward {reward.name!r} has a bug: {told}") from error
         except Exception as error:
             self._report(f"reward {reward.name!r} failed: {type(error).__name__}: {error}", error)
-            return RewardOutput.of(torch.full((count,), torch.nan, dtype=torch.float32))
+            return RewardOutput.of(
+                torch.full((count,), torch.nan, dtype=torch.float32, device="cpu")
+            )
         if not output.valid.all():
             missing = int((~output.valid).sum())
             self._report(f"reward {reward.name!r} could not score {missing} of {count} clips")
@@ -297,17 +337,33 @@ class RewardList:
         warnings.warn(f"{message}; masked as nan", RewardWarning, stacklevel=2)
 
 
+def check_listed(rewards: Any) -> None:
+    """See that components come in a list.
+
+    Raises:
+        ValueError: for one alone, or a mapping of weights.
+    """
+    if isinstance(rewards, Mapping) and "name" not in rewards:
+        raise ValueError(
+            f"rewards must be a list, got {dict(rewards)!r}: write rewards={list(rewards)!r}, and "
+            f"the weights as scalar_weights={dict(rewards)!r}, in ScalarReward or in the learner's "
+            "reward_weights"
+        )
+    if isinstance(rewards, str | Mapping | Reward) or not isinstance(rewards, Iterable):
+        raise ValueError(f"rewards must be a list, got {rewards!r}")
+
+
 def _slack(bound: float) -> float:
     """How far rounding in float32 may carry a score beyond a bound."""
     return 1e-5 * max(1.0, abs(bound)) if np.isfinite(bound) else 0.0
 
 
 def check_output(output: RewardOutput, count: int) -> None:
-    """Raise ValueError unless ``output`` is a :class:`RewardOutput` of ``count`` clips."""
+    """Raise RewardMisuse unless ``output`` is a :class:`RewardOutput` of ``count`` clips."""
     if not isinstance(output, RewardOutput):
-        raise ValueError(f"expected a RewardOutput, got {type(output).__name__}")
+        raise RewardMisuse(f"expected a RewardOutput, got {type(output).__name__}")
     if output.values.shape != (count,):
-        raise ValueError(f"expected values of shape ({count},), got {tuple(output.values.shape)}")
+        raise RewardMisuse(f"expected values of shape ({count},), got {tuple(output.values.shape)}")
 
 
 def scalarise(rewards: Any, weights: Any) -> Any:
@@ -325,7 +381,9 @@ def scalarise(rewards: Any, weights: Any) -> Any:
     """
     if rewards.shape[-1] != len(weights):
         raise ValueError(
-            f"got {len(weights)} weights for a reward vector of {rewards.shape[-1]} components"
+            f"got {len(weights)} weights for a reward vector of {rewards.shape[-1]} components; "
+            "weights are given around the last AddReward: ScalarReward(AddReward(env, ...), "
+            "{name: weight, ...})"
         )
     if isinstance(rewards, Tensor):
         factors = torch.from_numpy(weights).to(rewards.device)
@@ -333,13 +391,32 @@ def scalarise(rewards: Any, weights: Any) -> Any:
     return np.where(weights == 0, 0.0, rewards * weights).sum(axis=-1)
 
 
-def read_weights(weights: Sequence[float], dim: int) -> Float[np.ndarray, " K"]:
+Weights = Sequence[float] | Mapping[str, float]
+"""Of K components: one number each in order, or by name, where a component not named has none."""
+
+
+def read_weights(weights: Weights, names: Sequence[str]) -> Float[np.ndarray, " K"]:
     """Weights as a (K,) float64 array.
 
+    Args:
+        weights: K numbers, or names with numbers; what is not named has weight 0.
+        names: of the K components.
+
     Raises:
-        ValueError: unless there are ``dim`` finite weights.
+        ValueError: unless they are one finite weight per component, of known names, and not all 0.
     """
-    array = np.asarray(weights, dtype=np.float64)
-    if array.shape != (dim,) or not np.isfinite(array).all():
-        raise ValueError(f"expected {dim} finite weights, one per component, got {weights!r}")
+    if isinstance(weights, Mapping):
+        for name in weights:
+            if name not in names:
+                raise ValueError(f"a weight is given for the reward {name!r}{nearest(name, names)}")
+        weights = [weights.get(name, 0.0) for name in names]
+    expected = f"expected {len(names)} finite weights, one per component ({', '.join(names)})"
+    try:
+        array = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{expected}, got {weights!r}") from error
+    if array.shape != (len(names),) or not np.isfinite(array).all():
+        raise ValueError(f"{expected}, got {weights!r}")
+    if not array.any():
+        raise ValueError(f"the weights of {', '.join(names)} are all 0: nothing is left to learn")
     return array

@@ -20,7 +20,7 @@ from reelrl.envs import mdp
 from reelrl.envs.models.base import VideoModel
 from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.sampling import NOISE_SEEDS
-from reelrl.envs.scoring import OnRewardError, RewardList, Scores, read_weights
+from reelrl.envs.scoring import OnRewardError, RewardList, Scores, Weights, read_weights
 from reelrl.envs.spaces import UniformBox
 from reelrl.naming import nearest
 from reelrl.rewards.spec import RewardSpec
@@ -91,7 +91,7 @@ class Task:
         width: int = 32,
         observe_embedding: bool = False,
         flat: bool = False,
-        scalar_weights: Sequence[float] | Literal["mean"] | None = None,
+        scalar_weights: Weights | Literal["mean"] | None = None,
         output: Literal["numpy", "torch"] = "numpy",
         device: str | torch.device | None = None,
         on_reward_error: OnRewardError = "mask",
@@ -133,7 +133,7 @@ class Task:
         if isinstance(weights, str) and weights == "mean":
             signs = self.rewards.facts().signs
             return np.array(signs) / len(signs)
-        return read_weights(weights, len(self.rewards.names))
+        return read_weights(weights, self.rewards.names)
 
     @cached_property
     def embeddings(self) -> Float[Tensor, "P ..."]:

@@ -102,8 +102,8 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
             a :class:`~reelrl.envs.models.VideoModel`.
         prompts: list of texts, or the name of a set (`moving_shapes`,
             `moving_shapes/compositional`).
-        rewards: list of components: a registered name, `{"name": ..., **config}`, or a
-            :class:`~reelrl.rewards.Reward`.
+        rewards: list of components: a registered name, `{"name": ..., **config}`, a
+            :class:`~reelrl.rewards.Reward`, or a function (videos, prompts, infos) -> scores.
         num_steps: T.
         shift: of the noise schedule (:func:`~reelrl.envs.schedule.sigma_schedule`); None is the
             model's own, 3 for the shipped ones.
@@ -113,14 +113,15 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
         observe_embedding: put the prompt's embedding into the observation. Loads the text encoder
             and encodes all prompts at construction.
         flat: one-dimensional observation and action.
-        scalar_weights: K weights that make the reward a float, `mean` for the mean of the
-            components with penalties negative, or None.
+        scalar_weights: K weights that make the reward a float, in order or by name
+            (`{"proxy_vq": 1.0}`, the others 0); `mean` is the mean of the components with
+            penalties negative; None leaves the vector.
         output: `numpy`, or `torch` for tensors on the model's device: no value is copied to the
             host before the episode ends, and the observed latent *is* the action you passed, so
             treat both as read-only.
         device: where a model given by name or folder is put; default the CPU.
-        on_reward_error: a component that raises, times out, returns something malformed or cannot
-            score a clip is masked with a warning (`mask`) or stops the run (`raise`).
+        on_reward_error: a component that fails, times out or cannot score a clip is masked with a
+            warning (`mask`) or stops the run (`raise`). A bug in a component always stops the run.
         reward_timeout: seconds a component may take for one batch; None is for ever.
         render_mode: `rgb_array`, a contact sheet of the current estimate of the clean clip where
             whoever acts knows one and of the decoded latent elsewhere; `rgb_array_list`, its

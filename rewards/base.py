@@ -6,6 +6,7 @@ number is never made up for a failure, so that an estimator can tell "bad" from 
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,11 @@ import torch
 from torch import Tensor
 
 from reelrl.naming import Registry
+from reelrl.rewards.ambient import settled
+from reelrl.rewards.arguments import build_with
+from reelrl.rewards.function import Scoring, check_scoring, described, function_name
+from reelrl.rewards.handed import GROUP_SIZE, as_tensor, check_whole
+from reelrl.rewards.returned import RewardMisuse, read_scores
 
 LOWEST, HIGHEST = -0.5, 1.5
 """Pixels beyond these are not in [0, 1]; decoders overshoot a little."""
@@ -23,6 +29,10 @@ LOWEST, HIGHEST = -0.5, 1.5
 
 class RewardAbort(RuntimeError):
     """A component that must not be trained on any longer: never masked, it stops the run."""
+
+
+class RewardWarning(UserWarning):
+    """A reward component does not do what it declares: most often it failed and is masked."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,9 @@ class Reward(ABC):
         memory_gb: gigabytes of those weights in bfloat16; 0 for a component without.
         differentiable: True if :meth:`score` lets useful gradients reach the pixels.
         fps_sensitive: True if the same scene sampled at another frame rate scores differently.
-        groupwise: True if a clip's score depends on the other clips of its prompt.
+        groupwise: True if a clip's score depends on the other clips of its group: then a batch
+            must hold whole groups, and is refused if ``infos`` tell that it does not.
+        least_side: pixels that the height and the width of a frame must have.
     """
 
     # Not ClassVar: what wraps another component has that one's, per instance.
@@ -97,6 +109,7 @@ class Reward(ABC):
     differentiable: bool = False
     fps_sensitive: bool = False
     groupwise: bool = False
+    least_side: int = 1
 
     @property
     def parts(self) -> tuple[Reward, ...]:
@@ -115,7 +128,8 @@ class Reward(ABC):
             infos: N dicts of per-clip facts; may be empty dicts.
 
         Returns:
-            (N,) scores; ``nan`` for a clip that cannot be scored.
+            (N,) scores; ``nan`` for a clip that cannot be scored. :func:`read_scores` tells which
+            other forms are understood where the component is called.
         """
 
     def __call__(
@@ -128,16 +142,27 @@ class Reward(ABC):
 
         A clip with a non-finite pixel is not scorable by any component: it is hidden from
         :meth:`score`, so that it cannot spoil its neighbours, and gets ``nan``. Where no clip is
-        left, as in an empty batch, :meth:`score` is not asked.
+        left, as in an empty batch, :meth:`score` is not asked. Mixed precision and a default device
+        that the caller may have set do not reach it.
+
+        Args:
+            videos: (N, F, H, W, 3) floats in [0, 1], a tensor or a NumPy array.
+            prompts: N captions.
+            infos: N dicts of per-clip facts, see :func:`~reelrl.rewards.group.group_rows`; None is
+                empty ones.
 
         Raises:
-            ValueError: if ``videos`` is not (N, F, H, W, 3) floating point in about [0, 1], the
-                number of prompts or infos is not N, or :meth:`score` returns anything but a tensor
-                (N,) or writes into the clips, which other components score too.
+            ValueError: if ``videos`` is not (N, F, H, W, 3) floating point in about [0, 1], or the
+                number of prompts or infos is not N.
+            RewardMisuse: if :meth:`score` returns anything but N numbers or writes into the clips,
+                which other components score too, or if it compares clips and a group is cut.
         """
+        videos = as_tensor(videos)
         infos = [{}] * len(videos) if infos is None else infos
         self._check_input(videos, prompts, infos)
-        with torch.no_grad():
+        if self.groupwise:
+            check_whole(self.name, infos)
+        with torch.no_grad(), settled(videos.device):
             videos = videos.to(torch.float32)
             finite = videos.flatten(1).sum(-1).isfinite()
             if not bool(finite.any()):
@@ -145,7 +170,7 @@ class Reward(ABC):
             before = writes_into(videos)
             values = self._score_finite(videos, finite, prompts, infos)
         if writes_into(videos) != before:
-            raise ValueError(
+            raise RewardMisuse(
                 f"reward {self.name!r} must leave the videos as they are, got writes into them: "
                 "work on a copy"
             )
@@ -155,9 +180,17 @@ class Reward(ABC):
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> None:
         if videos.ndim != 5 or videos.shape[-1] != 3 or not videos.is_floating_point():
+            hint = ": divide bytes by 255" if videos.dtype == torch.uint8 else ""
             raise ValueError(
                 f"reward {self.name!r} expects float videos (N, F, H, W, 3) in [0, 1], got "
-                f"{videos.dtype} {tuple(videos.shape)}"
+                f"{videos.dtype} {tuple(videos.shape)}{hint}"
+            )
+        frames, height, width = videos.shape[1:4]
+        if not frames or min(height, width) < max(1, self.least_side):
+            least = max(1, self.least_side)
+            raise ValueError(
+                f"reward {self.name!r} needs clips of at least 1 frame of {least}x{least} pixels, "
+                f"got {frames} of {height}x{width}"
             )
         if len(prompts) != len(videos) or len(infos) != len(videos):
             raise ValueError(
@@ -190,26 +223,16 @@ class Reward(ABC):
             return self.score(videos, prompts, infos)
         rows = finite.nonzero().flatten()
         kept = rows.tolist()
-        scores = self.score(videos[rows], [prompts[i] for i in kept], [infos[i] for i in kept])
-        self._check_scores(scores, len(kept))
-        scores = scores.to(torch.float32)
+        # A group that misses a clip for this reason is whole all the same.
+        facts = [{k: v for k, v in infos[i].items() if k != GROUP_SIZE} for i in kept]
+        found = self.score(videos[rows], [prompts[i] for i in kept], facts)
+        scores = read_scores(found, len(kept), self.name).to(torch.float32)
         out = scores.new_full((len(videos),), torch.nan)
         return out.index_copy(0, rows.to(scores.device), scores)
 
-    def _wrap(self, values: Tensor, finite: Tensor) -> RewardOutput:
-        self._check_scores(values, len(finite))
-        return RewardOutput.of(torch.where(finite, values.to(finite.device), torch.nan))
-
-    def _check_scores(self, values: Tensor, count: int) -> None:
-        if not isinstance(values, Tensor):
-            raise ValueError(
-                f"reward {self.name!r} must return a torch.Tensor ({count},), "
-                f"got {type(values).__name__}"
-            )
-        if values.shape != (count,):
-            raise ValueError(
-                f"reward {self.name!r} must return shape ({count},), got {tuple(values.shape)}"
-            )
+    def _wrap(self, found: Any, finite: Tensor) -> RewardOutput:
+        values = read_scores(found, len(finite), self.name).to(finite.device, torch.float32)
+        return RewardOutput.of(torch.where(finite, values, torch.nan))
 
     def __repr__(self) -> str:
         low, high = self.bounds
@@ -230,18 +253,121 @@ def _extremes(pixels: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-R = TypeVar("R", bound=Callable[..., Reward])
+class FunctionReward(Reward):
+    """A function of clips, prompts and infos; its name is the function's.
+
+    Nothing is known of its values unless it was registered with ``bounds``.
+
+    Args:
+        function: called with (N, F, H, W, 3) float32 clips in [0, 1], N prompts and N infos;
+            returns N numbers.
+        name: of the component; by default the function's.
+
+    Raises:
+        ValueError: for a function that cannot be called with these three.
+    """
+
+    bounds = (-math.inf, math.inf)
+    formula = "a function"
+    deterministic = False
+
+    def __init__(self, function: Scoring, name: str | None = None) -> None:
+        check_scoring(function)
+        self.function = function
+        self.name = name or function_name(function)
+
+    def score(
+        self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """The function's scores; :meth:`Reward.__call__` reads any usual form."""
+        scores: Tensor = self.function(videos, prompts, infos)
+        return scores
+
+
+class RegisteredFunction(FunctionReward):
+    """Base of the classes that :func:`register_reward` makes of functions."""
+
+    scoring: Scoring
+
+    def __init__(self) -> None:
+        super().__init__(type(self).scoring, type(self).name)
+
+
+_REGISTERED: dict[int, type[RegisteredFunction]] = {}
+"""Class of a registered function by the function's id; the class keeps the function alive."""
+
+
+def reward_of(function: Scoring) -> Reward:
+    """The component that a function is: as it was registered, or with nothing known of it."""
+    registered = _REGISTERED.get(id(function))
+    return FunctionReward(function) if registered is None else registered()
+
+
+R = TypeVar("R", bound=Callable[..., Any])
 REWARDS: Registry[Callable[..., Reward]] = Registry("reward", "reelrl.rewards")
 """Name of a component -> the class; each module below :mod:`reelrl.rewards` is found by itself."""
 
 
-def register_reward(name: str) -> Callable[[R], R]:
-    """Class decorator that makes ``make_reward(name)`` build the class.
+def register_reward(
+    name: str,
+    *,
+    bounds: tuple[float, float] | None = None,
+    higher_is_better: bool | None = None,
+) -> Callable[[R], R]:
+    """Decorator that makes ``make_reward(name)`` build a class, or wrap a function.
+
+    A class without a name of its own takes this one. A function (videos, prompts, infos) -> scores
+    stays what it is, and becomes a component of that name.
+
+    Args:
+        name: of the component.
+        bounds: (low, high) of a function's scores; None is unknown. A class declares its own.
+        higher_is_better: False if a function is a penalty.
 
     Raises:
-        ValueError: if the name is taken by another factory.
+        ValueError: if the name is taken, a class has another name, or what is decorated is neither
+            a reward class nor a function.
     """
-    return REWARDS.register(name)
+
+    def decorate(entry: R) -> R:
+        if not inspect.isclass(entry):
+            _register_function(name, entry, bounds, higher_is_better)
+            return entry
+        if not issubclass(entry, Reward):
+            raise ValueError(
+                "register_reward takes a subclass of Reward or a function (videos, prompts, infos) "
+                f"-> scores, got the class {entry.__name__}"
+            )
+        if bounds is not None or higher_is_better is not None:
+            raise ValueError(
+                f"the class {entry.__name__} declares bounds and higher_is_better itself; "
+                "register_reward takes them for functions"
+            )
+        own = entry.__dict__.get("name", name)
+        if own != name:
+            raise ValueError(
+                f"reward class {entry.__name__} has the name {own!r} and is registered as {name!r}:"
+                " the column would not be called what was asked for"
+            )
+        REWARDS.register(name)(entry)
+        entry.name = name
+        return entry
+
+    return decorate
+
+
+def _register_function(
+    name: str, function: Any, bounds: tuple[float, float] | None, higher_is_better: bool | None
+) -> None:
+    if not callable(function):
+        raise ValueError(
+            "register_reward takes a subclass of Reward or a function (videos, prompts, infos) -> "
+            f"scores, got {function!r}"
+        )
+    facts = described(function, name, bounds, higher_is_better)
+    made = type(function_name(function), (RegisteredFunction,), facts)
+    REWARDS.register(name)(made)
+    _REGISTERED[id(function)] = made
 
 
 def make_reward(name: str, **config: Any) -> Reward:
@@ -252,9 +378,10 @@ def make_reward(name: str, **config: Any) -> Reward:
         **config: keyword arguments of the component's constructor.
 
     Raises:
-        ValueError: for an unknown name; the message names the nearest known one.
+        ValueError: for an unknown name or setting, the message naming the nearest known one, a
+            setting that is missing, or a value of another type.
     """
-    return reward_class(name)(**config)
+    return build_with(reward_class(name), config, f"reward {name!r}")
 
 
 def reward_class(name: str) -> Callable[..., Reward]:

@@ -6,7 +6,10 @@ import hashlib
 import json
 import math
 import os
+import time
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -14,7 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelrl.rewards.base import Reward
+from reelrl.rewards.base import Reward, RewardWarning
+
+LEFT, LEFT_SECONDS = ".tmp", 3600.0
+"""Ending of a file that is being written, and the age at which nobody is writing it any more."""
 
 
 def clip_key(clips: Sequence[Tensor], *facts: str) -> str:
@@ -38,32 +44,64 @@ def clip_key(clips: Sequence[Tensor], *facts: str) -> str:
 class DiskCache:
     """A folder of scores that several processes may share.
 
+    What cannot be written is not kept: after the first failure, which is warned of, nothing is
+    written any more. Scores are worth more than their copies on disk.
+
     Args:
-        folder: made if missing.
+        folder: made if missing; files that a killed process left half written are removed from it.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.writable = True
+        self._sweep()
 
     def get(self, key: str) -> float | None:
         """The score of a key; None if there is none or its file is damaged."""
         try:
             value = json.loads(self._path(key).read_text(encoding="utf-8"))["value"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         known = isinstance(value, float | int) and not isinstance(value, bool)
         return float(value) if known and math.isfinite(value) else None
 
     def put(self, key: str, value: float) -> None:
         """Keep a score; one that is not finite is a failure and is not kept."""
-        if not math.isfinite(value):
+        if not math.isfinite(value) or not self.writable:
             return
-        path = self._path(key)
+        try:
+            self._write(self._path(key), json.dumps({"value": value}))
+        except OSError as error:
+            self.writable = False
+            warnings.warn(
+                f"cannot write to the cache {self.folder}: {error}; scores are kept, and nothing "
+                "is written to it from now on",
+                RewardWarning,
+                stacklevel=2,
+            )
+
+    def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(exist_ok=True)
-        with NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump({"value": value}, file)
-        os.replace(file.name, path)
+        with NamedTemporaryFile(
+            "w", dir=path.parent, suffix=LEFT, delete=False, encoding="utf-8"
+        ) as file:
+            name = Path(file.name)
+        try:
+            name.write_text(text, encoding="utf-8")
+            os.replace(name, path)
+        except OSError:
+            name.unlink(missing_ok=True)
+            raise
+
+    def _sweep(self) -> None:
+        """Remove half-written files, but none that another process may be writing now."""
+        old = time.time() - LEFT_SECONDS
+        for path in self.folder.glob(f"??/*{LEFT}"):
+            # It may be gone by now, or another user's.
+            with suppress(OSError):
+                if path.stat().st_mtime < old:
+                    path.unlink()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
@@ -106,7 +144,8 @@ class CachedReward(Reward):
             clip_key([clip], prompt, version) for clip, prompt in zip(videos, prompts, strict=True)
         ]
         known = [self.cache.get(key) for key in keys]
-        values = torch.tensor([math.nan if value is None else value for value in known])
+        found = [math.nan if value is None else value for value in known]
+        values = torch.tensor(found, dtype=torch.float32, device="cpu")
         new = [row for row, value in enumerate(known) if value is None]
         if new:
             output = self.reward(videos[new], [prompts[i] for i in new], [infos[i] for i in new])

@@ -41,7 +41,12 @@ def spread_blocks(clips: Tensor, count: int) -> Iterator[Tensor]:
         yield from frame_blocks(clips)
         return
     # One by one: a copy of the chosen frames of long clips is large.
-    for t in torch.linspace(0, length - 1, count).round().long().tolist():
+    for t in (
+        torch.linspace(0, length - 1, count, dtype=torch.float32, device="cpu")
+        .round()
+        .long()
+        .tolist()
+    ):
         yield clips[:, t : t + 1]
 
 
@@ -60,7 +65,7 @@ def clip_mean(values: Tensor) -> Tensor:
 
 def mean_over(blocks: Iterable[Tensor]) -> Tensor:
     """(n,) mean over all pieces (n, ...) together."""
-    total, count = torch.zeros(()), 0
+    total, count = torch.zeros((), dtype=torch.float32, device="cpu"), 0
     for values in blocks:
         flat = values.flatten(1)
         total = flat.sum(-1) if not count else total + flat.sum(-1)
@@ -76,7 +81,7 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean = self.scatter = torch.zeros(())
+        self.mean = self.scatter = torch.zeros((), dtype=torch.float32, device="cpu")
 
     def add(self, values: Tensor) -> Moments:
         """Take in a piece; every piece must hold the same n clips."""

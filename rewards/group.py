@@ -87,7 +87,7 @@ class GroupReward(Reward):
         scores = features.new_full((len(videos),), torch.nan)
         for rows in group_rows(prompts, infos):
             if len(rows) > 1:
-                index = torch.tensor(rows, device=features.device)
+                index = torch.tensor(rows, dtype=torch.int64, device=features.device)
                 scores = scores.index_copy(0, index, credit(features[index]))
         return scores
 
@@ -127,7 +127,7 @@ def layout(videos: Tensor) -> Tensor:
 @torch.inference_mode(False)
 def _averages(size: int, device: torch.device) -> Tensor:
     """(cells, size) matrix that averages a column over cells of equal length."""
-    eye = torch.eye(size, device=device)
+    eye = torch.eye(size, dtype=torch.float32, device=device)
     return functional.adaptive_avg_pool1d(eye, min(size, CELLS)).T.contiguous()
 
 
@@ -177,7 +177,7 @@ class KernelReward(GroupReward):
     def marginals(self, features: Tensor) -> Tensor:
         """As in :class:`GroupReward`, by dropping rows and columns of one matrix."""
         kernel, count = cosines(features), len(features)
-        rows = torch.arange(count, device=features.device)
+        rows = torch.arange(count, dtype=torch.int64, device=features.device)
         kept = rows.expand(count, -1)[rows[:, None] != rows].reshape(count, count - 1)
         without = kernel[kept[:, :, None], kept[:, None, :]]
         return self.of_kernel(kernel) - self.of_kernel(without)

@@ -75,7 +75,7 @@ class Dynamics(Reward):
 class DynamicDegree(Dynamics):
     """Whether much moves, by Lucas-Kanade flow; true of shake, flicker of edges and noise."""
 
-    name = "dynamic_degree"
+    name, least_side = "dynamic_degree", 2
 
     def speeds(self, videos: Tensor) -> Tensor:
         """(N, F - 1) by :func:`~reelrl.rewards.optical_flow.backward_flow`."""
@@ -99,6 +99,7 @@ class FlowWarpError(PixelReward):
     fps_sensitive = True
     formula = "MAE(x_t, warp(x_{t-1}, flow)), grey, short side about 64"
     source = "warping error of Lai et al. 2018 without its occlusion mask"
+    least_side = 2
     statistic = staticmethod(warp_error)
 
 
@@ -124,7 +125,7 @@ def global_shifts(frames: Tensor) -> Tensor:
     strength = safe_sqrt(torch.view_as_real(cross).square().sum(-1))
     surface = torch.fft.irfft2(cross / (strength + 1e-9), s=shape).flatten(2)
     peak = surface.detach().argmax(dim=-1)
-    reach = torch.arange(-2, 3, device=frames.device)
+    reach = torch.arange(-2, 3, dtype=torch.int64, device=frames.device)
     y, x = peak[..., None] // width + reach, peak[..., None] % width + reach
     index = (y % height)[..., :, None] * width + (x % width)[..., None, :]
     weight = surface.gather(-1, index.flatten(-2)).reshape(index.shape).clamp_min(0)

@@ -72,7 +72,7 @@ def _smooth(images: Tensor) -> Tensor:
 @torch.inference_mode(False)
 def _interpolation(old: int, new: int, device: torch.device) -> Tensor:
     """(new, old) matrix that stretches a column linearly, pixel areas aligned."""
-    eye = torch.eye(old, device=device)[:, None]
+    eye = torch.eye(old, dtype=torch.float32, device=device)[:, None]
     return functional.interpolate(eye, size=new, mode="linear")[:, 0].T.contiguous()
 
 
@@ -80,7 +80,7 @@ def _interpolation(old: int, new: int, device: torch.device) -> Tensor:
 @torch.inference_mode(False)
 def _difference(size: int, device: torch.device) -> Tensor:
     """(size, size) matrix of central differences along a row, one-sided at its ends."""
-    eye = torch.eye(size, device=device)
+    eye = torch.eye(size, dtype=torch.float32, device=device)
     return torch.gradient(eye, dim=0)[0]
 
 
@@ -95,9 +95,12 @@ def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
 @torch.inference_mode(False)
 def _places(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Every pixel's x and y (2, 1, h, w) in [-1, 1], and a pixel's size there (2, 1, 1, 1)."""
-    y, x = (torch.linspace(-1, 1, size, device=device) for size in (height, width))
+    y, x = (
+        torch.linspace(-1, 1, size, dtype=torch.float32, device=device) for size in (height, width)
+    )
     places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1])[:, None]
-    step = torch.tensor([2 / max(1, width - 1), 2 / max(1, height - 1)], device=device)
+    pixel = [2 / max(1, width - 1), 2 / max(1, height - 1)]
+    step = torch.tensor(pixel, dtype=torch.float32, device=device)
     return places, step[:, None, None, None]
 
 

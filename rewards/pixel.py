@@ -138,12 +138,12 @@ def high_frequency_share(videos: Tensor) -> Tensor:
 def _bands(height: int, width: int, device: torch.device) -> Tensor:
     """Weights (2, 2hw) of all, and of the high, squared parts of an ``rfft2``, which holds half."""
     # In whole cycles per frame: as fractions, 1/2 and 1/4 are rounded to either side.
-    rows = torch.arange(height, device=device)[:, None]
+    rows = torch.arange(height, dtype=torch.int64, device=device)[:, None]
     rows = torch.minimum(rows, height - rows)
-    columns = torch.arange(width // 2 + 1, device=device)
+    columns = torch.arange(width // 2 + 1, dtype=torch.int64, device=device)
     # Every column but the first, and the last of an even width, stands for its mirror image too.
     twice = (columns > 0) & (2 * columns < width)
-    every = (1.0 + twice) * (rows + columns > 0)
+    every = (1 + twice.to(torch.float32)) * (rows + columns > 0)
     high = every * (16 * ((rows * width) ** 2 + (columns * height) ** 2) > (height * width) ** 2)
     return torch.stack([every, high]).flatten(1).repeat_interleave(2, dim=1)
 
@@ -170,6 +170,7 @@ class Sharpness(PixelReward):
     name, bounds = "sharpness", (0.0, 16.0)
     formula = "Var(x * [0 1 0; 1 -4 1; 0 1 0]), grey"
     source = "Pech-Pacheco et al. 2000"
+    least_side = 3
     statistic = staticmethod(laplacian_variance)
 
 
@@ -181,6 +182,7 @@ class Tenengrad(PixelReward):
     name, bounds = "tenengrad", (0.0, 20.0)
     formula = "mean(Gx² + Gy²), Sobel 3x3, grey"
     source = "Krotkov 1988"
+    least_side = 3
     statistic = staticmethod(sobel_energy)
 
 

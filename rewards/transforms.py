@@ -23,8 +23,10 @@ from torch import Tensor
 
 from reelrl.checks import Gt, check_fields
 from reelrl.naming import Registry
+from reelrl.rewards.arguments import build_with
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.cache import adopt
+from reelrl.rewards.drawing import clip_words
 
 Bounds = tuple[float, float]
 
@@ -134,7 +136,14 @@ class Sigmoid(Transform):
     def bounds(self, bounds: Bounds) -> Bounds:
         """Both ends mapped, 0 and 1 if they are infinite."""
         low, high = (
-            float(torch.sigmoid(torch.tensor((end - self.centre) / self.scale))) for end in bounds
+            float(
+                torch.sigmoid(
+                    torch.tensor(
+                        (end - self.centre) / self.scale, dtype=torch.float32, device="cpu"
+                    )
+                )
+            )
+            for end in bounds
         )
         return (low, high)
 
@@ -218,7 +227,10 @@ class Miscalibrate(Transform):
 
     def __call__(self, values: Tensor, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Miscalibrated values (N,)."""
-        return values * torch.tensor([self.gain(prompt) for prompt in prompts]).to(values)
+        gains = torch.tensor(
+            [self.gain(prompt) for prompt in prompts], dtype=torch.float32, device="cpu"
+        )
+        return values * gains.to(values)
 
     def gain(self, prompt: str) -> float:
         """The factor of the prompt's cluster."""
@@ -274,9 +286,9 @@ def make_transform(name: str, **config: Any) -> Transform:
     """A transform by name.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name or setting, a missing one, or a value of another type.
     """
-    return TRANSFORMS.find(name)(**config)
+    return build_with(TRANSFORMS.find(name), config, f"transform {name!r}")
 
 
 @register_reward("coin")
@@ -313,7 +325,5 @@ def judge_noise(videos: Tensor, seed: int) -> Tensor:
     A function of the seed and of the clip's pixels at 8 bits alone: the same clip gets the same
     noise in any batch, and a clip that looks the same to a viewer nearly always does.
     """
-    pixels = (videos.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    seeds = [[seed, zlib.crc32(np.ascontiguousarray(clip).tobytes())] for clip in pixels]
-    draws = [np.random.default_rng(pair).uniform(-1, 1) for pair in seeds]
-    return torch.tensor(draws, dtype=torch.float64) * math.sqrt(3)
+    draws = [np.random.default_rng(words).uniform(-1, 1) for words in clip_words(videos, seed)]
+    return torch.tensor(draws, dtype=torch.float64, device="cpu") * math.sqrt(3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from reelrl.rewards.base import Reward, register_reward
 from reelrl.rewards.cache import adopt, fingerprint_of
+from reelrl.rewards.drawing import clip_words
 from reelrl.rewards.spec import RewardSpec, build_reward
 
 
@@ -27,12 +27,11 @@ def second_look(videos: Tensor, std: float, seed: int) -> Tensor:
         std: of the noise.
         seed: of the draw.
     """
-    pixels = (videos.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     looks = []
-    for clip, shown in zip(videos, pixels, strict=True):
-        key = [seed, zlib.crc32(np.ascontiguousarray(shown).tobytes())]
-        word = int(np.random.SeedSequence(key).generate_state(1)[0])
-        noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(word))
+    for clip, words in zip(videos, clip_words(videos, seed), strict=True):
+        word = int(np.random.SeedSequence(words).generate_state(1)[0])
+        generator = torch.Generator("cpu").manual_seed(word)
+        noise = torch.randn(clip.shape, generator=generator, dtype=torch.float32, device="cpu")
         looks.append((clip + std * noise.to(clip)).clamp(0, 1))
     return torch.stack(looks) if looks else videos
 

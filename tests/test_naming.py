@@ -72,9 +72,9 @@ def test_every_file_of_a_registry_s_package_is_found(tmp_path):
 
 def test_a_name_of_the_library_is_taken_before_the_library_is_read():
     code = """
-from reelrl.rewards.base import register_reward
+from reelrl.rewards.base import Reward, register_reward
 try:
-    register_reward("gold")(int)
+    register_reward("gold")(type("Mine", (Reward,), {}))
 except ValueError as error:
     assert "reward name 'gold' is taken by" in str(error), error
 else:

@@ -214,8 +214,7 @@ def total_score(
     mean = safe_divide(group_sum(scores.values), count)
     mean = torch.where(count > 0, mean, safe_divide(*sums.unbind(0)))
     filled = torch.where(scores.mask, scores.values, mean)
-    some = scores.mask.any(-1)
-    return Masked.of(weighted_sum(Masked(filled), weights).values, some)
+    return weighted_sum(Masked(filled), weights).drop(scores.mask.any(-1))
 
 
 def weighted_sum(scores: Masked, weights: Float[Tensor, "*P K"]) -> Masked:
@@ -228,15 +227,20 @@ def weighted_sum(scores: Masked, weights: Float[Tensor, "*P K"]) -> Masked:
         scores: (P, G, K) or (P, G, T, K).
         weights: (K,), (P, K), or (P, T, K) for per-step weights.
     """
-    values = scores.values
+    mask = None if scores.mask is None else scores.mask.any(-1)
+    # Components may cancel, and what is left of them then is their rounding.
+    size = None if weights.shape[-1] == 1 else _dot(scores.values.abs(), weights.abs())
+    return Masked(_dot(scores.values, weights), mask, size)
+
+
+def _dot(values: Float[Tensor, " *shape"], weights: Float[Tensor, "*P K"]) -> Tensor:
+    """sum_k w_k x_k; the weights are of all, of a prompt, or of a prompt's step."""
     if weights.ndim == 1:
-        total = values @ weights
-    elif weights.ndim == 2:
+        return values @ weights
+    if weights.ndim == 2:
         # An elementwise product would write K numbers to read them once.
-        total = torch.bmm(values.flatten(1, -2), weights.unsqueeze(-1)).reshape(values.shape[:-1])
-    else:
-        total = (values * weights.unsqueeze(1)).sum(-1)
-    return Masked(total, None if scores.mask is None else scores.mask.any(-1))
+        return torch.bmm(values.flatten(1, -2), weights.unsqueeze(-1)).reshape(values.shape[:-1])
+    return (values * weights.unsqueeze(1)).sum(-1)
 
 
 def expect_shape(name: str, got: tuple[int, ...], wanted: tuple[int | None, ...]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reelrl.algos.advantages.batch import Signal, Work
 from reelrl.algos.advantages.hoyer import hoyer
-from reelrl.algos.advantages.masked import Array, Masked, group_sum, safe_divide
+from reelrl.algos.advantages.masked import Array, Masked, group_sum, group_top, safe_divide
 from reelrl.algos.advantages.norm import GroupStats, Moments, NormSpec, normalise
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ class _View:
         values = self.signal.advantages.with_nan().movedim(1, -1)
         ordered = values.sort(-1).values  # nan sorts last, and nan != nan never counts below
         first = (~torch.isnan(ordered[..., :1])).to(self.dtype).sum(-1)
-        steps = (ordered[..., 1:] - ordered[..., :-1] > 1e-9).to(self.dtype).sum(-1)
+        top = group_top(self.signal.advantages.values.abs()).movedim(1, -1)
+        steps = (ordered[..., 1:] - ordered[..., :-1] > 1e-9 * top).to(self.dtype).sum(-1)
         return safe_divide((first + steps).sum(), (first > 0).to(self.dtype).sum())
 
 

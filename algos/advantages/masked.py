@@ -8,7 +8,7 @@ values, and the mask is ``None`` when nothing is missing: complete data never pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,10 +85,13 @@ class Masked:
     Attributes:
         values: float64, zero where missing.
         mask: bool of the same shape, True where present; None if nothing is missing.
+        size: of sums, the magnitudes that were summed: what is small beside them is rounding. None
+            if the values are no sums; whatever changes values forgets it.
     """
 
     values: Float[Tensor, " *shape"]
     mask: Bool[Tensor, " *shape"] | None = None
+    size: Float[Tensor, " *shape"] | None = None
 
     @classmethod
     def of(
@@ -119,9 +122,15 @@ class Masked:
         count = self.values.numel() if self.mask is None else self.mask.sum()
         return held / (max(1, count) if isinstance(count, int) else count.clamp(min=1).to(dtype))
 
+    @property
+    def sizes(self) -> Tensor:
+        """Magnitudes beside which a difference of values is rounding or not."""
+        return self.values.abs() if self.size is None else self.size
+
     def drop(self, keep: Tensor) -> Masked:
         """Also treat everything outside ``keep`` as missing."""
-        return Masked.of(self.values, keep if self.mask is None else self.mask & keep)
+        kept = Masked.of(self.values, keep if self.mask is None else self.mask & keep)
+        return replace(kept, size=self.size)
 
 
 def scored(array: Array, what: str, device: torch.device | None = None) -> Masked:
@@ -175,6 +184,13 @@ def group_sum(values: Float[Tensor, " P G *rest"]) -> Float[Tensor, " P 1 *rest"
     return (ones @ rows).reshape(values.shape[0], 1, *values.shape[2:])
 
 
+def group_top(values: Float[Tensor, " P G *rest"]) -> Float[Tensor, " P 1 *rest"]:
+    """Largest over the group axis 1, kept; 0 of an empty group. For values of at least 0."""
+    if not values.shape[1]:
+        return values.sum(1, keepdim=True)
+    return values.amax(1, keepdim=True)
+
+
 def group_sum_of(
     function: Callable[..., Tensor], values: Float[Tensor, " P G *rest"]
 ) -> Float[Tensor, " P 1 *rest"]:
@@ -219,12 +235,13 @@ def blocks(x: Masked) -> Iterator[Masked]:
         return
     for start in range(0, prompts, step):
         part = slice(start, start + step)
-        yield Masked(x.values[part], None if x.mask is None else x.mask[part])
+        mask, size = (None if t is None else t[part] for t in (x.mask, x.size))
+        yield Masked(x.values[part], mask, size)
 
 
 def constant(values: Any, like: Tensor) -> Tensor:
     """A small tensor of Python numbers on the device of ``like``, without a wait for the device."""
-    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+    return torch.tensor(values, dtype=like.dtype, device="cpu").to(like.device, non_blocking=True)
 
 
 def safe_divide(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from reelrl.naming import Registry, nearest
+from reelrl.naming import Registry
+from reelrl.rewards.arguments import build_with
 
 S = TypeVar("S")
 
@@ -20,7 +20,8 @@ def make_step(registry: Registry[type[S]], base: type[S], spec: Any) -> S:
         spec: one of the three.
 
     Raises:
-        ValueError: for an unknown name or setting; the message names the nearest known one.
+        ValueError: for an unknown name or setting, the message naming the nearest known one, a
+            setting that is missing, or a value of another type.
         TypeError: for anything else.
     """
     if isinstance(spec, base):
@@ -32,12 +33,5 @@ def make_step(registry: Registry[type[S]], base: type[S], spec: Any) -> S:
             f"a {registry.kind} is an instance, a name or a dict with 'name', got {spec!r}"
         )
     settings = {key: value for key, value in spec.items() if key != "name"}
-    cls = registry.find(spec["name"])
-    # Steps are dataclasses, which a type variable cannot say.
-    fields = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in settings:
-        if key not in fields:
-            raise ValueError(
-                f"{registry.kind} {spec['name']!r} has no setting {key!r}{nearest(key, fields)}"
-            )
-    return cls(**settings)
+    what = f"{registry.kind} {spec['name']!r}"
+    return build_with(registry.find(spec["name"]), settings, what)

@@ -7,7 +7,7 @@ in float64; a group or batch without real spread gives exact zeros whatever the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -19,10 +19,12 @@ from reelrl.algos.advantages.masked import (
     group_count,
     group_sum,
     group_sum_of,
+    group_top,
 )
 from reelrl.algos.advantages.types import Gather
 from reelrl.checks import Ge, Gt, check_fields
 from reelrl.naming import nearest
+from reelrl.rewards.arguments import build_with
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -46,8 +48,9 @@ class NormSpec:
         eps: the epsilon.
         eps_mode: "add" std + eps; "floor" max(std, eps); "insqrt" sqrt(var + eps); "clampvar"
             sqrt(max(var, eps)); "where" std + eps where std > 0, undivided elsewhere.
-        zero_tol: a std of at most ``zero_tol * max(1, |mean|)`` is float noise and counts as zero;
-            None is 1e-12 for float64 and integer rewards, 1e-6 for narrower ones.
+        zero_tol: a std of at most ``zero_tol`` times the largest magnitude among the numbers it is
+            of is float noise and counts as zero, whatever the units; None is 1e-12 for float64 and
+            integer rewards, 1e-6 for narrower ones.
         clip: bound on the magnitude of the result; None for none.
         singleton: what a group with one valid member gets: "zero", or its "raw" score (verl).
 
@@ -76,7 +79,8 @@ def make_norm(spec: Any, start: NormSpec | None = None) -> NormSpec:
         start: None is ``NormSpec()``.
 
     Raises:
-        ValueError: for an unknown field; the message names the nearest known one.
+        ValueError: for an unknown field, the message naming the nearest known one, or a value that
+            it cannot have.
         TypeError: for anything else.
     """
     if isinstance(spec, NormSpec):
@@ -87,7 +91,7 @@ def make_norm(spec: Any, start: NormSpec | None = None) -> NormSpec:
     for key in spec:
         if key not in known:
             raise ValueError(f"a normalisation has no field {key!r}{nearest(key, known)}")
-    return replace(start or NormSpec(), **spec)
+    return build_with(NormSpec, {**vars(start or NormSpec()), **spec}, "a normalisation")
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,13 @@ class Moments:
         count: (K,) samples, weighted by tokens.
         mean: (K,).
         m2: (K,) sum of squared deviations from the mean.
+        top: (K,) largest magnitude, see :attr:`Masked.sizes`.
     """
 
     count: Float[Tensor, " K"]
     mean: Float[Tensor, " K"]
     m2: Float[Tensor, " K"]
+    top: Float[Tensor, " K"]
 
     @classmethod
     def of(cls, x: Masked, *, per_component: bool = False, tokens: Tensor | float = 1.0) -> Moments:
@@ -116,23 +122,26 @@ class Moments:
         columns = x.values.shape[-1] if per_component else 1
         values = x.values.reshape(-1, columns)
         weight = _token_weight(x, tokens, columns)
+        top = group_top(x.sizes.reshape(1, -1, columns))[0, 0]
         if weight is None:
             count = values.new_full((columns,), float(values.shape[0]))
             mean = values.sum(0) / count.clamp(min=1)
             m2 = (values - mean).square_().sum(0)
-            return cls(count * tokens, mean, m2 * tokens)
+            return cls(count * tokens, mean, m2 * tokens, top)
         count = weight.sum(0)
         mean = (weight * values).sum(0) / torch.where(count == 0, 1.0, count)
-        return cls(count, mean, (weight * (values - mean).square_()).sum(0))
+        return cls(count, mean, (weight * (values - mean).square_()).sum(0), top)
 
     def merge(self, gather: Gather | None) -> Moments:
         """The moments of all ranks together (Chan et al. 1979), or these if there is one rank."""
         if gather is None:
             return self
-        count, mean, m2 = gather(torch.stack([self.count, self.mean, self.m2])[None]).unbind(1)
+        own = torch.stack([self.count, self.mean, self.m2, self.top])
+        count, mean, m2, top = gather(own[None]).unbind(1)
         total = count.sum(0)
         grand = (count * mean).sum(0) / torch.where(total == 0, 1.0, total)
-        return Moments(total, grand, m2.sum(0) + (count * (mean - grand) ** 2).sum(0))
+        m2 = m2.sum(0) + (count * (mean - grand) ** 2).sum(0)
+        return Moments(total, grand, m2, top.amax(0))
 
     def std(self, ddof: int) -> Float[Tensor, " K"]:
         """(K,) standard deviation; 0 where there are at most ``ddof`` samples."""
@@ -148,11 +157,15 @@ class Moments:
 
 @dataclass(frozen=True)
 class GroupStats:
-    """Per-group count, mean and spread, all (P, 1, ...), and the centred values (P, G, ...)."""
+    """Per-group count, mean, spread and top, all (P, 1, ...), and centred values (P, G, ...).
+
+    The top is the largest magnitude, see :attr:`Masked.sizes`.
+    """
 
     count: Float[Tensor, " P 1 *rest"]
     mean: Float[Tensor, " P 1 *rest"]
     m2: Float[Tensor, " P 1 *rest"]
+    top: Float[Tensor, " P 1 *rest"]
     centred: Float[Tensor, " P G *rest"]
 
     @classmethod
@@ -163,7 +176,8 @@ class GroupStats:
         centred = x.values - mean
         if x.mask is not None:
             centred.masked_fill_(~x.mask, 0.0)
-        return cls(count, mean, group_sum_of(torch.square, centred), centred)
+        top = group_top(x.sizes)
+        return cls(count, mean, group_sum_of(torch.square, centred), top, centred)
 
     def std(self, ddof: int) -> Float[Tensor, "P 1 ..."]:
         """(P, 1, ...) standard deviation; 0 for groups of at most ``ddof``."""
@@ -171,7 +185,7 @@ class GroupStats:
 
     def dead(self, ddof: int, tol: float) -> Bool[Tensor, "P 1 ..."]:
         """(P, 1, ...) True where fewer than two members are valid or the spread is float noise."""
-        return (self.count < 2) | is_noise(self.std(ddof), self.mean, tol)
+        return (self.count < 2) | is_noise(self.std(ddof), self.top, tol)
 
 
 @dataclass(frozen=True)
@@ -190,10 +204,13 @@ class Normalised:
 
 
 def is_noise(
-    std: Float[Tensor, " *shape"], mean: Float[Tensor, " *shape"], tol: float
+    std: Float[Tensor, " *shape"], top: Float[Tensor, " *shape"], tol: float
 ) -> Bool[Tensor, " *shape"]:
-    """True where a std is no more than rounding: (0.1, 0.1, 0.1) has std 1.7e-17 in float64."""
-    return std <= tol * mean.abs().clamp(min=1.0)
+    """True where a std is no more than rounding: (0.1, 0.1, 0.1) has std 1.7e-17 in float64.
+
+    Judged beside the largest magnitude ``top`` of the numbers alone: rewards have any units.
+    """
+    return std <= tol * top
 
 
 def normalise(
@@ -299,7 +316,7 @@ def _batch_factor(
     if spec.scale == "none":
         return torch.ones_like(batch.mean), None
     std = batch.std(spec.ddof)
-    noise = (batch.count <= max(spec.ddof, 1)) | is_noise(std, batch.mean, tol)
+    noise = (batch.count <= max(spec.ddof, 1)) | is_noise(std, batch.top, tol)
     return torch.where(noise, 0.0, _inverse(std, noise, spec)), std
 
 
@@ -335,7 +352,8 @@ def _others_std(
     mean = (weight * x.values.unsqueeze(1)).sum(2) / count.clamp(min=1)
     deviation = weight * (x.values.unsqueeze(1) - mean.unsqueeze(2))
     std = _std(deviation.square().sum(2), count, ddof)
-    return std, is_noise(std, mean, tol)
+    top = group_top((mask * x.sizes.unsqueeze(1)).transpose(1, 2)).squeeze(1)
+    return std, is_noise(std, top, tol)
 
 
 def _std(

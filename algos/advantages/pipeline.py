@@ -150,7 +150,7 @@ class Estimator(ABC):
 
     def init_state(self, names: Sequence[str]) -> State:
         """The state before the first batch of components ``names``."""
-        return {"version": torch.tensor(STATE_VERSION)}
+        return {"version": torch.tensor(STATE_VERSION, dtype=torch.int64, device="cpu")}
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
         """The state without what was learned of the scale of some components.
@@ -170,7 +170,7 @@ class Estimator(ABC):
         Raises:
             ValueError: if the version, the entries or a shape are not those of this estimator.
         """
-        state = {key: torch.as_tensor(np.array(value)) for key, value in saved.items()}
+        state = {key: torch.from_numpy(np.array(value)) for key, value in saved.items()}
         self._check_state(state, names)
         if int(state["version"]) != STATE_VERSION:
             raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.batch import Signal, Work
-from reelrl.algos.advantages.masked import Masked, group_sum, safe_divide
+from reelrl.algos.advantages.masked import Masked, group_sum, group_top, safe_divide
 from reelrl.algos.advantages.names import make_step
 from reelrl.checks import Ge, Gt, check_fields
 from reelrl.naming import Registry
@@ -126,7 +126,7 @@ class BestOfN(Post):
             values, present = values.reshape(1, -1), present.reshape(1, -1)
         half = self.n // 2
         # One order for both ends: with two, equals would be picked twice and too few kept.
-        rank = _rank(torch.where(present, values, -torch.inf))
+        rank = _rank(torch.where(present, _rounded(values), -torch.inf))
         ends = (rank < half) | (rank >= present.sum(1, keepdim=True) - half)
         return drop(signal, (ends & present).reshape(shape))
 
@@ -165,9 +165,15 @@ def keep_ratio(
     return safe_divide(group_sum(weight * valid), group_sum(valid))
 
 
+def _rounded(values: Float[Tensor, " P G *rest"]) -> Float[Tensor, " P G *rest"]:
+    """Values in steps of a billionth of their group's largest: less than that is rounding."""
+    top = group_top(values.abs())
+    return torch.round(values / torch.where(top > 0, 1e-9 * top, 1.0))
+
+
 def _rank(values: Float[Tensor, " P G *rest"]) -> Int[Tensor, " P G *rest"]:
     """Position of each member in its group's order from the top, axis 1, ties in member order."""
     order = values.argsort(dim=1, descending=True, stable=True)
-    positions = torch.arange(values.shape[1], device=values.device)
+    positions = torch.arange(values.shape[1], dtype=torch.int64, device=values.device)
     positions = positions.reshape(1, -1, *[1] * (values.ndim - 2)).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, positions)

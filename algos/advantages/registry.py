@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from reelrl.algos.advantages.norm import NormSpec, make_norm
 from reelrl.algos.advantages.pipeline import Estimator
 from reelrl.naming import Registry, nearest
+from reelrl.rewards.arguments import build_with
 
 C = TypeVar("C", bound=type[Estimator])
 ESTIMATORS: Registry[type[Estimator]] = Registry("estimator", "reelrl.algos.advantages.methods")
@@ -43,7 +44,8 @@ def make_estimator(name: str, preset: str | None = None, **config: Any) -> Estim
             differs.
 
     Raises:
-        ValueError: for an unknown name, preset or keyword; the message names the nearest known one.
+        ValueError: for an unknown name, preset or keyword, the message naming the nearest known
+            one, or a value of another type.
     """
     if "@" in name:
         name, short = name.split("@", 1)
@@ -89,6 +91,5 @@ def _build_config(cls: type[Estimator], settings: dict[str, Any]) -> Any:
             raise ValueError(f"estimator {cls.name!r} has no setting {key!r}{nearest(key, known)}")
     if norm:
         default: Any = fields["group"].default
-        group = make_norm(own.get("group", {}), default)
-        own["group"] = dataclasses.replace(group, **norm)
-    return cls.Config(**own)
+        own["group"] = make_norm(norm, make_norm(own.get("group", {}), default))
+    return build_with(cls.Config, own, f"estimator {cls.name!r}")

@@ -53,7 +53,7 @@ def _supports(count: int, device: torch.device) -> Bool[Tensor, "supports K"]:
     """(2^K - 1, K) all non-empty subsets, small ones first so that ties end in the fewest terms."""
     codes = sorted(range(1, 2**count), key=lambda code: (code.bit_count(), code))
     bits = [[bool(code >> k & 1) for k in range(count)] for code in codes]
-    return torch.tensor(bits).to(device, non_blocking=True)
+    return torch.tensor(bits, dtype=torch.bool, device="cpu").to(device, non_blocking=True)
 
 
 def _solve_supports(

@@ -59,13 +59,13 @@ class Calibration:
 
     def init(self, components: int) -> State:
         """Empty history for K components."""
-        unknown = torch.full((components,), torch.nan, dtype=torch.float64)
+        unknown = torch.full((components,), torch.nan, dtype=torch.float64, device="cpu")
         if self.rule == "gain":
             return {"baseline": unknown, "gain": torch.zeros_like(unknown)}
         return {
             "history": unknown.expand(self.capacity, components).clone(),
-            "cursor": torch.zeros((), dtype=torch.int64),
-            "calls": torch.zeros((), dtype=torch.int64),
+            "cursor": torch.zeros((), dtype=torch.int64, device="cpu"),
+            "calls": torch.zeros((), dtype=torch.int64, device="cpu"),
             "tau": unknown.clone(),
         }
 
@@ -82,7 +82,9 @@ class Calibration:
             return self._update_gain(state, means)
         history = state["history"].clone()
         rows = means[-self.capacity :].to(history.dtype)
-        where = (state["cursor"] + torch.arange(len(rows), device=rows.device)) % self.capacity
+        where = (
+            state["cursor"] + torch.arange(len(rows), dtype=torch.int64, device=rows.device)
+        ) % self.capacity
         history[where] = rows
         calls = state["calls"] + 1
         old, new = state["tau"], torch.nanquantile(history, self.quantile, dim=0)

@@ -12,12 +12,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from reelrl.envs.base_env import BaseEnv
-from reelrl.envs.scoring import RewardFacts, RewardWarning, read_weights, scalarise
+from reelrl.envs.scoring import RewardFacts, read_weights, scalarise
 from reelrl.envs.task import row_of
 from reelrl.envs.wrappers.groups import VectorPromptGroups
 from reelrl.envs.wrappers.reward import base_of, chain_of
 from reelrl.envs.wrappers.scalar import VectorScalarReward
 from reelrl.rewards.adaptive import adaptive_parts
+from reelrl.rewards.base import RewardWarning
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -89,7 +90,7 @@ class NativeBatch:
                 f"the reward is a number already, made by VectorScalarReward: weights={weights}"
             )
         self._warn_of_adaptive()
-        self._weights = None if weights is None else read_weights(weights, self.base.reward_dim)
+        self._weights = None if weights is None else read_weights(weights, self.base.reward_names)
 
     @property
     def num_envs(self) -> int:

@@ -20,7 +20,7 @@ from reelrl.envs.acting import (
     velocity_space,
 )
 from reelrl.envs.wrappers.batch_wrapper import BatchWrapper
-from reelrl.envs.wrappers.reward import base_of, chain_of
+from reelrl.envs.wrappers.reward import base_of, chain_of, expect_batch, expect_single
 
 
 class VelocityAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -49,6 +49,7 @@ class VelocityAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env[Any, Any], kernel: str = "flow_sde", **config: Any) -> None:
+        expect_single(self, env)
         takes_latents(env)
         RecordConstructorArgs.__init__(self, kernel=kernel, **config)
         gym.Wrapper.__init__(self, env)
@@ -70,6 +71,7 @@ class VectorVelocityAction(BatchWrapper):
     def __init__(
         self, env: VectorEnv[Any, Any, Any], kernel: str = "flow_sde", **config: Any
     ) -> None:
+        expect_batch(self, env)
         takes_latents(env)
         super().__init__(env)
         self.kernel = kernels.make_kernel(kernel, **config)
@@ -123,6 +125,7 @@ class GuidanceAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
+        expect_single(self, env)
         takes_latents(env)
         RecordConstructorArgs.__init__(
             self,
@@ -154,6 +157,7 @@ class VectorGuidanceAction(BatchWrapper):
         guidance_range: Sequence[float] = (1.0, 8.0),
         noise_range: Sequence[float] = (0.0, 1.0),
     ) -> None:
+        expect_batch(self, env)
         takes_latents(env)
         super().__init__(env)
         self.kernel = guided_kernel(kernel, noise_range)

@@ -38,7 +38,8 @@ class VectorPromptGroups(BatchWrapper):
         group_size: G.
 
     Raises:
-        ValueError: for another mode, or a group size that is no integer or below 1.
+        ValueError: for another mode, a group size that is no integer or below 1, or one that does
+            not divide the batch while a reward compares the clips of a group.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], group_size: int) -> None:
@@ -50,6 +51,7 @@ class VectorPromptGroups(BatchWrapper):
             raise ValueError(f"group_size must be an integer, got {group_size!r}")
         if group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {group_size}")
+        self._refuse_cut_groups(group_size)
         self.group_size = group_size
         self._groups = 0
         self._begin_order(None)
@@ -87,6 +89,15 @@ class VectorPromptGroups(BatchWrapper):
             options["group_id"] = groups
         # Gymnasium types the seed of a batch as one integer; it takes one each, and so do ours.
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+
+    def _refuse_cut_groups(self, group_size: int) -> None:
+        compares = base_of(self.env).task.rewards.groupwise
+        if compares and self.num_envs % group_size:
+            raise ValueError(
+                f"the rewards {', '.join(compares)} compare the {group_size} clips of a group, "
+                f"which must be scored together: expected num_envs a multiple of {group_size}, got "
+                f"{self.num_envs}"
+            )
 
     # Plain values and no generator: those can be pickled and copied.
     def _begin_order(self, seed: int | None) -> None:

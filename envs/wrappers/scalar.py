@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from reelrl.envs.scoring import read_weights, scalarise
-from reelrl.envs.wrappers.reward import chain_of
+from reelrl.envs.scoring import Weights, read_weights, scalarise
+from reelrl.envs.wrappers.batch_wrapper import BatchWrapper
+from reelrl.envs.wrappers.reward import chain_of, expect_batch, expect_single
 
 
 class ScalarReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -32,14 +32,18 @@ class ScalarReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: an environment with a ``reward_space`` on ``env.unwrapped``.
-        weights: one per component, taken as they are: that of a penalty should be negative.
-            ``None`` is the components' signs, 1 where higher is better and -1 for a penalty.
+        weights: one per component, or by name where a component not named has weight 0. They are
+            taken as they are: that of a penalty should be negative. ``None`` is the components'
+            signs, 1 where higher is better and -1 for a penalty.
 
     Raises:
-        ValueError: for the wrong number of weights, or a reward that is a number already.
+        ValueError: for the wrong number of weights, an unknown name, or a reward that is a number
+            already.
+        TypeError: for a batched environment, which its twin is for.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], weights: Sequence[float] | None = None) -> None:
+    def __init__(self, env: gym.Env[Any, Any], weights: Weights | None = None) -> None:
+        expect_single(self, env)
         gym.Wrapper.__init__(self, env)
         self.weights = _weights(env, weights)
         # A spec is JSON, which knows lists and no arrays.
@@ -54,18 +58,19 @@ class ScalarReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return observation, scalar, terminated, truncated, {**info, "vector_reward": reward}
 
 
-class VectorScalarReward(VectorWrapper):
+class VectorScalarReward(BatchWrapper):
     """:class:`ScalarReward` for the batch; rewards (N,) float64.
 
     With ``autoreset_mode="SameStep"`` the vectors are in ``infos["final_info"]`` too, which holds
     all that the ended episodes have to say.
     """
 
-    def __init__(
-        self, env: VectorEnv[Any, Any, Any], weights: Sequence[float] | None = None
-    ) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], weights: Weights | None = None) -> None:
+        expect_batch(self, env)
         super().__init__(env)
         self.weights = _weights(env, weights)
+        # What TorchRL would read: the reward is no vector any longer.
+        vars(env.unwrapped).pop("reward_space", None)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step and weigh."""
@@ -82,7 +87,7 @@ class VectorScalarReward(VectorWrapper):
         return observations, scalars, terminations, truncations, infos
 
 
-def _weights(env: Any, weights: Sequence[float] | None) -> np.ndarray:
+def _weights(env: Any, weights: Weights | None) -> np.ndarray:
     """The weights (K,) given, or the components' signs.
 
     Raises:
@@ -100,7 +105,8 @@ def _weights(env: Any, weights: Sequence[float] | None) -> np.ndarray:
     dim = env.unwrapped.reward_space.shape[0]
     if weights is None:
         return np.ones(dim) if task is None else np.array(task.rewards.facts().signs)
-    return read_weights(weights, dim)
+    names = [f"r{k}" for k in range(dim)] if task is None else task.rewards.names
+    return read_weights(weights, names)
 
 
 def scalar_weights_of(env: Any) -> list[float] | None:

@@ -39,7 +39,7 @@ def initial_head(width: int, seed: int) -> dict[str, Tensor]:
         width: D of the features.
         seed: of the draw.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     shapes = {
         "hidden.weight": (HIDDEN, width),
         "hidden.bias": (HIDDEN,),
@@ -48,7 +48,8 @@ def initial_head(width: int, seed: int) -> dict[str, Tensor]:
     }
     reach = {"hidden": 1 / math.sqrt(width), "out": 1 / math.sqrt(HIDDEN)}
     return {
-        name: (2 * torch.rand(shape, generator=generator) - 1) * reach[name.split(".")[0]]
+        name: (2 * torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") - 1)
+        * reach[name.split(".")[0]]
         for name, shape in shapes.items()
     }
 
@@ -210,17 +211,24 @@ class Adversarial(FrameReward, AdaptiveReward):
     def _some_tokens(self, videos: Tensor, generator: torch.Generator) -> Tensor:
         """Class token and random patches (M, 1 + 64, D) of the frames of clips (N, F, H, W, 3)."""
         device = next(self.module.parameters()).device
-        count, length = videos.shape[:2]
-        frames = self.frames_of(count, length)
-        chosen = videos[torch.arange(count)[:, None], frames].flatten(0, 1)
+        frames = self.frames_of(videos)
+        rows = torch.arange(len(videos), dtype=torch.int64, device="cpu")[:, None]
+        chosen = videos[rows, frames].flatten(0, 1)
         parts = []
         for part in torch.split(chosen, self.batch_size):
             tokens = self.tokens(part.to(device).float() / 255)
             patches = tokens.shape[1] - 1
             rows = torch.randint(
-                1, 1 + patches, (len(part), min(PATCHES, patches)), generator=generator
+                1,
+                1 + patches,
+                (len(part), min(PATCHES, patches)),
+                generator=generator,
+                dtype=torch.int64,
+                device="cpu",
             )
-            rows = torch.cat([torch.zeros(len(part), 1, dtype=torch.long), rows], dim=1)
+            rows = torch.cat(
+                [torch.zeros(len(part), 1, dtype=torch.int64, device="cpu"), rows], dim=1
+            )
             chosen_rows = rows.to(device)[..., None].expand(-1, -1, tokens.shape[-1])
             parts.append(tokens.gather(1, chosen_rows))
         return torch.cat(parts)
@@ -238,7 +246,11 @@ class Adversarial(FrameReward, AdaptiveReward):
     def state_dict(self) -> dict[str, Tensor]:
         """Head, Adam's moments, and version."""
         moments = self._moments or self._no_moments()
-        return {VERSION: torch.tensor(self.version), **self.head, **moments}
+        return {
+            VERSION: torch.tensor(self.version, dtype=torch.int64, device="cpu"),
+            **self.head,
+            **moments,
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Become what :meth:`state_dict` was taken of.
@@ -254,7 +266,9 @@ class Adversarial(FrameReward, AdaptiveReward):
 
     def _no_moments(self) -> dict[str, Tensor]:
         return {
-            f"{name}.{key}": torch.zeros(()) if key == "step" else torch.zeros_like(weight)
+            f"{name}.{key}": torch.zeros((), dtype=torch.float32, device="cpu")
+            if key == "step"
+            else torch.zeros_like(weight)
             for name, weight in self.head.items()
             for key in MOMENTS
         }

@@ -37,7 +37,9 @@ class PictureEncoder:
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         from transformers import AutoModel
 
-        self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True, dtype=dtype)
+        self.model: Any = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, dtype=dtype
+        )
         self.model.requires_grad_(False).eval()
         self.dtype, own = dtype, ImageTransform.from_pretrained(folder)
         # Uncropped: an artifact at the border is one.

@@ -44,7 +44,9 @@ class TextImageReward(FrameReward):
         home = self._processor_folder()
         from transformers import AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            home, local_files_only=True, trust_remote_code=False
+        )
         self.transform = ImageTransform.from_pretrained(home)
 
     def _processor_folder(self) -> Path:
@@ -62,6 +64,7 @@ class TextImageReward(FrameReward):
     def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask of prompts; what is beyond the model's length is cut, as published."""
         length = self.module.config.text_config.max_position_embeddings
+        self.tell_cut(self.tokenizer, prompts, length)
         tokens: dict[str, Tensor] = self.tokenizer(
             list(prompts), padding=True, truncation=True, max_length=length, return_tensors="pt"
         )
@@ -144,8 +147,10 @@ class SiglipScore(TextImageReward):
     def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Lower-cased captions padded to the full length, without a mask, as in training."""
         length = self.module.config.text_config.max_position_embeddings
+        captions = [prompt.lower() for prompt in prompts]
+        self.tell_cut(self.tokenizer, captions, length)
         ids = self.tokenizer(
-            [prompt.lower() for prompt in prompts],
+            captions,
             padding="max_length",
             truncation=True,
             max_length=length,

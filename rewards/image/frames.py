@@ -12,15 +12,18 @@ of more than some ten frames. Both are arguments here, and so is a weighted mean
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from reelrl.rewards.base import Reward
+from reelrl.rewards.base import Reward, RewardWarning
+from reelrl.rewards.drawing import clip_words
 from reelrl.rewards.image.loading import local_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,7 +70,9 @@ class ModelReward(Reward):
 
     def pretrained(self, kind: Any, folder: Path) -> Any:
         """A model of one of transformers' classes from a folder, never from the network."""
-        return kind.from_pretrained(folder, local_files_only=True, dtype=self.dtype)
+        return kind.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, dtype=self.dtype
+        )
 
 
 class FrameReward(ModelReward):
@@ -78,7 +83,8 @@ class FrameReward(ModelReward):
         segments: S, frames per clip, one in each of as many segments; None scores every frame.
         lambda_per_frame: rate of the attenuation by the distance from the middle, per frame.
         normalise: divide by the sum of the weights instead of S; without, the bounds reach 0.
-        seed: draw the frame of each segment at random from here on; None takes its middle.
+        seed: draw the frame of each segment at random, by this and the clip's own pixels, so that
+            equal clips get equal scores in any batch; None takes its middle.
         **config: of :class:`ModelReward`.
 
     Raises:
@@ -103,8 +109,10 @@ class FrameReward(ModelReward):
         self.segments = segments
         self.lambda_per_frame = float(lambda_per_frame)
         self.normalise = normalise
-        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
-        self.deterministic = seed is None or segments is None
+        if seed is not None and (isinstance(seed, bool) or seed < 0):
+            raise ValueError(f"seed must be a whole number of at least 0 or None, got {seed}")
+        self.seed = seed
+        self._told_cut = False
         super().__init__(model, **config)
         if hasattr(self, "bounds"):  # a class without them is refused where rewards are listed
             self.bounds = self.bounds_of(self.bounds)
@@ -115,13 +123,34 @@ class FrameReward(ModelReward):
         # Weights that sum to less than 1 pull towards 0.
         return bounds if self.normalise else (min(0.0, low), max(0.0, high))
 
+    def tell_cut(self, tokenizer: Any, captions: Sequence[str], limit: int) -> None:
+        """Warn, the first time, if captions have more tokens than are read.
+
+        Args:
+            tokenizer: of the model.
+            captions: as they are tokenised.
+            limit: tokens of a caption that the model reads.
+        """
+        if self._told_cut or not captions:
+            return
+        rows = tokenizer(list(captions), verbose=False)["input_ids"]
+        cut = sum(len(row) > limit for row in rows)
+        if cut:
+            self._told_cut = True
+            warnings.warn(
+                f"reward {self.name!r} reads {limit} tokens of a caption, got {cut} of "
+                f"{len(captions)} captions that are longer: what is beyond is not scored",
+                RewardWarning,
+                stacklevel=2,
+            )
+
     @abstractmethod
     def score_frames(self, frames: Tensor, texts: Tensor) -> Tensor:
         """Scores (M,) of frames (M, H, W, 3) with the rows of :meth:`embed_prompts` for each."""
 
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         """What :meth:`score_frames` needs of N prompts, (N, D); by default nothing, D = 0."""
-        return torch.zeros(len(prompts), 0)
+        return torch.zeros(len(prompts), 0, dtype=torch.float32, device="cpu")
 
     def score(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
@@ -129,11 +158,15 @@ class FrameReward(ModelReward):
         """Score N clips (N, F, H, W, 3); see :meth:`reelrl.rewards.Reward.score`."""
         self.module.to(videos.device)
         count, length = videos.shape[:2]
-        frames = self.frames_of(count, length)
+        frames = self.frames_of(videos)
         distinct = list(dict.fromkeys(prompts))
         known = self.embed_prompts(distinct).to(videos.device)
         texts = known[[distinct.index(prompt) for prompt in prompts]]
-        clip = torch.arange(count)[:, None].expand_as(frames).flatten()
+        clip = (
+            torch.arange(count, dtype=torch.int64, device="cpu")[:, None]
+            .expand_as(frames)
+            .flatten()
+        )
         pieces = zip(
             torch.split(clip, self.batch_size),
             torch.split(frames.flatten(), self.batch_size),
@@ -150,13 +183,16 @@ class FrameReward(ModelReward):
         # Far from the middle the weights of all frames may underflow: no sum to divide by.
         return rates.softmax(dim=1) if self.normalise else rates.exp() / frames.shape[1]
 
-    def frames_of(self, count: int, length: int) -> Tensor:
-        """(N, S) indices of the frames that are scored in N clips of F frames."""
+    def frames_of(self, videos: Tensor) -> Tensor:
+        """(N, S) indices of the frames that are scored in clips (N, F, H, W, 3)."""
+        count, length = videos.shape[:2]
         if self.segments is None or self.segments >= length:
-            return torch.arange(length).expand(count, -1)
-        edges = torch.arange(self.segments + 1) * length // self.segments
+            return torch.arange(length, dtype=torch.int64, device="cpu").expand(count, -1)
+        places = torch.arange(self.segments + 1, dtype=torch.int64, device="cpu")
+        edges = places * length // self.segments
         first, sizes = edges[:-1], edges.diff()
-        if self.generator is None:
+        if self.seed is None:
             return (first + (sizes - 1) // 2).expand(count, -1)
-        place = torch.rand(count, self.segments, generator=self.generator)
-        return first + (place * sizes).long()
+        words = clip_words(videos, self.seed)
+        drawn = [np.random.default_rng(pair).integers(sizes.numpy()) for pair in words]
+        return first + torch.from_numpy(np.array(drawn, dtype=np.int64)).reshape(count, -1)

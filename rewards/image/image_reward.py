@@ -206,7 +206,7 @@ class ImageReward(FrameReward):
         beside = any((self.folder / f).is_file() for f in ("tokenizer.json", "vocab.txt"))
         home = processor or (self.folder if beside else TOKENIZER)
         self.tokenizer = AutoTokenizer.from_pretrained(
-            local_folder(home, self.download), local_files_only=True
+            local_folder(home, self.download), local_files_only=True, trust_remote_code=False
         )
         self.bounds = self.bounds_of(self.module.bounds())
 
@@ -220,6 +220,7 @@ class ImageReward(FrameReward):
 
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Token ids and mask of N captions, (N, 2, L) int64: the picture is part of reading."""
+        self.tell_cut(self.tokenizer, prompts, LENGTH)
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",

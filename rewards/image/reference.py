@@ -54,7 +54,7 @@ class ReferenceClips:
             return cls()
         if isinstance(source, str | Path):
             source = _read_folder(Path(source))
-        clips = as_bytes(torch.as_tensor(source))
+        clips = as_bytes(torch.as_tensor(source, device="cpu"))
         if clips.ndim != 5 or clips.shape[-1] != 3 or not len(clips):
             raise ValueError(
                 f"reference clips must be (M, F, H, W, 3) with M > 0, got {tuple(clips.shape)}"
@@ -92,7 +92,11 @@ class ReferenceClips:
                 f"reference clips must be {height}x{width} as the rollout's, got "
                 f"{self.clips.shape[2]}x{self.clips.shape[3]}"
             )
-        return self.clips[torch.randint(len(self.clips), (count,), generator=generator)]
+        return self.clips[
+            torch.randint(
+                len(self.clips), (count,), generator=generator, dtype=torch.int64, device="cpu"
+            )
+        ]
 
 
 def _read_folder(folder: Path) -> np.ndarray:

@@ -165,7 +165,7 @@ class Judge(Reward):
         else:
             asks = [self._alone(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
             values = self.ask(asks)
-        return torch.tensor(values, device=videos.device)
+        return torch.tensor(values, dtype=torch.float32, device=videos.device)
 
     def shown(self, video: Tensor) -> Shown:
         """The frames that the judge sees of a clip (F, H, W, 3).

@@ -19,6 +19,8 @@ CODEC = "png8"
 noise that a policy learns to exploit."""
 TOP_LOGPROBS = 20
 """The most that vLLM and OpenAI list unless told otherwise."""
+NAME_KEPT = 200
+"""Characters of a server's name for its model; telemetry keeps thousands of them."""
 
 SCORE_SCHEMA = {
     "type": "json_schema",
@@ -105,10 +107,17 @@ def read_yes(reply: Mapping[str, Any]) -> tuple[float, float]:
     choice = _choice(reply)
     try:
         listed = choice["logprobs"]["content"][0]["top_logprobs"]
-        top = [(str(entry["token"]), float(entry["logprob"])) for entry in listed]
+        top = [(entry["token"], entry["logprob"]) for entry in listed]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("no log-probabilities in the reply") from error
-    return yes_of_top(top)
+    if not all(isinstance(token, str) and _is_number(value) for token, value in top):
+        raise ValueError("a token or log-probability in the reply is none")
+    return yes_of_top([(token, float(value)) for token, value in top])
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number of a size that a log-probability can have."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def read_score(reply: Mapping[str, Any]) -> float:
@@ -148,4 +157,4 @@ def usage(reply: Mapping[str, Any]) -> tuple[int | None, int | None]:
 def served_as(reply: Mapping[str, Any]) -> str:
     """Model and build that a reply says it is from."""
     names = (reply.get("model"), reply.get("system_fingerprint"))
-    return " ".join(str(name) for name in names if name)
+    return " ".join(str(name)[:NAME_KEPT] for name in names if name)

@@ -145,7 +145,8 @@ class OpenAIJudge(Judge):
             )
         names = [m.get("id") for m in listed if isinstance(m, dict)]
         if names and self.model not in names:
-            raise ValueError(f"the server has no model {self.model!r}, only {names}")
+            shown = [str(name)[:99] for name in names[:9]]
+            raise ValueError(f"the server has no model {self.model!r}, only {shown}")
         self._checked = True
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:

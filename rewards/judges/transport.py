@@ -64,6 +64,7 @@ class Reply:
         text = _error_text(self.body)
         if secret:
             text = text.replace(secret, "***")
+        text = text.lstrip()[: 8 * limit]  # a megabyte of it takes as long as a forward pass
         printable = "".join(c if c.isprintable() else " " for c in text)
         return " ".join(printable.split())[:limit]
 
@@ -77,7 +78,8 @@ def _error_text(body: bytes) -> str:
     for key in ("error", "message", "detail"):
         while isinstance(value, dict) and key in value:
             value = value[key]
-    return value if isinstance(value, str) else json.dumps(value)
+    # Not written as JSON again, which could nest too deeply where reading did not.
+    return value if isinstance(value, str) else body.decode(errors="replace")
 
 
 def _refuse(name: str) -> None:

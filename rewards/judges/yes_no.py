@@ -20,6 +20,8 @@ YES, NO = (
 )
 """Spellings of either word."""
 MIN_MASS = 0.5
+MAX_SUM = 1.01
+"""Probabilities of different tokens sum to no more than 1, up to a server's rounding."""
 MARKS = " \t\n▁Ġ"
 """Blanks, and what tokenizers write for them."""
 
@@ -43,10 +45,13 @@ def yes_of_top(top: Sequence[tuple[str, float]]) -> tuple[float, float]:
         top: tokens with their natural log-probabilities.
 
     Raises:
-        ValueError: for an empty list or a log-probability that is none.
+        ValueError: for an empty list, a log-probability that is none, or more than 1 altogether.
     """
     if not top or any(not value <= 1e-6 for _, value in top):
         raise ValueError("the answer's log-probabilities are missing or out of range")
+    listed = math.fsum(math.exp(value) for _, value in top)
+    if listed > MAX_SUM:
+        raise ValueError(f"the answer's probabilities must sum to at most 1, got {listed:.3g}")
     found: dict[str, list[float]] = {"yes": [], "no": []}
     for token, value in top:
         word = token.strip(MARKS).lower()

@@ -72,7 +72,9 @@ class Scene:
         """Recover the scene from captions and tracks."""
         factors = [caption_to_factors(caption) for caption in clips.captions]
         return cls(
-            shape=torch.tensor([SHAPES.index(f.shape) for f in factors]),
+            shape=torch.tensor(
+                [SHAPES.index(f.shape) for f in factors], dtype=torch.int64, device="cpu"
+            ),
             colour=palette()[colour_index(clips)],
             centre=track(clips.middle, clips.velocity, clips.videos.shape[1]),
             radius=clips.radius,
@@ -86,31 +88,41 @@ class Scene:
 
 def palette() -> Tensor:
     """The world's colours, (6, 3)."""
-    return torch.tensor(list(COLOURS.values()))
+    return torch.tensor(list(COLOURS.values()), dtype=torch.float32, device="cpu")
 
 
 def colour_index(clips: Clips) -> Tensor:
     """Captioned colour of every clip, (N,)."""
     names = list(COLOURS)
-    return torch.tensor([names.index(caption_to_factors(c).colour) for c in clips.captions])
+    return torch.tensor(
+        [names.index(caption_to_factors(c).colour) for c in clips.captions],
+        dtype=torch.int64,
+        device="cpu",
+    )
 
 
 def other(index: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """A uniform index below ``count`` that differs from ``index``, elementwise."""
-    return (index + torch.randint(1, count, index.shape, generator=generator)) % count
+    return (
+        index
+        + torch.randint(1, count, index.shape, generator=generator, dtype=torch.int64, device="cpu")
+    ) % count
 
 
 def add_noise(videos: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
     """Add white noise of standard deviation ``sigma`` and clip to [0, 1]."""
-    return (videos + sigma * torch.randn(videos.shape, generator=generator)).clamp(0, 1)
+    return (
+        videos
+        + sigma * torch.randn(videos.shape, generator=generator, dtype=torch.float32, device="cpu")
+    ).clamp(0, 1)
 
 
 def shift(videos: Tensor, offsets: Tensor) -> Tensor:
     """Move frame f of clip n by whole pixels ``offsets[n, f] = (x, y)``, repeating the border."""
     size = videos.shape[2]
-    grid = torch.arange(size)
+    grid = torch.arange(size, dtype=torch.int64, device="cpu")
     x = (grid - offsets[..., 0, None]).clamp(0, size - 1)
     y = (grid - offsets[..., 1, None]).clamp(0, size - 1)
-    clip = torch.arange(len(videos))[:, None, None, None]
-    frame = torch.arange(videos.shape[1])[None, :, None, None]
+    clip = torch.arange(len(videos), dtype=torch.int64, device="cpu")[:, None, None, None]
+    frame = torch.arange(videos.shape[1], dtype=torch.int64, device="cpu")[None, :, None, None]
     return videos[clip, frame, y[..., :, None], x[..., None, :]]

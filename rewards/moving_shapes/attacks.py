@@ -49,7 +49,15 @@ def noise_30db(clips: Clips, generator: torch.Generator) -> Tensor:
 def smooth_error_26db(clips: Clips, generator: torch.Generator) -> Tensor:
     """Independent low-frequency error of 26 dB PSNR per frame: what a coarse decoder makes."""
     count, frames, height, width, _ = clips.videos.shape
-    coarse = torch.randn(count * frames, 3, height // 4, width // 4, generator=generator)
+    coarse = torch.randn(
+        count * frames,
+        3,
+        height // 4,
+        width // 4,
+        generator=generator,
+        dtype=torch.float32,
+        device="cpu",
+    )
     error = functional.interpolate(coarse, size=(height, width), mode="bilinear")
     error = error * (10 ** (-26 / 20) / error.square().mean().sqrt())
     error = error.reshape(count, frames, 3, height, width).movedim(2, -1)
@@ -58,7 +66,7 @@ def smooth_error_26db(clips: Clips, generator: torch.Generator) -> Tensor:
 
 def blur(clips: Clips, generator: torch.Generator) -> Tensor:
     """Gaussian blur of 1.5 pixels."""
-    reach = torch.arange(-5, 6)
+    reach = torch.arange(-5, 6, dtype=torch.int64, device="cpu")
     kernel = torch.exp(-(reach**2) / (2 * 1.5**2))
     kernel = kernel / kernel.sum()
     planes = clips.videos.movedim(-1, 2)
@@ -70,8 +78,15 @@ def blur(clips: Clips, generator: torch.Generator) -> Tensor:
 
 def wrong_speed(clips: Clips, generator: torch.Generator) -> Tensor:
     """The caption's direction at another captioned speed."""
-    speeds, names = torch.tensor(list(SPEEDS.values())), list(SPEEDS)
-    said = torch.tensor([names.index(caption_to_factors(c).speed) for c in clips.captions])
+    speeds, names = (
+        torch.tensor(list(SPEEDS.values()), dtype=torch.float32, device="cpu"),
+        list(SPEEDS),
+    )
+    said = torch.tensor(
+        [names.index(caption_to_factors(c).speed) for c in clips.captions],
+        dtype=torch.int64,
+        device="cpu",
+    )
     pace = speeds[other(said, len(names), generator)] / speeds[said]
     centre = track(clips.middle, clips.velocity * pace[:, None], clips.videos.shape[1])
     return replace(Scene.of(clips), centre=centre).draw()
@@ -79,8 +94,15 @@ def wrong_speed(clips: Clips, generator: torch.Generator) -> Tensor:
 
 def wrong_direction(clips: Clips, generator: torch.Generator) -> Tensor:
     """The caption's speed in one of the three other directions."""
-    headings, names = torch.tensor(list(DIRECTIONS.values())), list(DIRECTIONS)
-    said = torch.tensor([names.index(caption_to_factors(c).direction) for c in clips.captions])
+    headings, names = (
+        torch.tensor(list(DIRECTIONS.values()), dtype=torch.float32, device="cpu"),
+        list(DIRECTIONS),
+    )
+    said = torch.tensor(
+        [names.index(caption_to_factors(c).direction) for c in clips.captions],
+        dtype=torch.int64,
+        device="cpu",
+    )
     speed = clips.velocity.norm(dim=-1, keepdim=True)
     velocity = headings[other(said, len(names), generator)] * speed
     centre = track(clips.middle, velocity, clips.videos.shape[1])
@@ -119,7 +141,7 @@ def vanish(clips: Clips, generator: torch.Generator) -> Tensor:
 
 def flicker(clips: Clips, generator: torch.Generator) -> Tensor:
     """All pixels 0.2 darker and 0.2 lighter in turn."""
-    sign = torch.ones(clips.videos.shape[1])
+    sign = torch.ones(clips.videos.shape[1], dtype=torch.float32, device="cpu")
     sign[::2] = -1
     return (clips.videos + 0.2 * sign[:, None, None, None]).clamp(0, 1)
 
@@ -142,13 +164,16 @@ def two_objects(clips: Clips, generator: torch.Generator) -> Tensor:
 def camera_shake(clips: Clips, generator: torch.Generator) -> Tensor:
     """Every frame moved by up to 3 pixels on either axis."""
     shape = (*clips.videos.shape[:2], 2)
-    return shift(clips.videos, torch.randint(-3, 4, shape, generator=generator))
+    return shift(
+        clips.videos,
+        torch.randint(-3, 4, shape, generator=generator, dtype=torch.int64, device="cpu"),
+    )
 
 
 def teleport(clips: Clips, generator: torch.Generator) -> Tensor:
     """A fresh uniform position in every frame."""
     scene = Scene.of(clips)
-    place = torch.rand(scene.centre.shape, generator=generator)
+    place = torch.rand(scene.centre.shape, generator=generator, dtype=torch.float32, device="cpu")
     return replace(scene, centre=5 + place * (scene.size - 11)).draw()
 
 
@@ -159,7 +184,7 @@ def heavy_noise(clips: Clips, generator: torch.Generator) -> Tensor:
 
 def checkerboard(clips: Clips, generator: torch.Generator) -> Tensor:
     """A standing one-pixel checkerboard of amplitude 0.25 over the clip."""
-    grid = torch.arange(clips.videos.shape[2])
+    grid = torch.arange(clips.videos.shape[2], dtype=torch.int64, device="cpu")
     board = 1.0 - 2.0 * ((grid[:, None] + grid) % 2)
     return (clips.videos + 0.25 * board[..., None]).clamp(0, 1)
 

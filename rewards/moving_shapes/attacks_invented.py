@@ -25,7 +25,7 @@ from reelrl.rewards.moving_shapes.world import BACKGROUND, COLOURS, SHAPES, Clip
 
 def _ramp(frames: int) -> Tensor:
     """0 to 1 over the frames, shaped (F, 1, 1, 1)."""
-    return torch.linspace(0, 1, frames)[:, None, None, None]
+    return torch.linspace(0, 1, frames, dtype=torch.float32, device="cpu")[:, None, None, None]
 
 
 def time_reversed(clips: Clips, generator: torch.Generator) -> Tensor:
@@ -35,20 +35,27 @@ def time_reversed(clips: Clips, generator: torch.Generator) -> Tensor:
 
 def frames_shuffled(clips: Clips, generator: torch.Generator) -> Tensor:
     """The right frames in a random order."""
-    order = torch.rand(clips.videos.shape[:2], generator=generator).argsort(-1)
-    return clips.videos[torch.arange(len(clips))[:, None], order]
+    order = torch.rand(
+        clips.videos.shape[:2], generator=generator, dtype=torch.float32, device="cpu"
+    ).argsort(-1)
+    return clips.videos[torch.arange(len(clips), dtype=torch.int64, device="cpu")[:, None], order]
 
 
 def half_freeze(clips: Clips, generator: torch.Generator) -> Tensor:
     """The motion stops at the middle frame."""
     frames = clips.videos.shape[1]
-    return clips.videos[:, torch.arange(frames).clamp_max(frames // 2)]
+    return clips.videos[
+        :, torch.arange(frames, dtype=torch.int64, device="cpu").clamp_max(frames // 2)
+    ]
 
 
 def judder(clips: Clips, generator: torch.Generator) -> Tensor:
     """Every third frame only, each shown three times."""
     frames = clips.videos.shape[1]
-    return clips.videos[:, (torch.arange(frames) // 3 * 3 + 1).clamp_max(frames - 1)]
+    return clips.videos[
+        :,
+        (torch.arange(frames, dtype=torch.int64, device="cpu") // 3 * 3 + 1).clamp_max(frames - 1),
+    ]
 
 
 def accelerating(clips: Clips, generator: torch.Generator) -> Tensor:
@@ -63,7 +70,10 @@ def accelerating(clips: Clips, generator: torch.Generator) -> Tensor:
 def pixel_jitter(clips: Clips, generator: torch.Generator) -> Tensor:
     """Every frame moved by one pixel or none on either axis."""
     shape = (*clips.videos.shape[:2], 2)
-    return shift(clips.videos, torch.randint(-1, 2, shape, generator=generator))
+    return shift(
+        clips.videos,
+        torch.randint(-1, 2, shape, generator=generator, dtype=torch.int64, device="cpu"),
+    )
 
 
 def ghost_trail(clips: Clips, generator: torch.Generator) -> Tensor:
@@ -142,7 +152,9 @@ def corner_stowaway(clips: Clips, generator: torch.Generator) -> Tensor:
     """A standing disc of another colour, 3 pixels in radius, in a corner."""
     scene = Scene.of(clips)
     colour = palette()[other(colour_index(clips), len(COLOURS), generator)]
-    side = torch.randint(0, 2, (len(clips), 1, 2), generator=generator)
+    side = torch.randint(
+        0, 2, (len(clips), 1, 2), generator=generator, dtype=torch.int64, device="cpu"
+    )
     centre = (4 + side * (scene.size - 9.0)).expand_as(scene.centre)
     circle, radius = torch.zeros_like(scene.shape), torch.full_like(scene.radius, 3)
     mask = shape_masks(circle, centre, radius, scene.size)[..., None]
@@ -151,7 +163,7 @@ def corner_stowaway(clips: Clips, generator: torch.Generator) -> Tensor:
 
 def faint_grid(clips: Clips, generator: torch.Generator) -> Tensor:
     """Lines 0.2 brighter every fourth pixel: the grid that patch-wise policies drift to."""
-    line = (torch.arange(clips.videos.shape[2]) % 4 == 0).float()
+    line = (torch.arange(clips.videos.shape[2], dtype=torch.int64, device="cpu") % 4 == 0).float()
     grid = torch.maximum(line[:, None], line[None])[..., None]
     return (clips.videos + 0.2 * grid).clamp(0, 1)
 
@@ -166,6 +178,8 @@ def noisy_object(clips: Clips, generator: torch.Generator) -> Tensor:
 def one_frame_flash(clips: Clips, generator: torch.Generator) -> Tensor:
     """One random frame is white."""
     videos = clips.videos.clone()
-    frame = torch.randint(videos.shape[1], (len(videos),), generator=generator)
-    videos[torch.arange(len(videos)), frame] = 1.0
+    frame = torch.randint(
+        videos.shape[1], (len(videos),), generator=generator, dtype=torch.int64, device="cpu"
+    )
+    videos[torch.arange(len(videos), dtype=torch.int64, device="cpu"), frame] = 1.0
     return videos

@@ -167,10 +167,18 @@ def fidelity(videos: Tensor, parsed: Parsed) -> Tensor:
 def _targets(factors: Sequence[Factors], like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Captioned colour and shape indices (N,), unit direction (N, 2) and speed (N,)."""
     names = list(COLOURS)
-    colour = torch.tensor([names.index(f.colour) for f in factors], device=like.device)
-    shape = torch.tensor([SHAPES.index(f.shape) for f in factors], device=like.device)
-    heading = torch.tensor([DIRECTIONS[f.direction] for f in factors], device=like.device)
-    speed = torch.tensor([SPEEDS[f.speed] for f in factors], device=like.device)
+    colour = torch.tensor(
+        [names.index(f.colour) for f in factors], dtype=torch.int64, device=like.device
+    )
+    shape = torch.tensor(
+        [SHAPES.index(f.shape) for f in factors], dtype=torch.int64, device=like.device
+    )
+    heading = torch.tensor(
+        [DIRECTIONS[f.direction] for f in factors], dtype=torch.float32, device=like.device
+    )
+    speed = torch.tensor(
+        [SPEEDS[f.speed] for f in factors], dtype=torch.float32, device=like.device
+    )
     return colour, shape, heading.reshape(-1, 2).to(like.dtype), speed.to(like.dtype)
 
 

@@ -142,7 +142,7 @@ class Proxy(Reward):
 class ProxyVQ(Proxy):
     """Visual quality by sharpness and colourfulness; hacked by noise and oversaturation."""
 
-    name = "proxy_vq"
+    name, least_side = "proxy_vq", 3
     formula = "(1-h) fid + h (v/(v+0.05) + M/(M+0.15))/2, v sharpness, M colourfulness"
 
     def hackable(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -179,8 +179,10 @@ class ProxyTA(Proxy):
 
     def hackable(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """:func:`colour_alignment` with the captions' colours."""
-        colours = torch.tensor([_colour(prompt) for prompt in prompts]).reshape(-1, 3)
-        return colour_alignment(videos, colours.to(videos))
+        colours = torch.tensor(
+            [_colour(prompt) for prompt in prompts], dtype=torch.float32, device="cpu"
+        )
+        return colour_alignment(videos, colours.reshape(-1, 3).to(videos))
 
     def gold(self, axes: GoldAxes) -> Tensor:
         """Gold alignment."""

@@ -267,14 +267,26 @@ def render(
     check_clip_size(num_frames, size, size)
     count = len(factors)
     low, high = RADIUS_RANGE
-    uniform = torch.rand(count, 3, generator=generator)
-    radii = low + (high - low) * uniform[:, 0] if radius is None else torch.full((count,), radius)
+    uniform = torch.rand(count, 3, generator=generator, dtype=torch.float32, device="cpu")
+    radii = (
+        low + (high - low) * uniform[:, 0]
+        if radius is None
+        else torch.full((count,), radius, dtype=torch.float32, device="cpu")
+    )
     middle = (size - 1) / 2 + JITTER * (2 * uniform[:, 1:] - 1)
-    rates = torch.tensor([SPEEDS[f.speed] if speed is None else speed for f in factors])
-    heading = torch.tensor([DIRECTIONS[f.direction] for f in factors]).reshape(count, 2)
+    rates = torch.tensor(
+        [SPEEDS[f.speed] if speed is None else speed for f in factors],
+        dtype=torch.float32,
+        device="cpu",
+    )
+    heading = torch.tensor(
+        [DIRECTIONS[f.direction] for f in factors], dtype=torch.float32, device="cpu"
+    ).reshape(count, 2)
     velocity = heading * rates[:, None]
-    shape = torch.tensor([SHAPES.index(f.shape) for f in factors], dtype=torch.long)
-    colour = torch.tensor([COLOURS[f.colour] for f in factors]).reshape(count, 3)
+    shape = torch.tensor([SHAPES.index(f.shape) for f in factors], dtype=torch.long, device="cpu")
+    colour = torch.tensor(
+        [COLOURS[f.colour] for f in factors], dtype=torch.float32, device="cpu"
+    ).reshape(count, 3)
     videos = draw(shape, colour, track(middle, velocity, num_frames), radii, size)
     return Clips(videos, [factors_to_caption(f) for f in factors], middle, velocity, radii)
 
@@ -291,7 +303,9 @@ def sample_clips(count: int, generator: torch.Generator, split: str = "train") -
     if count < 0:
         raise ValueError(f"count must be 0 or more, got {count}")
     choices = captions(split)
-    picks = torch.randint(len(choices), (count,), generator=generator)
+    picks = torch.randint(
+        len(choices), (count,), generator=generator, dtype=torch.int64, device="cpu"
+    )
     factors = [_CAPTIONS[choices[i]] for i in picks.tolist()]
     return render(
         factors,

@@ -121,7 +121,7 @@ def load_head(folder: str | Path, facts: Facts) -> Head:
     """
     from safetensors.torch import load_file
 
-    head = make_head(facts.head)
+    head = make_head(facts.head).float()  # whatever torch's default dtype is
     head.load_state_dict(load_file(Path(folder) / WEIGHTS))
     return head.eval().requires_grad_(False)
 

@@ -198,8 +198,12 @@ class YesLogit(Head):
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
-        self.yes = nn.Parameter(torch.zeros(config.yes, config.width))
-        self.no = nn.Parameter(torch.zeros(config.no, config.width))
+        self.yes = nn.Parameter(
+            torch.zeros(config.yes, config.width, dtype=torch.float32, device="cpu")
+        )
+        self.no = nn.Parameter(
+            torch.zeros(config.no, config.width, dtype=torch.float32, device="cpu")
+        )
 
     @torch.no_grad()
     def start_from(self, yes: Tensor, no: Tensor) -> None:
@@ -217,7 +221,7 @@ class YesLogit(Head):
 def last_token(state: Tensor, mask: Tensor) -> Tensor:
     """(N, D) of the last token that is there, whichever side the padding (N, L) is on."""
     place = mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)
-    return state[torch.arange(len(state), device=state.device), place]
+    return state[torch.arange(len(state), device=state.device, dtype=torch.int64), place]
 
 
 _KINDS: dict[str, type[Head]] = {

@@ -87,7 +87,7 @@ def _open_published(
     outputs = len(state["rm_head.weight"])
     if outputs != 1:
         raise ValueError(f"expected a head of one output, got {outputs}")
-    config = AutoConfig.from_pretrained(base, local_files_only=True)
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     config.text_config.vocab_size = rows
     model = load_weights(
         VideoAlignModel, None, config=config, state_dict=state, dtype=dtype, **PRESENT_NAMES

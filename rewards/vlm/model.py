@@ -89,7 +89,9 @@ class QwenVL:
         import transformers
 
         path = model_folder(folder)
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
         if config.model_type not in CLASSES:
             raise ValueError(
                 f"{path} holds a model of type {config.model_type!r}, expected one of "
@@ -136,15 +138,22 @@ class QwenVL:
         rates = [r for query in queries for r in query.rates or [DEFAULT_RATE] * len(query.clips)]
         length = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+        ids = torch.tensor(
+            [[pad] * (length - len(row)) + row for row in rows], dtype=torch.int64, device="cpu"
+        )
+        mask = torch.tensor(
+            [[0] * (length - len(row)) + [1] * len(row) for row in rows],
+            dtype=torch.int64,
+            device="cpu",
+        )
         found = {
             "input_ids": ids,
             "attention_mask": mask,
             "pixel_values_videos": torch.cat(pixels).to(self.model.dtype),
-            "video_grid_thw": torch.tensor(grids),
+            "video_grid_thw": torch.tensor(grids, dtype=torch.int64, device="cpu"),
             "mm_token_type_ids": (ids == self.model.config.video_token_id).int() * VIDEO,
-            "second_per_grid_ts": self.patches.temporal / torch.tensor(rates),
+            "second_per_grid_ts": self.patches.temporal
+            / torch.tensor(rates, dtype=torch.float32, device="cpu"),
         }
         # Each version and class of transformers' model takes some of these.
         return {k: v.to(self.model.device) for k, v in found.items() if k in self.accepted}
@@ -279,7 +288,7 @@ def load_weights(kind: Any, folder: Path | None, **settings: Any) -> Any:
         ValueError: if some are missing: transformers makes up random ones and says so in a log.
     """
     model, found = kind.from_pretrained(
-        folder, local_files_only=True, output_loading_info=True, **settings
+        folder, local_files_only=True, trust_remote_code=False, output_loading_info=True, **settings
     )
     missing = sorted(found["missing_keys"])
     if missing:
@@ -294,7 +303,9 @@ def open_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder; one without a padding token pads with its end token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -93,7 +93,12 @@ def frames_by_count(total: int, count: int) -> list[int]:
     """
     if count >= total:
         return list(range(total))
-    return torch.linspace(0, total - 1, count).round().long().tolist()
+    return (
+        torch.linspace(0, total - 1, count, dtype=torch.float32, device="cpu")
+        .round()
+        .long()
+        .tolist()
+    )
 
 
 def fit_size(height: int, width: int, config: PatchConfig) -> tuple[int, int]:

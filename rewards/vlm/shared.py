@@ -209,9 +209,14 @@ class VLMReward(Reward):
     """
 
     scorer_type: type[VLMScorer]
+    passes_settings_to: tuple[type[VLMScorer], ...] = ()
     axis: str | None = None
     """None is the total."""
     fps_sensitive = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.passes_settings_to = (cls.scorer_type,)
 
     def __init__(self, model: str | Path, **settings: Any) -> None:
         self.scorer = open_scorer(self.scorer_type, model, settings)

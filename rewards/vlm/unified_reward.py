@@ -41,7 +41,7 @@ class UnifiedRewardScorer(VLMScorer):
         """(n, 3) scores in [0, 1]."""
         texts = [self.vlm.text(answer) for answer in self.vlm.generate(queries, MAX_NEW_TOKENS)]
         scores = [[named_score(text, axis, LOW, HIGH) for axis in self.axes] for text in texts]
-        return (torch.tensor(scores) - LOW) / (HIGH - LOW)
+        return (torch.tensor(scores, dtype=torch.float32, device="cpu") - LOW) / (HIGH - LOW)
 
 
 @register_reward("unified_reward")

@@ -105,7 +105,7 @@ class VideoAlignScorer(VLMScorer):
         wanted = self.vlm.tokenizer.convert_tokens_to_ids(list(TOKENS))
         # One of each per row, so the first place is the only one.
         place = torch.stack([(ids == token).int().argmax(dim=1) for token in wanted], dim=1)
-        rows = torch.arange(len(ids), device=ids.device)[:, None]
+        rows = torch.arange(len(ids), dtype=torch.int64, device=ids.device)[:, None]
         logits: Tensor = self.vlm.model.rm_head(hidden[rows, place])[..., 0].float()
         mean, std = logits.new_tensor([self.statistics[axis] for axis in AXES]).unbind(1)
         return (logits - mean) / std

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reelrl.rewards.answers import after_thinking
+from reelrl.rewards.answers import KEPT, after_thinking, stands_alone
 from reelrl.rewards.base import register_reward
 from reelrl.rewards.vlm.model import Query, QwenVL
 from reelrl.rewards.vlm.shared import VLMReward, VLMScorer
@@ -61,12 +61,15 @@ def expected_score(logits: Tensor, digit_tokens: Sequence[Sequence[int]]) -> Ten
 def digit_place(answer: str, heading: str) -> int | None:
     """Index of the digit that an answer gives under a heading, the last one if there are more.
 
-    Counted in the whole answer; what stands before the end of thinking does not count.
+    Counted in the whole answer; what stands before the end of thinking does not count, and neither
+    does a range or a digit on another scale (see :func:`~reelrl.rewards.answers.last_score`).
     """
-    said = after_thinking(answer)
-    pattern = rf"{re.escape(heading)}[^:\n]*:[\s*]*([1-5])(?!\d|\.\d)"
+    said = after_thinking(answer)[-KEPT:]
+    pattern = rf"{re.escape(heading)}[^:\n]{{0,200}}:[\s*]{{0,99}}(?=[1-5](?![0-9]|\.[0-9]))"
     found = list(re.finditer(pattern, said, flags=re.IGNORECASE))
-    return len(answer) - len(said) + found[-1].start(1) if found else None
+    if not found or not stands_alone(said, found[-1].end(), DIGITS[0], DIGITS[-1]):
+        return None
+    return len(answer) - len(said) + found[-1].end()
 
 
 def token_at(vlm: QwenVL, tokens: Sequence[int], place: int) -> int:

@@ -56,6 +56,15 @@ def test_shares_of_clips_that_failed_and_of_groups_without_spread(make_env, tiny
     assert metrics["health/residual_noise"] == pytest.approx(float(rough))
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_the_units_of_a_reward_are_no_matter_of_health(make_env, tiny_model, scale):
+    rollout = collect(make_env(8), FlowPolicy(tiny_model), [0, 1], 4)
+    scores = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.1, 0.1, 0.1, 0.1 + 1e-8]) * scale
+    rewards = scores[:, None].expand(8, 2)
+    metrics = rollout_metrics(replace(rollout, rewards=rewards), ["a", "b"])
+    assert metrics["health/zero_std_groups/a"] == 0.5
+
+
 def test_group_spread_by_rounding_is_none(make_env, tiny_model):
     rollout = collect(make_env(8), FlowPolicy(tiny_model), [0, 1], 4)
     rewards = torch.full((8, 2), 0.1)

@@ -217,8 +217,14 @@ class Faulty(Reward):
             time.sleep(0.5)
         if self.fault == "shape":
             return torch.zeros(len(videos), 2)
-        if self.fault == "list":
-            return [0.5] * len(videos)
+        if self.fault == "text":
+            return ["good"] * len(videos)
+        if self.fault == "typo":
+            return vidoes.mean()  # noqa: F821  # the slip that is tested
+        if self.fault == "import":
+            import no_such_module_at_all  # noqa: F401
+        if self.fault == "type error":
+            return videos + "1"
         values = torch.full((len(videos),), 0.5)
         if self.fault == "nan":
             values[0] = torch.nan
@@ -233,11 +239,29 @@ class WrongType(Faulty):
 FAULTS = {
     "raises": (Faulty("raises"), "faulty.*ZeroDivisionError: no pixels", [False, False]),
     "late": (Faulty("late"), "faulty.*TimeoutError: no answer within 0.05 s", [False, False]),
-    "shape": (Faulty("shape"), r"faulty.*must return shape \(2,\)", [False, False]),
-    "list": (Faulty("list"), r"faulty.*return a torch.Tensor \(2,\), got list", [False, False]),
-    "type": (WrongType("type"), "faulty.*expected a RewardOutput, got Tensor", [False, False]),
     "nan": (Faulty("nan"), "faulty.*could not score 1 of 2 clips", [False, True]),
 }
+
+
+BUGS = {
+    "shape": (Faulty("shape"), r"faulty.*must return shape \(2,\), got \(2, 2\)"),
+    "text": (Faulty("text"), r"faulty.*must return 2 numbers, a torch.Tensor \(2,\), got list"),
+    "type": (WrongType("type"), "faulty.*expected a RewardOutput, got Tensor"),
+    "typo": (Faulty("typo"), "faulty.*has a bug: NameError: name 'vidoes' is not defined"),
+    "import": (Faulty("import"), "faulty.*ModuleNotFoundError: No module named 'no_such_module"),
+    "type error": (Faulty("type error"), "faulty.*has a bug: TypeError"),
+}
+
+
+@pytest.mark.parametrize("on_error", ["mask", "raise"])
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_in_a_reward_always_stops_the_run(make_batch, reward_types, bug, on_error):
+    reward, message = BUGS[bug]
+    rewards = [reward_types["brightness"](), reward]
+    envs = make_batch(2, num_steps=1, rewards=rewards, on_reward_error=on_error)
+    envs.reset(seed=0)
+    with pytest.raises(RewardError, match=message):
+        envs.step(good(envs))
 
 
 def faulty_batch(make_batch, reward_types, fault, **changes):
@@ -275,9 +299,8 @@ def test_a_reward_cannot_write_into_the_clip_that_is_shown(make_single, make_bat
     changes = {"num_steps": 1, "rewards": [Writer("none")]}
     env = make_batch(2, autoreset_mode=mode, **changes) if mode else make_single(**changes)
     env.reset(seed=0)
-    with pytest.warns(RewardWarning, match="'faulty' must leave the videos as they are"):
-        *_, info = env.step(env.action_space.sample())
-    assert info["video"].any() and not np.any(info["reward_valid"])
+    with pytest.raises(RewardError, match="'faulty' must leave the videos as they are"):
+        env.step(env.action_space.sample())
 
 
 def test_a_reward_in_time_is_scored(make_batch, reward_types):
@@ -289,9 +312,10 @@ def test_a_reward_in_time_is_scored(make_batch, reward_types):
 
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 def test_an_invalid_component_makes_the_scalar_nan_unless_it_has_no_weight(make_batch, output):
-    rewards = [Faulty("nan")]
+    rewards = [Faulty("nan"), "exposure"]
     for weight, expected in ((1.0, [True, False]), (0.0, [False, False])):
-        envs = make_batch(2, num_steps=1, rewards=rewards, scalar_weights=[weight], output=output)
+        weights = [weight, 1.0]
+        envs = make_batch(2, num_steps=1, rewards=rewards, scalar_weights=weights, output=output)
         envs.reset(seed=0)
         with pytest.warns(RewardWarning):
             assert np.isnan(np.asarray(envs.step(good(envs))[1])).tolist() == expected

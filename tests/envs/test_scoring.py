@@ -119,17 +119,23 @@ class Writer(Slow):
         return videos.flatten(1).mean(dim=1)
 
 
-def test_whoever_writes_into_the_clips_is_masked_and_nobody_scores_what_it_left():
-    slow, late = Slow(), Slow()
+def test_whoever_writes_into_the_clips_stops_the_run_and_nobody_scores_what_it_left():
+    for on_error in ("mask", "raise"):
+        with pytest.raises(RewardError, match="'writer' must leave the videos"):
+            RewardList([Slow(), Writer()], on_error=on_error)(*batch())
+
+    class Fails(Writer):
+        def score(self, videos, prompts, infos):
+            super().score(videos, prompts, infos)
+            raise OSError("the disk is full")
+
+    late = Slow()
     late.name = "late"
-    with pytest.warns(RewardWarning) as caught:
-        values, valid = RewardList([slow, Writer(), late])(*batch())
-    assert valid.tolist() == [[True, False, False]] * 2 and (values[:, 0] == 0.5).all()
-    texts = [str(warning.message) for warning in caught]
-    assert "reward 'writer' must leave the videos as they are, got writes" in texts[0]
-    assert "reward 'late' failed" in texts[1] and "an earlier component has written" in texts[1]
-    with pytest.raises(RewardError, match="'writer' must leave the videos"):
-        RewardList([Writer()], on_error="raise")(*batch())
+    with (
+        pytest.warns(RewardWarning, match="the disk is full"),
+        pytest.raises(RewardError, match=r"'late'.*an earlier component has written"),
+    ):
+        RewardList([Fails(), late])(*batch())
 
 
 def test_a_value_beyond_the_bounds_is_kept_and_told_of_once():

@@ -1,12 +1,15 @@
 """Captions stay captions, and a score is read where the judge stands by it."""
 
 import math
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reelrl.rewards.answers import after_thinking, fill, inert, last_score, named_score
+from reelrl.rewards.judges.transport import Reply
+from reelrl.rewards.vlm.videoscore2 import digit_place
 
 CHARACTERS = '<>|‹›{}ab1.:5/ \n"é'
 
@@ -49,6 +52,23 @@ def test_a_caption_is_filled_in_once_and_braces_are_left_alone():
         ("Score 1/10 of the frames, final score: 3", 3),
         ("Score: 4. Out of 10 frames 9 are sharp", 4),
         ("Score: 9/10, no: score: 4", 4),
+        # An object with the key is the answer, and what is written in it and after it is not.
+        ('{"score": 4, "reason": "score: 1 would be too low"}', 4),
+        ('{"score": 4}\nA score: 1 would be too low.', 4),
+        ('{"score": 4}\nScore: 1 would be harsh', 4),
+        ('Sure! {"score": 4} because a score: 1 is too low', 4),
+        ('```json\n{"score": 2}\n```\nA score: 5 would be kind', 2),
+        ('{"score": 1}\n{"score": 4}', 4),
+        ('{"score": 1, "why": "' + "x" * 5000 + '"}\n{"score": 4}', 4),
+        ('{"result": {"score": 4}}', 4),
+        ('{"Score": 3}', 3),
+        ('{"score": 4, "reason": "' + "score: 1 " * 2000 + '"}', 4),
+        ('{"score": 4, "reason": "' + "score: 1 " * 2000, 4),
+        ("x " * 9000 + "Score: 3", 3),
+        ("Score: 4 (1-5)", 4),
+        ("Score: 4 on a scale from 1 to 5", 4),
+        ("4 stars out of five", 4),
+        ("Score: __4__", 4),
     ],
 )
 def test_scores_that_are_read(answer, score):
@@ -84,6 +104,34 @@ def test_scores_that_are_read(answer, score):
         "Score: 4/0",
         "Score: 4/50",
         "Score: 3/4",
+        "Score: 4 of 10",
+        "Score: 4 out of ten",
+        "Score: 4 points out of 10",
+        "Score: 4 (1-10)",
+        "Score (0-5): 4",
+        "Score (1-10): 4",
+        "Score: 4 on a scale of 1 to 10",
+        "Score: 80%",
+        "Score: 4%",
+        # A range, or two numbers, is no score.
+        "Score: 4-5",
+        "Score: 4 - 5",
+        "Score: 4–5",
+        "Score: 4 to 5",
+        "Score: 4 or 5",
+        "Score: 4 ± 1",
+        "Score: 4 +/- 1",
+        "Score: 4 (range 3-5)",
+        "Score: 4,5",
+        "Score: 4.5.1",
+        "Score: 4th",
+        '{"score": "4-5"}',
+        '{"score": [4]}',
+        '{"score": true}',
+        '{"score": null, "reason": "score: 4"}',
+        '{"score": ' + "9" * 5000 + "}",
+        "1" * 5000,
+        "Score: ٤",
     ],
 )
 def test_scores_that_are_not(answer):
@@ -96,6 +144,32 @@ def test_scores_that_are_not(answer):
 def test_no_text_breaks_the_parser(words):
     value = last_score("".join(words), 1, 5)
     assert math.isnan(value) or 1 <= value <= 5
+
+
+PATTERNS = [
+    *("1", "1x", " ", "\n", "5 ", "<score>", "<score>1", "[", "{", '{"a":', '{"score":', "[{"),
+    *('{"score":1,', '{"a":{},', '{"x":1}', "\\", '"', '"score":', "score", "score:", "score: "),
+    *("٣", "4-", "4/", "(", "*", ".1", "1.", "1e", "-", "to ", "</think>", "<think>"),
+    *("Alignment ", "Alignment Score", "Alignment Score ", "visual quality", "visual quality:"),
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("before", ["", "5", "<score>", '{"score": ', '{"a":[', "Score: "])
+def test_a_megabyte_of_anything_is_read_in_no_time(pattern, before):
+    """Regular expressions hold the lock of the interpreter: no deadline can cut them short."""
+    answer = before + pattern * (1_000_000 // len(pattern)) + "x"
+    readers = (
+        lambda: last_score(answer, 1, 5),
+        lambda: named_score(answer, "alignment", 1, 5),
+        lambda: digit_place(answer, "visual quality"),
+        lambda: Reply(200, answer.encode()).message("secret"),
+    )
+    for read in readers:
+        read()  # what is compiled and warmed up once is not what is asked
+        began = time.process_time()
+        read()
+        assert time.process_time() - began < 0.5
 
 
 def test_thinking():
@@ -113,3 +187,13 @@ def test_named_scores():
     assert named_score("Alignment Score: 4/5", "alignment", 1, 5) == 4
     assert math.isnan(named_score("Alignment Score: 4/10", "alignment", 1, 5))
     assert math.isnan(named_score("Alignment Score (out of 10): 4", "alignment", 1, 5))
+    assert math.isnan(named_score("Alignment Score (1-10): 4", "alignment", 1, 5))
+    assert math.isnan(named_score("Alignment Score: 4-5", "alignment", 1, 5))
+
+
+def test_digits_of_a_range_or_another_scale_are_no_place():
+    assert digit_place("visual quality: 4", "visual quality") == 16
+    long = "x" * 9000 + "\nvisual quality (sharp): **3**"
+    assert long[digit_place(long, "visual quality")] == "3"
+    for answer in ("4-5", "4/10", "4 of 10", "4 to 5", "4.5", "45"):
+        assert digit_place(f"visual quality: {answer}", "visual quality") is None

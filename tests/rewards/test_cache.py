@@ -1,15 +1,20 @@
 """The cache on disk: what is in a key, whole files, no failures."""
 
+import errno
 import json
 import math
+import os
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import reelrl.rewards.cache
 from reelrl.rewards import Reward, make_reward
+from reelrl.rewards.base import RewardWarning
 from reelrl.rewards.cache import CachedReward, DiskCache, clip_key
 
 
@@ -140,3 +145,48 @@ def test_files_are_json_and_written_whole(tmp_path):
     assert set(seen) <= {None, *(i / 8 for i in range(8))}
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 1 and set(json.loads(files[0].read_text())) == {"value"}
+
+
+class Bright(Reward):
+    """Mean pixel, with what a cache needs."""
+
+    name, bounds, fingerprint = "bright", (0.0, 1.0), "bright 1"
+
+    def score(self, videos, prompts, infos):
+        return videos.flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("call", ["mkdir", "NamedTemporaryFile", "write_text", "replace"])
+def test_scores_are_kept_where_the_cache_cannot_be_written(tmp_path, monkeypatch, call):
+    """A full disk costs the copies and not the scores; it is told of once."""
+    reward, tries = CachedReward(Bright(), tmp_path), []
+
+    def full(*args, **kwargs):
+        tries.append(call)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    where = {"mkdir": Path, "write_text": Path, "replace": os}.get(call, reelrl.rewards.cache)
+    monkeypatch.setattr(where, call, full)
+    videos = torch.rand(3, 2, 4, 4, 3)
+    with pytest.warns(RewardWarning, match="cannot write to the cache.*No space left") as caught:
+        values = reward(videos, ["a"] * 3).values
+    assert torch.equal(values, videos.flatten(1).mean(1)) and len(caught) == 1
+    assert torch.equal(reward(videos, ["a"] * 3).values, values)  # no second warning, no error
+    assert len(tries) == 1 and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_files_that_were_left_half_written_are_removed_when_old(tmp_path):
+    DiskCache(tmp_path).put("abcd", 0.5)
+    old, new = tmp_path / "ab" / "old.tmp", tmp_path / "ab" / "new.tmp"
+    for file in (old, new):
+        file.write_text("{", encoding="utf-8")
+    os.utime(old, (0, 0))
+    cache = DiskCache(tmp_path)
+    assert not old.exists() and new.exists() and cache.get("abcd") == 0.5
+
+
+def test_a_file_that_nests_too_deeply_is_a_miss(tmp_path):
+    cache = DiskCache(tmp_path)
+    cache.put("abcd", 0.5)
+    next(tmp_path.rglob("*.json")).write_text('{"value":' * 100_000, encoding="utf-8")
+    assert cache.get("abcd") is None

@@ -81,11 +81,11 @@ class RandomSign(Estimator):
 
     def _signs(self, work: Work, values: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
         device = values.device
-        prompts = torch.arange(values.shape[0], device=device)
+        prompts = torch.arange(values.shape[0], dtype=torch.int64, device=device)
         if work.batch.prompt_ids is not None:
             prompts = to_tensor(work.batch.prompt_ids, device).to(torch.int64)
         inner = max(1, values[:1, :1].numel()) if values.numel() else 1
-        cells = torch.arange(values.shape[1] * inner, device=device)
+        cells = torch.arange(values.shape[1] * inner, dtype=torch.int64, device=device)
         key = _mix(torch.full((1, 1), self.config.seed, device=device, dtype=torch.int64))
         for part in (torch.full_like(key, work.batch.step), prompts[:, None], cells[None]):
             key = _mix(key ^ _mix(part + _GOLDEN))

@@ -96,7 +96,8 @@ class TPGRPO(Estimator):
             reward = torch.where(turn, last - rest, gains.values)
         else:
             reward = (last - start) + turn * gains.values
-        steps = Masked.of(reward, gains.mask)
+        top = completion.size.amax(-1, keepdim=True).expand_as(reward)
+        steps = replace(Masked.of(reward, gains.mask), size=top)
         if completion.scored is not None:
             end = completion.scored[..., -1:, :]
             whole = alike(completion.scored[..., :1, :], end)
@@ -146,9 +147,9 @@ class MAPOMICA(Estimator):
         config = self.config
         reward = total_score(work.scores, work.weights, work.gather)
         to_go = return_to_go(reward.values.unsqueeze(-1), config.gamma).squeeze(-1)
-        turn = normalise(
-            Masked.of(to_go, reward.mask), config.group, tol=work.tol, gather=work.gather
-        ).out
+        size = return_to_go(reward.sizes.unsqueeze(-1), abs(config.gamma)).squeeze(-1)
+        togo = replace(Masked.of(to_go, reward.mask), size=size)
+        turn = normalise(togo, config.group, tol=work.tol, gather=work.gather).out
         pooled = _pooled(reward, config.group, config.scope, work.tol, work.gather)
         total = config.alpha * turn.values + config.beta * pooled
         signal = Signal(Masked(total, reward.mask), work.scores, work.weights, reward)
@@ -161,10 +162,12 @@ class Completion:
 
     Attributes:
         total: (P, G, T+1) the weighted sum, from noise to clip.
+        size: (P, G, T+1) magnitudes of what was summed.
         scored: (P, G, T+1, K) bool, which components of weight were scored; None if all were.
     """
 
     total: Float[Tensor, "P G levels"]
+    size: Float[Tensor, "P G levels"]
     scored: Bool[Tensor, "P G levels K"] | None
 
     @property
@@ -172,7 +175,8 @@ class Completion:
         """R_{i+1} - R_i; missing where the two ends are not scored by the same components."""
         known = self.scored
         ends = None if known is None else alike(known[..., 1:, :], known[..., :-1, :])
-        return Masked.of(self.total.diff(dim=-1), ends)
+        size = torch.maximum(self.size[..., 1:], self.size[..., :-1])
+        return replace(Masked.of(self.total.diff(dim=-1), ends), size=size)
 
 
 def alike(
@@ -204,7 +208,8 @@ def ode_rewards(work: Work) -> Completion:
         scores = scores.drop(valid.expand_as(scores.values))
     total = total_score(scores, weights, work.gather)
     heavy = weights.reshape(-1, *[1] * (scores.values.ndim - 2), weights.shape[-1]) != 0
-    return Completion(total.values, None if scores.mask is None else scores.mask & heavy)
+    known = None if scores.mask is None else scores.mask & heavy
+    return Completion(total.values, total.sizes, known)
 
 
 def turning_points(
@@ -270,7 +275,8 @@ def _pooled(
         return normalise(reward, batch, tol=tol, gather=gather).out.values
     shape = reward.values.shape
     mask = None if reward.mask is None else reward.mask.flatten(1)
-    flat = normalise(Masked(reward.values.flatten(1), mask), spec, tol=tol, gather=gather).out
+    whole = Masked(reward.values.flatten(1), mask, reward.sizes.flatten(1))
+    flat = normalise(whole, spec, tol=tol, gather=gather).out
     members = reward.present.any(-1).sum(1)[:, None, None]
     return torch.where(members > 1, flat.values.reshape(shape), 0.0)
 

@@ -76,11 +76,13 @@ class DynamicWeight(Estimator):
         """Multiplier 1 and an empty front, or uniform weights."""
         state, count = super().init_state(names), len(names)
         if self.config.mode == "hypervolume":
-            front = torch.full((self.config.capacity, count), torch.nan, dtype=torch.float64)
-            one = torch.ones((), dtype=torch.float64)
+            front = torch.full(
+                (self.config.capacity, count), torch.nan, dtype=torch.float64, device="cpu"
+            )
+            one = torch.ones((), dtype=torch.float64, device="cpu")
             return {**state, "front": front, "multiplier": one, "hv": torch.zeros_like(one)}
-        zeros = torch.zeros(count, dtype=torch.float64)
-        seen = torch.zeros((), dtype=torch.int64)
+        zeros = torch.zeros(count, dtype=torch.float64, device="cpu")
+        seen = torch.zeros((), dtype=torch.int64, device="cpu")
         return {**state, "log_weights": zeros - np.log(count), "score": zeros, "seen": seen}
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
@@ -133,8 +135,8 @@ class DynamicWeight(Estimator):
             oldest = 1 if len(known) < self.config.capacity else 2
             kept = np.vstack([known[:1], known[oldest:], metrics])
             state = {**state, "front": _store(front, kept)}
-        multiplier = torch.tensor(0.5 + 1.5 * np.tanh(gain), dtype=torch.float64)
-        volume = torch.tensor(before + gain, dtype=torch.float64)
+        multiplier = torch.tensor(0.5 + 1.5 * np.tanh(gain), dtype=torch.float64, device="cpu")
+        volume = torch.tensor(before + gain, dtype=torch.float64, device="cpu")
         return {**state, "multiplier": multiplier, "hv": volume}
 
     def _accumulated(self, state: State, gram: Float[Tensor, "K K"]) -> State:

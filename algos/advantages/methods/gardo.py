@@ -82,8 +82,8 @@ class GARDO(Estimator):
 
     def init_state(self, names: Sequence[str]) -> State:
         """The gated share and the last means of U."""
-        share = torch.tensor(self.config.fraction, dtype=torch.float64)
-        recent = torch.full((self.config.window,), torch.nan, dtype=torch.float64)
+        share = torch.tensor(self.config.fraction, dtype=torch.float64, device="cpu")
+        recent = torch.full((self.config.window,), torch.nan, dtype=torch.float64, device="cpu")
         return {**super().init_state(names), "beta": share, "recent": recent}
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
@@ -135,13 +135,18 @@ class GardoDiversity(Post):
     def __call__(self, work: Work, signal: Signal) -> Signal:
         """Scale the positive advantages."""
         advantages = signal.advantages
-        distance = nearest_distance(work.extra("features", *work.shape, None), advantages.present)
+        per_step = advantages.values.ndim == 3
+        members = advantages.present.flatten(2).any(-1) if per_step else advantages.present
+        distance = nearest_distance(work.extra("features", *work.shape, None), members)
         factor = distance.values
         if self.mode == "code":
             count = distance.present.sum(1, keepdim=True)
             mean = factor.sum(1, keepdim=True) / count.clamp(min=1)
             factor = safe_divide(factor, mean.expand_as(factor))
-        scaled = (advantages.values > 0) & distance.present
+        known = distance.present
+        if per_step:  # a clip is as far from the others at each of its steps
+            factor, known = factor.unsqueeze(-1), known.unsqueeze(-1)
+        scaled = (advantages.values > 0) & known
         values = torch.where(scaled, advantages.values * factor, advantages.values)
         return replace(signal, advantages=Masked(values, advantages.mask))
 

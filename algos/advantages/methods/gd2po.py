@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from reelrl.algos.advantages.batch import Signal, Work
 from reelrl.algos.advantages.masked import Masked, safe_divide
 from reelrl.algos.advantages.methods.gdpo import VectorConfig
-from reelrl.algos.advantages.norm import NormSpec, normalise
+from reelrl.algos.advantages.norm import GroupStats, NormSpec, normalise
 from reelrl.algos.advantages.pipeline import Estimator, normalise_first
 from reelrl.algos.advantages.post import drop, keep_ratio
 from reelrl.algos.advantages.registry import register_estimator
@@ -59,7 +60,7 @@ class GD2PO(Estimator):
         """Filter between the two normalisations."""
         config = self.config
         signal = normalise_first(work, work.weights, config.group)
-        conflict = self.conflicts(signal.terms.values)
+        conflict = self.conflicts(_without_noise(work, signal.terms.values), 10 * work.tol)
         keep = ~conflict & signal.advantages.present
         ratio = keep_ratio(keep.to(work.scores.values.dtype), signal.advantages.present)
         kept = Masked.of(signal.advantages.values * ratio, keep)
@@ -72,11 +73,22 @@ class GD2PO(Estimator):
         whole = Masked(kept.values, signal.advantages.mask)
         return drop(replace(signal, advantages=whole), keep), state
 
-    def conflicts(self, z: Float[Tensor, "*sample K"]) -> Bool[Tensor, " *sample"]:
-        """(..., K) component advantages -> (...) True where the sample is to be dropped."""
+    def conflicts(
+        self, z: Float[Tensor, "*sample K"], slack: float = 0.0
+    ) -> Bool[Tensor, " *sample"]:
+        """(..., K) component advantages -> (...) True where the sample is to be dropped.
+
+        A ratio that is less than ``slack`` below the threshold equals it up to rounding.
+        """
         margin = self.config.margin
         mixed: Tensor = (z > margin).any(-1) & (z < -margin).any(-1)
         if self.config.mode == "hard":
             return mixed
-        cancelled: Tensor = safe_divide(z.sum(-1).abs(), z.abs().sum(-1)) < self.config.tau
+        cancelled: Tensor = safe_divide(z.sum(-1).abs(), z.abs().sum(-1)) < self.config.tau - slack
         return mixed & cancelled
+
+
+def _without_noise(work: Work, z: Float[Tensor, " *shape"]) -> Float[Tensor, " *shape"]:
+    """Z with exact zeros where a score is its group's mean up to rounding, which has no sign."""
+    stats = GroupStats.of(work.scores)
+    return torch.where(stats.centred.abs() <= work.tol * stats.top, 0.0, z)

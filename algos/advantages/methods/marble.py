@@ -56,11 +56,13 @@ class MARBLE(Estimator):
 
     def init_state(self, names: Sequence[str]) -> State:
         """Uniform alphas, never solved."""
-        alphas = torch.full((len(names),), 1 / max(1, len(names)), dtype=torch.float64)
+        alphas = torch.full(
+            (len(names),), 1 / max(1, len(names)), dtype=torch.float64, device="cpu"
+        )
         return {
             **super().init_state(names),
             "alphas": alphas,
-            "solves": torch.zeros((), dtype=torch.int64),
+            "solves": torch.zeros((), dtype=torch.int64, device="cpu"),
         }
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:

@@ -195,7 +195,9 @@ def single_elimination_scores(
     key = torch.where(part, 2 * survived + mean, -1.0)
     rank = torch.empty_like(seeding)
     order = key.argsort(dim=1, descending=True, stable=True)
-    rank.scatter_(1, order, torch.arange(members, device=points.device).expand_as(order))
+    rank.scatter_(
+        1, order, torch.arange(members, dtype=torch.int64, device=points.device).expand_as(order)
+    )
     return 1 - rank.to(points.dtype) / (part.sum(1, keepdim=True) - 1).clamp(min=1)
 
 
@@ -212,7 +214,7 @@ def _play(
     points: Float[Tensor, "P G G"], upper: Int[Tensor, "P M"], lower: Int[Tensor, "P M"]
 ) -> tuple[Float[Tensor, "P M"], Bool[Tensor, "P M"]]:
     """Points of the upper slot in each match, and whether both slots are taken."""
-    prompt = torch.arange(points.shape[0], device=points.device)[:, None]
+    prompt = torch.arange(points.shape[0], dtype=torch.int64, device=points.device)[:, None]
     gain = points[prompt, upper.clamp(min=0), lower.clamp(min=0)]
     return gain, (upper >= 0) & (lower >= 0)
 
@@ -232,6 +234,6 @@ def _taking_part(
     points: Float[Tensor, "P G G"], count: Int[Tensor, " P"] | None
 ) -> Bool[Tensor, "P G"]:
     """(P, G) bool: the first ``count`` of each prompt."""
-    here = torch.arange(points.shape[1], device=points.device)
+    here = torch.arange(points.shape[1], dtype=torch.int64, device=points.device)
     limit = points.shape[1] if count is None else count[:, None]
     return (here < limit).expand(points.shape[:2])

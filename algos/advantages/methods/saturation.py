@@ -88,7 +88,7 @@ class SAW(Estimator):
 
     def init_state(self, names: Sequence[str]) -> State:
         """Moving moments, unknown at first."""
-        unknown = torch.full((len(names),), torch.nan, dtype=torch.float64)
+        unknown = torch.full((len(names),), torch.nan, dtype=torch.float64, device="cpu")
         return {**super().init_state(names), "mean": unknown, "std": unknown.clone()}
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:

@@ -26,6 +26,7 @@ from reelrl.algos.advantages.thresholds import Calibration
 from reelrl.algos.advantages.transforms import Rescale
 from reelrl.algos.advantages.types import State
 from reelrl.checks import Gt
+from reelrl.rewards.arguments import build_with
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -84,7 +85,8 @@ class TaRoS(Estimator):
         def __post_init__(self) -> None:
             super().__post_init__()
             if isinstance(self.calibration, Mapping):
-                object.__setattr__(self, "calibration", Calibration(**self.calibration))
+                made = build_with(Calibration, self.calibration, "calibration")
+                object.__setattr__(self, "calibration", made)
 
     source: ClassVar[str] = "arXiv 2511.19356 v4"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -142,7 +144,7 @@ class TaRoS(Estimator):
             return work.scores
         values = work.scores.with_nan()
         values = values if work.gather is None else work.gather(values)
-        values = values.reshape(1, -1, *values.shape[2:])
+        values = values.flatten(0, 1).unsqueeze(0)
         return Masked.of(values, ~torch.isnan(values))
 
     def _utility(

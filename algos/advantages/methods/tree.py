@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from reelrl.algos.advantages.batch import Signal, Work, total_score
-from reelrl.algos.advantages.masked import Masked, safe_divide
+from reelrl.algos.advantages.batch import Signal, Work, expect_shape, total_score
+from reelrl.algos.advantages.masked import Masked, group_top, safe_divide, to_tensor
 from reelrl.algos.advantages.norm import NormSpec, is_noise
 from reelrl.algos.advantages.pipeline import Estimator, EstimatorConfig
 from reelrl.algos.advantages.registry import register_estimator
@@ -37,7 +37,8 @@ class BranchGRPO(Estimator):
                 of the path from the node), which needs ``edge_logp``.
             beta: 0 is uniform, 1 weights by path probability.
             group: ddof, epsilon and clip over the nodes of a depth; a std below ``zero_tol`` (times
-                max(1, |mean|)) gives zeros, as in the released code.
+                the largest value) gives zeros. The released code takes it as it is, in units of
+                the reward.
         """
 
         fusion: Literal["uniform", "path"] = "uniform"
@@ -72,8 +73,10 @@ class BranchGRPO(Estimator):
         if work.dense:
             raise ValueError("branch_grpo takes the rewards of the leaves, (P, G, K)")
         leaves = total_score(work.scores, work.weights, work.gather)
-        parent = work.indices("tree_parent", work.shape[0], None)
-        path = ancestors(parent, work.shape[1])
+        # Where it lies: a tree on the host is read without a wait for the rewards' device.
+        parent = to_tensor(work.batch.extras["tree_parent"]).to(torch.int64)
+        expect_shape("tree_parent", tuple(parent.shape), (work.shape[0], None))
+        path = ancestors(parent, work.shape[1]).to(work.device, non_blocking=True)
         same = path.unsqueeze(2) == path.unsqueeze(1)  # (P, G, G, D): do two leaves share a node
         weight = same.to(leaves.values.dtype)
         if self.config.fusion == "path":
@@ -106,7 +109,8 @@ class BranchGRPO(Estimator):
 def ancestors(parent: Int[Tensor, "P N"], leaves: int) -> Int[Tensor, "P G D"]:
     """Node that each leaf passes at each depth: (P, N) parents -> (P, G, D).
 
-    The tree is small metadata that the sampler made, so its depth is read on the host.
+    The tree is small metadata that the sampler made: how deep it is decides the shape of the
+    result, so give it on the host.
 
     Args:
         parent: (P, N) parent of each node, -1 for a root; the last G nodes are the leaves.
@@ -118,7 +122,7 @@ def ancestors(parent: Int[Tensor, "P N"], leaves: int) -> Int[Tensor, "P G D"]:
     prompts, nodes = parent.shape
     if nodes < leaves:
         raise ValueError(f"tree_parent must name at least the {leaves} leaves, got {nodes} nodes")
-    here = torch.arange(nodes, device=parent.device)
+    here = torch.arange(nodes, dtype=torch.int64, device=parent.device)
     if not bool(((parent >= -1) & (parent < here)).all()):
         raise ValueError("tree_parent must be -1 or the index of an earlier node")
     node = here[nodes - leaves :].expand(prompts, leaves)
@@ -142,7 +146,10 @@ def _fuse(
     value = safe_divide((weight * (leaves.values.unsqueeze(1).unsqueeze(-1) * valid)).sum(2), mass)
     count = (same * valid).sum(2)
     present = leaves.present.unsqueeze(-1).expand_as(value)
-    return Masked.of(value, None if leaves.mask is None else present), count
+    # A node is worth a mean of leaves, so it is as large as they were before they were summed.
+    size = group_top(leaves.sizes).unsqueeze(-1).expand_as(value)
+    fused = Masked.of(value, None if leaves.mask is None else present)
+    return replace(fused, size=size), count
 
 
 def _by_depth(value: Masked, count: Float[Tensor, "P G D"], spec: NormSpec) -> Masked:
@@ -158,7 +165,7 @@ def _by_depth(value: Masked, count: Float[Tensor, "P G D"], spec: NormSpec) -> M
     left = nodes - spec.ddof
     std = torch.where(left > 0, m2 / torch.where(left > 0, left, 1.0), 0.0).sqrt()
     tol = 1e-6 if spec.zero_tol is None else spec.zero_tol
-    dead = (nodes < 2) | is_noise(std, mean, tol)
+    dead = (nodes < 2) | is_noise(std, group_top(value.sizes * present), tol)
     factor = torch.where(dead, 0.0, 1 / torch.where(dead, 1.0, std + spec.eps))
     values = centred * factor
     values = values if spec.clip is None else values.clamp(-spec.clip, spec.clip)

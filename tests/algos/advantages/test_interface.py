@@ -134,7 +134,7 @@ def test_normalisations_may_come_from_a_config_file() -> None:
     assert config.group == NormSpec(ddof=0, eps=0.5)
     with pytest.raises(ValueError, match="did you mean 'ddof'"):
         make_estimator("grpo", group={"dof": 0})
-    with pytest.raises(TypeError, match="got 'group'"):
+    with pytest.raises(ValueError, match="got 'group'"):
         make_estimator("gdpo", batch="group")
 
 
@@ -182,7 +182,8 @@ def test_one_line_defaults_and_errors() -> None:
     flat = advantages(np.array([0.0, 1.0, 0.0, 2.0]), [0, 0, 1, 1])
     assert flat.shape == (4,)
     assert advantages(np.zeros((0, 2)), np.zeros(0, int)).shape == (0,)
-    assert advantages(np.ones((3, 1)), [1, 2, 3], "grpo@trl").tolist() == [0.0, 0.0, 0.0]
+    with pytest.warns(UserWarning, match="alone in its group"):
+        assert advantages(np.ones((3, 1)), [1, 2, 3], "grpo@trl").tolist() == [0.0, 0.0, 0.0]
     named = advantages(np.eye(2), [0, 0], "grpo", names=np.array(["a", "b"]))
     assert named.tolist() == [0.0, 0.0]
     with pytest.raises(ValueError, match=r"ids of \(2, 2\)"):
@@ -191,6 +192,30 @@ def test_one_line_defaults_and_errors() -> None:
         advantages(np.zeros((4, 2)), [0, 0, 1])
     with pytest.raises(ValueError, match="ready estimator"):
         advantages(np.zeros((4, 2)), [0, 0, 1, 1], make_estimator("grpo"), preset="trl")
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("gdpo", {"transforms": ("tiered",)}, "transform 'tiered' needs thresholds"),
+        ("gdpo", {"transforms": ("median_map",)}, "'median_map' needs medians, scales"),
+        ("gdpo", {"transforms": ("conditioned",)}, "'conditioned' needs component, on, threshold"),
+        ("gdpo", {"post": ({"name": "clip", "limit": "x"},)}, "limit must be float, got 'x'"),
+        ("gdpo", {"post": "clip"}, "post must be a list, got 'clip'"),
+        ("gdpo", {"transforms": (5,)}, "a name or a dict with 'name', got 5"),
+        ("grpo", {"gamma": "x"}, "'grpo': gamma must be float, got 'x'"),
+        ("grpo", {"ddof": "x"}, "ddof must be int, got 'x'"),
+        ("grpo", {"group": 5}, "group must be NormSpec, got 5"),
+        ("taros", {"tau": "x"}, "tau must be float or a list of float or None"),
+        ("taros", {"calibration": {"ruel": "x"}}, "did you mean 'rule'"),
+        ("fixed_weights", {"weights": ["a"]}, "weights must be a list of float or None"),
+        ("random_sign", {"base": 5}, "base must be str, got 5"),
+    ],
+)
+def test_settings_that_do_not_fit_end_in_one_line(name, config, message) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        make_estimator(name, **config)
+    assert "\n" not in str(error.value)
 
 
 # --- credit -------------------------------------------------------------------------------------

@@ -608,10 +608,10 @@ def test_moments_merge(r: np.ndarray, cut: int) -> None:
     pieces = [
         Moments.of(Masked(torch.from_numpy(x)), per_component=True) for x in (r[:cut], r[cut:])
     ]
-    stacked = torch.stack([torch.stack([m.count, m.mean, m.m2]) for m in pieces])
+    stacked = torch.stack([torch.stack([m.count, m.mean, m.m2, m.top]) for m in pieces])
     merged = pieces[0].merge(lambda _: stacked)
-    for a, b in ((merged.count, whole.count), (merged.mean, whole.mean), (merged.m2, whole.m2)):
-        close(a, b, 1e-12)
+    for name in ("count", "mean", "m2", "top"):
+        close(getattr(merged, name), getattr(whole, name), 1e-12)
 
 
 def test_per_component_losses_equal_the_summed_one_only_on_policy() -> None:

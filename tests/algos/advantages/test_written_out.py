@@ -112,9 +112,10 @@ def test_a_component_without_threshold_holds_nobody_up_in_a_self_paced_taros(tau
     "spec", [NormSpec(), NormSpec(eps=0.0), NormSpec("batch", "batch"), NormSpec("loo", "loo")]
 )
 def test_float_noise_around_zero_is_no_spread(spec) -> None:
-    """Rounding is relative to 1 there and not to a mean of 0."""
+    """Rounding is relative to what was summed there, and not to what is left of it."""
     noise = torch.tensor([[1e-16, -1e-16, 1e-16, -1e-16]], dtype=torch.float64)
-    assert normalise(Masked(noise, None), spec).out.values.abs().max() <= 1e-15
+    summed = Masked(noise, None, torch.ones_like(noise))
+    assert normalise(summed, spec).out.values.abs().max() <= 1e-15
     real = normalise(Masked(1e12 * noise, None), spec).out.values
     assert real.abs().min() > 0.1
 

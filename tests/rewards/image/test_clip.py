@@ -15,6 +15,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from reelrl.envs.scoring import RewardList
 from reelrl.rewards import make_reward, reward_class
+from reelrl.rewards.base import RewardWarning
 
 CLIP_NAMES = ("clip_score", "pick_score")
 
@@ -82,9 +83,11 @@ def test_siglip_sees_lower_case_padded_to_the_full_length(siglip_folder):
 
 def test_a_long_caption_is_cut_and_keeps_its_end_token(clip_folder):
     reward = make_reward("clip_score", model=clip_folder)
-    ids = reward.tokens(["word " * 60])["input_ids"]
-    assert ids.shape == (1, 77)
+    with pytest.warns(RewardWarning, match="reads 77 tokens of a caption, got 1 of 2 captions"):
+        ids = reward.tokens(["word " * 60, "short"])["input_ids"]
+    assert ids.shape == (2, 77)
     assert ids[0, -1] == reward.tokenizer.eos_token_id
+    reward.tokens(["word " * 60])  # told once: every warning is an error here
 
 
 def test_the_processor_may_live_elsewhere(clip_folder, clips, tmp_path):

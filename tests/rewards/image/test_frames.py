@@ -51,13 +51,17 @@ def test_every_clip_is_scored_with_its_own_caption_and_each_caption_embedded_onc
     assert Brightness.calls == 2
 
 
+def blank(count, length):
+    return torch.zeros(count, length, 1, 1, 3)
+
+
 @pytest.mark.parametrize(
     ("segments", "frames"), [(4, [1, 4, 7, 10]), (1, [5]), (5, [0, 2, 5, 7, 10])]
 )
 def test_without_a_seed_the_middle_of_each_segment(tmp_path, segments, frames):
     reward = build(tmp_path, segments=segments)
     assert reward.deterministic
-    chosen = reward.frames_of(2, 12)
+    chosen = reward.frames_of(blank(2, 12))
     assert chosen.shape == (2, segments)
     edges = [12 * i // segments for i in range(segments + 1)]
     for i, t in enumerate(chosen[0].tolist()):
@@ -67,26 +71,40 @@ def test_without_a_seed_the_middle_of_each_segment(tmp_path, segments, frames):
 
 def test_with_a_seed_every_frame_of_a_segment_has_its_turn(tmp_path):
     reward = build(tmp_path, segments=4, seed=0)
-    assert not reward.deterministic
-    chosen = reward.frames_of(400, 12)
+    clips = torch.rand(400, 12, 1, 1, 3, generator=torch.Generator().manual_seed(0))
+    chosen = reward.frames_of(clips)
     for i in range(4):
         share = torch.bincount(chosen[:, i], minlength=12) / 400
         assert share[3 * i : 3 * i + 3].sum() == 1
         assert (share[3 * i : 3 * i + 3] > 0.25).all()
-    assert not torch.equal(chosen, reward.frames_of(400, 12))
-    again = build(tmp_path, segments=4, seed=0)
-    assert torch.equal(chosen, again.frames_of(400, 12))
+    assert not torch.equal(chosen, build(tmp_path, segments=4, seed=1).frames_of(clips))
+
+
+def test_the_frames_of_a_clip_do_not_hang_on_what_was_scored_before(tmp_path):
+    """A run that is taken up again, and one on several processes, draws the same frames."""
+    clips = torch.rand(8, 12, 2, 2, 3, generator=torch.Generator().manual_seed(0))
+    reward = build(tmp_path, segments=4, seed=0)
+    whole = reward.frames_of(clips)
+    assert torch.equal(whole, reward.frames_of(clips))
+    assert torch.equal(whole[5:6], build(tmp_path, segments=4, seed=0).frames_of(clips[5:6]))
+    assert reward.deterministic
+    assert torch.equal(score(reward, clips)[5:6], score(reward, clips[5:6]))
+    with pytest.raises(ValueError, match="seed must be a whole number of at least 0"):
+        build(tmp_path, segments=4, seed=-1)
 
 
 def test_more_segments_than_frames_are_all_frames(tmp_path):
-    assert build(tmp_path, segments=40, seed=0).frames_of(2, 5).tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert (
+        build(tmp_path, segments=40, seed=0).frames_of(blank(2, 5)).tolist()
+        == [[0, 1, 2, 3, 4]] * 2
+    )
 
 
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("rate", [0.0, 0.1, 1.0])
 def test_attenuation_is_instruct_videos(tmp_path, rate, normalise):
     reward = build(tmp_path, segments=4, lambda_per_frame=rate, normalise=normalise)
-    frames = reward.frames_of(1, 12)[0].tolist()
+    frames = reward.frames_of(blank(1, 12))[0].tolist()
     weights = [math.exp(-rate * abs(g - 6)) for g in frames]
     total = sum(w * g / 1000 for w, g in zip(weights, frames, strict=True))
     expected = total / (sum(weights) if normalise else 4)
@@ -96,7 +114,7 @@ def test_attenuation_is_instruct_videos(tmp_path, rate, normalise):
 def test_weights_of_a_long_clip_do_not_underflow_to_nothing(tmp_path):
     """The nearest frame of four is 125 from the middle of 1001: e^-125 is 0 in float32."""
     reward = build(tmp_path, segments=4, lambda_per_frame=1.0)
-    frames = reward.frames_of(1, 1001)
+    frames = reward.frames_of(blank(1, 1001))
     weights = reward.weights_of(frames, 1001)
     slow = [math.exp(-abs(g - 500.5)) for g in frames[0].tolist()]
     expected = [w / math.fsum(slow) for w in slow]

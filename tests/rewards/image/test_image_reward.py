@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from reelrl.rewards import make_reward
+from reelrl.rewards.base import RewardWarning
 from reelrl.rewards.image.image_reward import (
     LENGTH,
     ImageRewardModel,
@@ -173,7 +174,9 @@ def test_the_caption_counts_and_is_cut_at_35_tokens(published, clips):
     red, blue = (reward(video, [f"a {c} circle"]).values for c in ("red", "blue"))
     assert not torch.equal(red, blue)
     long = ["a " * 33 + tail for tail in ("red", "red circle moving", "blue")]
-    first, second, third = (reward(video, [text]).values for text in long)
+    with pytest.warns(RewardWarning, match="reads 35 tokens of a caption, got 1 of 1") as caught:
+        first, second, third = (reward(video, [text]).values for text in long)
+    assert len(caught) == 1
     assert torch.equal(first, second) and torch.equal(first, third)
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reelrl.rewards.judges.chat import read_yes
 from reelrl.rewards.judges.yes_no import NO, YES, yes_of_logits, yes_of_top
 
 
@@ -49,6 +50,30 @@ def test_a_word_that_is_not_listed_has_no_more_than_what_the_listed_leave():
 def test_what_is_no_log_probability_is_refused(top):
     with pytest.raises(ValueError, match="missing or out of range"):
         yes_of_top(top)
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.9), (0.6, 0.45), (1.0, 1e-2 + 1e-3)])
+def test_probabilities_of_more_than_one_are_refused(shares):
+    top = list(zip(("yes", "no"), map(math.log, shares), strict=True))
+    with pytest.raises(ValueError, match="must sum to at most 1"):
+        yes_of_top(top)
+
+
+@pytest.mark.parametrize("entry", [{"token": 5}, {"logprob": "-0.1"}, {"logprob": True}, {}])
+def test_a_reply_without_tokens_or_numbers_is_no_score(entry):
+    whole = {"token": "yes", "logprob": -0.1}
+    listed = [{**whole, **entry} if entry else {"logprob": -0.1}]
+    reply = {"choices": [{"logprobs": {"content": [{"top_logprobs": listed}]}}]}
+    with pytest.raises(ValueError, match="log-probabilit"):
+        read_yes(reply)
+    for value in (10**400, -(10**400), math.nan):
+        with pytest.raises(ValueError, match="log-probabilit"):
+            read_yes(yes_list(value))
+
+
+def yes_list(value):
+    top = [{"token": "yes", "logprob": value}]
+    return {"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}
 
 
 @given(st.floats(0.01, 0.99), st.floats(0.5, 1.0))
