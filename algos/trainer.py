@@ -10,6 +10,7 @@ checkpoint could forget.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -36,9 +37,10 @@ from reelrl.algos.run.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-from reelrl.algos.run.console import interruptible, progress_bar
+from reelrl.algos.run.console import progress_bar
 from reelrl.algos.run.distributed import ALONE, Ranks
 from reelrl.algos.run.runlog import RunLog
+from reelrl.algos.run.signals import Stopped, interruptible
 from reelrl.algos.supply import check_supply, rollout_for
 from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.rebuild import describe_env, rebuild_env
@@ -84,6 +86,7 @@ class Trainer:
         iteration: iterations done.
         learner: moves the weights.
         updater: optimizer steps, and the average of the weights.
+        stopped_by: number of the signal that ended the last :meth:`learn` early; 0 if none did.
 
     Raises:
         ValueError: if estimator, learner and environment do not fit together, actions of the
@@ -139,6 +142,7 @@ class Trainer:
         self.updater = Updater(policy, self.config, self.ranks)
         self.iteration = 0
         self.best = -math.inf
+        self.stopped_by = 0
         self._resumed = False
 
     def _check_learner(self) -> None:
@@ -158,7 +162,9 @@ class Trainer:
     def learn(self, iterations: int, *, progress: bool = False) -> list[dict[str, float]]:
         """Train for some iterations more.
 
-        Ctrl-C lets the iteration finish, saves and returns; a second one stops at once.
+        Ctrl-C lets the iteration finish, saves and returns. SIGTERM, SIGHUP and SIGUSR1 do the same
+        and raise :class:`~reelrl.algos.run.signals.Stopped`, which ends a script with exit code
+        143. A second signal stops at once.
 
         Args:
             iterations: how many.
@@ -170,22 +176,27 @@ class Trainer:
         Raises:
             RuntimeError: if more than ``max_skipped`` updates in a row had to be skipped.
             ValueError: if this run is a new one and the folder holds checkpoints of another.
+            Stopped: after a signal that is not Ctrl-C.
         """
         self._refuse_a_used_folder()
         log = RunLog(self.folder if self.ranks.is_main else None, self.iteration)
-        history = []
-        with interruptible() as interrupted:
+        history, self.stopped_by = [], 0
+        with interruptible() as interruption:
             for _ in (bar := progress_bar(iterations, progress and self.ranks.is_main)):
                 metrics = self._iterate(log)
                 history.append(metrics)
                 means = {name: f"{metrics[f'reward/{name}']:.3f}" for name in self.names}
                 bar.set_postfix(means)
-                # Ctrl-C may reach one process an iteration earlier than another.
-                stop = any(self.ranks.exchange(bool(interrupted)))
-                self._save_if_due(metrics, stop, len(history) == iterations)
-                if stop:
+                # A signal may reach one process an iteration earlier than another.
+                self.stopped_by = max(self.ranks.exchange(interruption.number))
+                self._save_if_due(metrics, bool(self.stopped_by), len(history) == iterations)
+                if self.stopped_by:
                     break
+            # One that came during the last save.
+            self.stopped_by = self.stopped_by or max(self.ranks.exchange(interruption.number))
         log.close()
+        if self.stopped_by not in (0, signal.SIGINT):
+            raise Stopped(self.stopped_by)
         return history
 
     def _refuse_a_used_folder(self) -> None:

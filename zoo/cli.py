@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from reelrl.zoo.door import door
+
 REPORTS = {
     "attacks": "reelrl.zoo.documents.attacks",
     "distinct-groups": "reelrl.zoo.documents.distinct_groups",
@@ -169,6 +171,7 @@ class Bench:
 
     def run(self) -> None:
         """Run what is missing, and print where the report is."""
+        from reelrl.algos.run.signals import telling
         from reelrl.zoo.benchmark.design import read_suite
         from reelrl.zoo.benchmark.report.write import report
         from reelrl.zoo.benchmark.runner import bench
@@ -177,11 +180,8 @@ class Bench:
         out = self.out or Path("runs") / "bench" / suite.name
         results = self.results or out / "results"
         command = f"reelrl bench {self.suite}"
-        try:
+        with telling(f"stopped; the same command goes on from {out}"):
             failures = bench(suite, out, results, jobs=self.jobs, command=command)
-        except KeyboardInterrupt:
-            print(f"stopped; the same command goes on from {out}", file=sys.stderr)
-            raise SystemExit(130) from None
         for run, error in failures:
             print(f"failed: {run.path}: {error}", file=sys.stderr)
         for path in report(results):
@@ -286,13 +286,9 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run it; a bad value ends with one line and exit code 2."""
     # Read when transformers is imported: a bar per loaded component would drown what we print.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    arguments = sys.argv[1:] if argv is None else argv
-    try:
-        _parse(arguments).run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; nothing is left to tell it, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, FileNotFoundError) as error:
-        print(f"reelrl: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    with door() as streams:
+        command = _parse(sys.argv[1:] if argv is None else argv)
+        command.run()
+        if isinstance(command, List):
+            # Nothing but printing was asked for.
+            streams.check()

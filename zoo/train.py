@@ -23,6 +23,7 @@ from reelrl.algos.policies import FlowPolicy
 from reelrl.algos.policies.weights import averaged
 from reelrl.algos.run.checkpoint import list_checkpoints
 from reelrl.algos.run.distributed import ALONE, Ranks, launched
+from reelrl.algos.run.signals import Stopped
 from reelrl.algos.trainer import CHECKPOINTS, Observer
 from reelrl.envs.task import Task
 from reelrl.naming import nearest
@@ -68,6 +69,7 @@ def train(
     Raises:
         ValueError: for an unknown key or value, a folder with a run of other settings, or prompts
             that cannot be shared out evenly to the processes.
+        Stopped: after a signal, once the iteration that was under way is saved.
     """
     given = {"estimator": estimator, "env": env, "iterations": iterations}
     values = read_preset(preset) | {k: v for k, v in given.items() if v is not None}
@@ -84,13 +86,29 @@ def train(
             _show(learner, examination, folder, "before")
         remaining = config.iterations - learner.iteration
         if remaining > 0:
-            learner.learn(remaining, progress=progress)
+            _learn(learner, remaining, progress)
         _show(learner, examination, folder, "after")
         if ranks.is_main:
             with averaged(learner.updater.ema):
                 learner.policy.save_pretrained(folder / "weights")
             print(f"wrote {folder}")
     return folder
+
+
+def _learn(learner: GRPO, remaining: int, progress: bool) -> None:
+    """Train to the end; a run that is stopped has been saved, and says how to go on."""
+    total = learner.iteration + remaining
+    try:
+        learner.learn(remaining, progress=progress)
+    except Stopped:
+        # At a second signal the learner has saved nothing.
+        if not learner.stopped_by:
+            raise
+    if learner.stopped_by:
+        raise Stopped(
+            learner.stopped_by,
+            f"stopped at iteration {learner.iteration} of {total}; the same command goes on",
+        )
 
 
 def make_env(config: TrainConfig, ranks: Ranks = ALONE) -> Any:

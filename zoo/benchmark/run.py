@@ -14,6 +14,7 @@ import torch
 
 from reelrl.algos.grpo import GRPO
 from reelrl.algos.run.runlog import RunLog
+from reelrl.algos.run.signals import Stopped
 from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.scoring import RewardList
 from reelrl.zoo.benchmark.design import ExaminationConfig, Run
@@ -76,8 +77,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _train(run: Run, folder: Path, examined: ExaminationConfig) -> None:
     learner, examination = _open(run, folder, examined)
     remaining = run.config.iterations - learner.iteration
-    if remaining > 0 and len(learner.learn(remaining)) < remaining:
-        raise KeyboardInterrupt  # Ctrl-C was taken by the learner, which has saved
+    if remaining > 0:
+        learner.learn(remaining)
+    if learner.stopped_by:
+        raise Stopped(learner.stopped_by)  # the learner has saved
     _measure_end(learner, folder)
     _save_clips(learner, examination, folder, "after")
     temporary = folder / f".{DONE}"
