@@ -28,6 +28,7 @@ from reelrl.algos.trainer import CHECKPOINTS, Observer
 from reelrl.envs.task import Task
 from reelrl.naming import nearest
 from reelrl.zoo.pictures import save_gif, save_sheet
+from reelrl.zoo.plain_yaml import read_yaml
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
 
 CONFIG = "config.yaml"
@@ -157,7 +158,7 @@ def open_run(
     if plain["policy"]["lora_targets"] is None:
         # As the policy fills them in: runs from before they were the model's have them here.
         plain["policy"]["lora_targets"] = list(env.unwrapped.model.lora_targets)
-    if begun and yaml.safe_load((folder / CONFIG).read_text()) != plain:
+    if begun and read_yaml(folder / CONFIG) != plain:
         raise ValueError(
             f"{folder} holds a run with other settings (see its {CONFIG}); choose another --out"
         )
@@ -174,7 +175,7 @@ def open_run(
         )
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False))
+        (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     return GRPO(
         env,
         FlowPolicy(env.unwrapped.model, **asdict(config.policy)),

@@ -42,7 +42,7 @@ def finished(run: Run, folder: Path) -> bool:
 def read_done(folder: Path) -> dict[str, Any]:
     """Digest, commit and machine of the finished run in a folder; empty if there is none."""
     path = folder / DONE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
@@ -69,7 +69,7 @@ def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
 def _alone_in(folder: Path) -> Iterator[None]:
     """Wait for a process that is still at work here: one outlives a killed benchmark."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
+    with (folder / LOCK).open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -84,7 +84,7 @@ def _train(run: Run, folder: Path, examined: ExaminationConfig) -> None:
     _measure_end(learner, folder)
     _save_clips(learner, examination, folder, "after")
     temporary = folder / f".{DONE}"
-    temporary.write_text(json.dumps({"digest": run.digest, **place()}))
+    temporary.write_text(json.dumps({"digest": run.digest, **place()}), encoding="utf-8")
     os.replace(temporary, folder / DONE)
 
 

@@ -98,7 +98,9 @@ class Store:
     def __init__(self, folder: Path, suite: Suite) -> None:
         self.folder, self.suite = folder, suite
         path = folder / SUITE
-        self.facts: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        self.facts: dict[str, Any] = (
+            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        )
         examined = asdict(suite.examined)
         same_truth = not self.facts or self._truth() == suite.truth
         if not same_truth or self.facts.get("examined", examined) != examined:

@@ -41,7 +41,9 @@ def main(config: NanoConfig) -> None:
     """Train both shipped models into ``config.out``."""
     config.out.mkdir(parents=True, exist_ok=True)
     settings = {field.name: getattr(config, field.name) for field in fields(NanoConfig)}
-    (config.out / "config.json").write_text(json.dumps(settings, indent=1, default=str) + "\n")
+    (config.out / "config.json").write_text(
+        json.dumps(settings, indent=1, default=str) + "\n", encoding="utf-8"
+    )
     log = SummaryWriter(config.out)
     vae = train_vae(config, log)
     latents, captions = encode_dataset(vae, config)

@@ -271,9 +271,9 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 def main(config: EvaluationConfig) -> None:
     """Measure, and write record and card beside the weights."""
     path = model_folder(config.model) / RECORD
-    record = json.loads(path.read_text()) if path.exists() else {}
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     record["evaluation"] = evaluate(config)
-    path.write_text(json.dumps(rounded(record), indent=1) + "\n")
+    path.write_text(json.dumps(rounded(record), indent=1) + "\n", encoding="utf-8")
     write_card(path.parent)
 
 
