@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from itertools import chain
@@ -173,18 +174,20 @@ class Bench:
         """Run what is missing, and print where the report is."""
         from reelrl.algos.run.signals import telling
         from reelrl.zoo.benchmark.design import read_suite
-        from reelrl.zoo.benchmark.report.write import report
+        from reelrl.zoo.benchmark.report.write import report, summary
         from reelrl.zoo.benchmark.runner import bench
 
         suite = read_suite(self.suite)
         out = self.out or Path("runs") / "bench" / suite.name
         results = self.results or out / "results"
-        command = f"reelrl bench {self.suite}"
+        command = f"{_program()} bench {shlex.quote(self.suite)}"
         with telling(f"stopped; the same command goes on from {out}"):
             failures = bench(suite, out, results, jobs=self.jobs, command=command)
         for run, error in failures:
             print(f"failed: {run.path}: {error}", file=sys.stderr)
-        for path in report(results):
+        paths = report(results)
+        print("\n".join(summary(results)))
+        for path in paths:
             print(f"wrote {path}")
         if failures:
             raise SystemExit(1)
@@ -196,7 +199,8 @@ class Report:
 
     name: Annotated[str, tyro.conf.Positional]
     """Folder of results, such as zoo/results/quick, or one of: attacks, distinct-groups,
-    estimator-pages, nano, rewards, taros-saturation."""
+    estimator-pages, nano, rewards, taros-saturation. If a part of the results is damaged, the pages
+    have the rest, and the exit code is 1."""
     out: Path | None = None
     """Folder to write a table to, besides printing."""
 
@@ -206,14 +210,17 @@ class Report:
             importlib.import_module(REPORTS[self.name]).main(self.out)
             return
         if not Path(self.name).is_dir():
+            shipped = "; committed results are in a checkout, below zoo/results, and in no wheel"
             raise ValueError(
                 f"unknown report {self.name!r}: no folder of results, and none of "
-                f"{', '.join(REPORTS)}"
+                f"{', '.join(REPORTS)}{shipped if 'results' in self.name else ''}"
             )
         if self.out is not None:
             raise ValueError("a benchmark's pages go beside its numbers; leave out --out")
         for path in write_pages(Path(self.name)):
             print(f"wrote {path}")
+        if _is_damaged(Path(self.name)):
+            raise SystemExit(1)
 
 
 @dataclass(frozen=True)
@@ -235,6 +242,24 @@ class List:
             module.detail(self.name)
         else:
             raise ValueError(f"list {self.what} takes no name, got {self.name!r}")
+
+
+def _program() -> str:
+    """How this command was started: by its name, or by a script that registers its own things."""
+    script = Path(sys.argv[0])
+    return (
+        "reelrl" if script.stem in ("reelrl", "__main__") else f"python {shlex.quote(script.name)}"
+    )
+
+
+def _is_damaged(folder: Path) -> bool:
+    """True if a part of a benchmark's results is not as it was written."""
+    from reelrl.zoo.benchmark.columns import SUITE
+    from reelrl.zoo.benchmark.seals import find_damage, read_facts
+
+    return (folder / SUITE).is_file() and bool(
+        find_damage(folder, read_facts(folder)).lines(folder)
+    )
 
 
 def _parse(arguments: list[str]) -> Any:

@@ -157,6 +157,7 @@ class Suite:
         best_of: clips per prompt of the baseline without training; 0 leaves it out.
         truth: what is measured, as :func:`~reelrl.zoo.benchmark.truth.build_truth` takes it.
         imports: modules and Python files that register what the suite names.
+        claims: True tests claims of the literature about the methods, too.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Suite:
     best_of: int
     truth: TruthSpec
     imports: tuple[str, ...] = ()
+    claims: bool = False
 
     @property
     def iterations(self) -> int:
@@ -256,6 +258,7 @@ class _Plain:
     control: str | None = None
     best_of: Annotated[int, Ge(0)] = 0
     truth: str | dict[str, Any] = DEFAULT_TRUTH
+    claims: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)

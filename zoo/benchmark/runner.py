@@ -20,7 +20,6 @@ from tqdm import tqdm
 from reelrl.algos.run.signals import Stopped
 from reelrl.zoo.benchmark.best_of_n import best_of_n
 from reelrl.zoo.benchmark.check import check
-from reelrl.zoo.benchmark.columns import BEST_OF_N, write_rows
 from reelrl.zoo.benchmark.design import Run, Suite
 from reelrl.zoo.benchmark.place import facts_of
 from reelrl.zoo.benchmark.progress import Progress
@@ -67,7 +66,9 @@ def bench(
     store = Store(results, suite)
     failures: Failures = []
     facts = facts_of(command)
-    workers = jobs or os.cpu_count() or 1
+    jobs = jobs or os.cpu_count() or 1
+    for line in store.damage.lines(results):
+        print(f"{line}; it is measured again", file=sys.stderr)
 
     def keep() -> None:
         found = collect(store.missing(), out)
@@ -80,11 +81,11 @@ def bench(
     check(suite, missing)
     if missing:
         try:
-            _Crew(suite, out, workers, progress).work(missing, _Seldom(keep), failures)
+            _Crew(suite, out, jobs, progress).work(missing, _Seldom(keep), failures)
         finally:
             keep()
     if suite.best_of:
-        _baseline(suite, store, workers)
+        _baseline(suite, store, jobs, lambda: store.describe(facts, failures))
     store.describe(facts, failures)
     return failures
 
@@ -142,7 +143,7 @@ class _Crew:
         unfinished: list[Run] = []
         done: set[Future[Path]] = set()
         examined = self.suite.examined
-        with workers(self.jobs) as pool:
+        with workers(self.jobs, self.suite.imports) as pool:
             futures = {
                 pool.submit(finish, execute, run, self.out / run.path, examined): run
                 for run in runs
@@ -183,7 +184,7 @@ class _Crew:
         bar.update(reached - bar.n)
 
 
-def _baseline(suite: Suite, store: Store, jobs: int) -> None:
+def _baseline(suite: Suite, store: Store, jobs: int, describe: Callable[[], None]) -> None:
     """Best of n, for the seeds that are not there yet."""
     rows = list(store.best_of_n)
     scenarios = set(suite.scenarios)
@@ -194,7 +195,8 @@ def _baseline(suite: Suite, store: Store, jobs: int) -> None:
     }
     wanted = [seed for seed in suite.seeds if seed not in have]
     rows = [row for row in rows if int(row["seed"]) in have]
-    with workers(jobs) as pool:
+    with workers(jobs, suite.imports) as pool:
         for part in pool.map(best_of_n, [suite] * len(wanted), wanted):
             rows += part
-            write_rows(store.folder / f"{BEST_OF_N}.csv", rows)
+            store.keep_best_of_n(rows)
+            describe()

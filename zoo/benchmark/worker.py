@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from reelrl.algos.run.signals import Interruption, Stopped, exit_code, handle, interruptible
+from reelrl.zoo.imports import import_again
 from reelrl.zoo.streams import last_streams
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ _busy = threading.Lock()
 
 
 @contextmanager
-def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+def workers(jobs: int, imports: Sequence[str] = ()) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes of one thread each, which end with this context and with this process.
 
     An error in the context, or a signal, lets each worker finish its iteration and save. A second
@@ -36,11 +37,14 @@ def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
     Args:
         jobs: number of processes.
+        imports: modules that each of them needs.
     """
     # Not forked: a forked process inherits locks of torch's threads.
     context = multiprocessing.get_context("spawn")
     heard, lifeline = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=enter, initargs=(heard,))
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=enter, initargs=(heard, imports)
+    )
     try:
         yield pool
         pool.shutdown()
@@ -62,11 +66,12 @@ def _wait_for(pool: ProcessPoolExecutor) -> None:
         raise
 
 
-def enter(heard: Connection) -> None:
+def enter(heard: Connection, imports: Sequence[str]) -> None:
     """Make this process a worker.
 
     Args:
         heard: the reading end of the parent's pipe.
+        imports: modules that register what it works with.
     """
     # The cores are busy with the other runs.
     torch.set_num_threads(1)
@@ -75,6 +80,7 @@ def enter(heard: Connection) -> None:
     interruption = Interruption(patient=True)
     handle(interruption)
     threading.Thread(target=_watch, args=(heard, interruption), daemon=True).start()
+    import_again(imports)
 
 
 def _watch(heard: Connection, interruption: Interruption) -> None:
