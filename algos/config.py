@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -59,6 +59,28 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def check_weights(weights: Sequence[float] | None, count: int) -> None:
+    """Refuse static weights that do not fit the rewards.
+
+    Args:
+        weights: of the components; None is ones.
+        count: K, the number of components.
+
+    Raises:
+        ValueError: for another number of weights, or if all of them are 0.
+    """
+    if weights is None:
+        return
+    if len(weights) != count:
+        raise ValueError(
+            f"learner.reward_weights: expected {count} weights, one per reward, got {list(weights)}"
+        )
+    if not any(weights):
+        raise ValueError(
+            f"learner.reward_weights: expected a weight that is not 0, got {list(weights)}"
+        )
 
 
 C = TypeVar("C", bound=TrainerConfig)

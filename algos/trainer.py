@@ -25,7 +25,7 @@ from reelrl.algos.adaptation import Adaptation
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.collect.collector import collect
 from reelrl.algos.collect.rollout import Rollout
-from reelrl.algos.config import TrainerConfig, config_from_dict
+from reelrl.algos.config import TrainerConfig, check_weights, config_from_dict
 from reelrl.algos.evaluation import Examination
 from reelrl.algos.learners.base import LEARNERS, Learner, Numbers, make_learner
 from reelrl.algos.learners.update import Updater
@@ -126,6 +126,7 @@ class Trainer:
         self.folder = None if folder is None else Path(folder)
         base = denoising_batch(env)
         self.names = list(base.reward_names)
+        check_weights(self.config.reward_weights, len(self.names))
         self.estimator_state = self.estimator.init_state(self.names)
         self.adaptation = Adaptation(base.reward_components)
         self.learner.check(self.estimator, self.config.rollout)

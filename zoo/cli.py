@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import shlex
 import sys
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+import reelrl
 from reelrl.zoo.door import door
 
 REPORTS = {
@@ -176,12 +178,14 @@ class Bench:
         from reelrl.zoo.benchmark.design import read_suite
         from reelrl.zoo.benchmark.report.write import report, summary
         from reelrl.zoo.benchmark.runner import bench
+        from reelrl.zoo.folders import writable
 
         suite = read_suite(self.suite)
         out = self.out or Path("runs") / "bench" / suite.name
         results = self.results or out / "results"
         command = f"{_program()} bench {shlex.quote(self.suite)}"
-        with telling(f"stopped; the same command goes on from {out}"):
+        going_on = telling(f"stopped; the same command goes on from {out}")
+        with writable(out), writable(results), going_on:
             failures = bench(suite, out, results, jobs=self.jobs, command=command)
         for run, error in failures:
             print(f"failed: {run.path}: {error}", file=sys.stderr)
@@ -279,6 +283,8 @@ def _parse(arguments: list[str]) -> Any:
             args=arguments,
         )
     except SystemExit as stop:
+        if stop.code and arguments[:1] == ["train"]:
+            _hint_at_settings(arguments)
         if not stop.code and arguments[:1] == ["train"]:
             # Here and not in the option's help: only who asks for it waits for torch to load.
             from reelrl.zoo.documents.settings_list import help_text
@@ -307,12 +313,36 @@ def write_pages(folder: Path) -> list[Path]:
     raise ValueError(f"{folder} is no results folder: it has none of {', '.join(WRITERS)}")
 
 
+def _check_numbers(command: Any) -> None:
+    for name, value in vars(command).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
+
+
+def _hint_at_settings(arguments: list[str]) -> None:
+    """Tell who gives a setting as an option of its own how it is set."""
+    from reelrl.zoo.settings import TrainConfig, find_setting
+
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        key = find_setting(TrainConfig, name) if argument.startswith("--") else ""
+        if key and name not in Train.__dataclass_fields__:
+            print(
+                f"reelrl: {argument.partition('=')[0]} is set by --set {key}=VALUE", file=sys.stderr
+            )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run it; a bad value ends with one line and exit code 2."""
     # Read when transformers is imported: a bar per loaded component would drown what we print.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with door() as streams:
-        command = _parse(sys.argv[1:] if argv is None else argv)
+        arguments = sys.argv[1:] if argv is None else argv
+        if arguments == ["--version"]:
+            print(f"reelrl {reelrl.__version__}")
+            return
+        command = _parse(arguments)
+        _check_numbers(command)
         command.run()
         if isinstance(command, List):
             # Nothing but printing was asked for.

@@ -168,15 +168,20 @@ def _has_default(entry: dataclasses.Field[Any]) -> bool:
     return (entry.default, entry.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
 
 
-def _elsewhere(kind: Any, name: str, path: str = "") -> str:
-    """A hint at a key of that name in one of the dataclasses inside; empty if there is none."""
+def find_setting(kind: Any, name: str, path: str = "") -> str:
+    """The dotted key whose last part is ``name`` in a dataclass or one inside; empty if none is."""
     for key, hint in _hints(kind).items():
-        if dataclasses.is_dataclass(hint):
-            if name in _hints(hint):
-                return f"; did you mean {f'{path}{key}.{name}'!r}?"
-            if found := _elsewhere(hint, name, f"{path}{key}."):
-                return found
+        if key == name:
+            return path + key
+        if dataclasses.is_dataclass(hint) and (found := find_setting(hint, name, f"{path}{key}.")):
+            return found
     return ""
+
+
+def _elsewhere(kind: Any, name: str) -> str:
+    """A hint at a key of that name in one of the dataclasses inside; empty if there is none."""
+    found = find_setting(kind, name)
+    return f"; did you mean {found!r}?" if found else ""
 
 
 # Kept: evaluating annotations is most of the time of reading a suite of thousands of runs.
@@ -219,4 +224,9 @@ def _first_fit(hints: Sequence[Any], value: Any, path: str) -> Any:
 
 
 def _name(hint: Any) -> str:
+    """A type as yaml calls it."""
+    if hint is type(None):
+        return "null"
+    if get_origin(hint) is tuple:
+        return "list"
     return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)

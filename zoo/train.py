@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ from reelrl.algos.run.checkpoint import list_checkpoints
 from reelrl.algos.run.distributed import ALONE, Ranks, launched
 from reelrl.algos.run.signals import Stopped
 from reelrl.algos.trainer import CHECKPOINTS, Observer
-from reelrl.envs.task import Task
-from reelrl.naming import nearest
+from reelrl.zoo.arguments import check_arguments, check_run
+from reelrl.zoo.folders import writable
 from reelrl.zoo.pictures import save_gif, save_sheet
 from reelrl.zoo.plain_yaml import read_yaml
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
@@ -77,9 +75,9 @@ def train(
     if seed is not None:
         values = override(values, [f"learner.seed={seed}"])
     config = build(TrainConfig, override(values, settings))
-    name = f"{Path(preset).stem}-{config.estimator}-{config.learner.seed}"
-    folder = out or Path("runs") / name
-    with launched(config.env_args.get("device", "cpu")) as ranks:
+    check_run(config, _spec(config.env))
+    folder = out or _default_folder(preset, config)
+    with writable(folder), launched(config.env_args.get("device") or "cpu") as ranks:
         batch = make_env(config, ranks)
         examination = _examination(config, batch.unwrapped.model, ranks)
         learner = open_run(config, folder, batch, examination, ranks=ranks)
@@ -94,6 +92,13 @@ def train(
                 learner.policy.save_pretrained(folder / "weights")
             print(f"wrote {folder}")
     return folder
+
+
+def _default_folder(preset: str, config: TrainConfig) -> Path:
+    """``runs/<preset>-<estimator>-<seed>``, the preset of an estimator behind a dash."""
+    name = f"{Path(preset).stem}-{config.estimator}-{config.learner.seed}"
+    before = Path("runs") / name
+    return before if before.exists() else Path("runs") / name.replace("@", "-")
 
 
 def _learn(learner: GRPO, remaining: int, progress: bool) -> None:
@@ -223,18 +228,8 @@ def _spec(env_id: str) -> EnvSpec:
         raise ValueError(f"unknown env {env_id!r}: {error}") from error
 
 
-def _check_arguments(spec: EnvSpec, arguments: Mapping[str, Any]) -> None:
-    """Refuse what no environment of ours takes; those of others know their own."""
-    if spec.vector_entry_point != gym.spec("reelrl/TextToVideo-v0").vector_entry_point:
-        return
-    known = ["render_mode", *inspect.signature(Task).parameters]
-    for key in arguments:
-        if key not in known:
-            raise ValueError(f"unknown key {'env_args.' + key!r}{nearest(key, known)}")
-
-
 def _make(env_id: str, count: int, arguments: dict[str, Any]) -> Any:
-    _check_arguments(_spec(env_id), arguments)
+    check_arguments(_spec(env_id), {k: v for k, v in arguments.items() if k != "model"})
     fixed = {"output": "torch", "autoreset_mode": "Disabled"}
     return gym.make_vec(env_id, num_envs=count, **{**arguments, **fixed})
 

@@ -69,7 +69,7 @@ def test_a_missing_key_is_named(path, key):
         ({"seeds": [-1]}, ": seeds must be different numbers of at least 0"),
         ({"seeds": []}, ": seeds must be different numbers of at least 0"),
         ({"seeds": [0, 0]}, ": seeds must be different numbers of at least 0"),
-        ({"seeds": 3}, ": seeds must be tuple"),
+        ({"seeds": 3}, ": seeds must be list, got 3"),
         ({"margin": float("nan")}, ": margin must be finite, got nan"),
         ({"margin": float("inf")}, ": margin must be finite, got inf"),
         ({"margin": -1}, ": margin must be at least 0, got -1"),
