@@ -39,8 +39,8 @@ def check(suite: Suite, runs: Iterable[Run]) -> None:
         parts: list[tuple[str, Any]] = [
             ("estimator", run.config.estimator),
             ("env", run.config.env),
-            ("env_args", {"env": run.config.env, "args": run.config.env_args}),
             *(("reward", reward) for reward in rewards),
+            ("env_args", {"env": run.config.env, "args": run.config.env_args}),
         ]
         for kind, value in parts:
             key = json.dumps([kind, value], sort_keys=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,20 @@ def whole_number(path: Path, row: Mapping[str, str], name: str, place: str) -> i
             f"{text[:40]!r}"
         )
     return int(text)
+
+
+def number_in(path: Path, row: Mapping[str, str], name: str, place: str) -> float:
+    """The number in a cell; nan for an empty one.
+
+    Raises:
+        ValueError: for anything else, with file, row and column.
+    """
+    try:
+        return float(row[name]) if row[name] else math.nan
+    except ValueError as error:
+        raise ValueError(
+            f"{path}, {place}, column {name}: expected a number, got {row[name][:40]!r}"
+        ) from error
 
 
 def read_runs(path: Path) -> dict[tuple[str, int], list[dict[str, str]]]:

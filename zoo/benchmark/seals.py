@@ -95,9 +95,9 @@ def _check_shape(facts: Mapping[str, Any], path: Path) -> None:
     for key in ("suite", "title", "command", "baseline", "control"):
         expect(isinstance(facts.get(key), str | None), key, "a text")
     failed = facts.get("failed") or []
-    expect(
-        isinstance(failed, list) and all(isinstance(f, dict) for f in failed), "failed", "a list"
-    )
+    keys = {"scenario", "method", "seed"}
+    whole = isinstance(failed, list) and all(isinstance(f, dict) and keys <= set(f) for f in failed)
+    expect(whole, "failed", "a list of runs")
     for scenario in (facts.get("scenarios") or {}).values():
         lists = [scenario.get(key) or [] for key in ("methods", "rewards")]
         expect(all(isinstance(found, list) for found in lists), "scenarios", "lists of names")

@@ -18,6 +18,7 @@ from reelrl.zoo.benchmark.columns import (
     SPLITS,
     SUITE,
     eval_column,
+    number_in,
     read_rows,
     read_runs,
     whole_number,
@@ -202,13 +203,8 @@ def _axes(meta: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(meta.get("truth", {}).get("axes", GOLD_AXES))
 
 
-def _number(path: Path, run: str, name: str, text: str) -> float:
-    try:
-        return float(text) if text else np.nan
-    except ValueError as error:
-        raise ValueError(
-            f"{path}, {run}, column {name}: expected a number, got {text[:40]!r}"
-        ) from error
+def _place(row: Mapping[str, str]) -> str:
+    return f"{row['method']} seed {row['seed']} iteration {row['iteration']}"
 
 
 def recorded_runs(
@@ -228,14 +224,7 @@ def recorded_runs(
         check_name(method, f"{path}, column method")
         names = [name for name in group[0] if name not in ("method", "seed")]
         columns = {
-            name: np.array(
-                [
-                    _number(
-                        path, f"{method} seed {seed} iteration {row['iteration']}", name, row[name]
-                    )
-                    for row in group
-                ]
-            )
+            name: np.array([number_in(path, row, name, _place(row)) for row in group])
             for name in names
         }
         runs[method, seed] = RecordedRun(method, seed, columns, axes)
@@ -313,5 +302,5 @@ def _best_of_n(path: Path, axes: tuple[str, ...]) -> tuple[Mapping[str, str], ..
         for name in ("seed", "n"):
             whole_number(path, row, name, f"row {number}")
         for name in ("kl", "proxy", axes[0]):
-            _number(path, f"row {number}", name, row[name])
+            number_in(path, row, name, f"row {number}")
     return tuple(rows)
