@@ -88,7 +88,7 @@ def lasting_streams() -> Iterator[LastingStreams]:
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (
         streams.wrap(stream, number) for number, stream in enumerate(before, start=1)
-    )  # type: ignore[assignment]
+    )
     try:
         yield streams
     finally:
@@ -103,8 +103,8 @@ def lasting_streams() -> Iterator[LastingStreams]:
 def last_streams() -> None:
     """Make the streams of this process last to its end, as a worker's must."""
     streams = LastingStreams()
-    sys.stdout = streams.wrap(sys.stdout, 1)  # type: ignore[assignment]
-    sys.stderr = streams.wrap(sys.stderr, 2)  # type: ignore[assignment]
+    sys.stdout = streams.wrap(sys.stdout, 1)
+    sys.stderr = streams.wrap(sys.stderr, 2)
 
 
 def _open_null(number: int) -> None:

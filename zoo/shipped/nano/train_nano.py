@@ -17,9 +17,11 @@ from pathlib import Path
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
+from reelrl.algos.run.signals import telling
 from reelrl.envs.models.folders import CHECKPOINTS
 from reelrl.envs.models.integrity import write_checksums
 from reelrl.envs.models.wan import WanVideoModel
+from reelrl.zoo.door import door
 from reelrl.zoo.pictures import save_sheet
 from reelrl.zoo.shipped.nano.autoencoder import (
     encode_dataset,
@@ -93,7 +95,8 @@ class Arguments(NanoConfig):
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Arguments, description=__doc__)
-    main(arguments)
-    if arguments.install:
-        install(arguments.out)
+    with door("train_nano"), telling("stopped; the same command goes on"):
+        arguments = tyro.cli(Arguments, description=__doc__)
+        main(arguments)
+        if arguments.install:
+            install(arguments.out)

@@ -42,6 +42,7 @@ from reelrl.rewards.moving_shapes.world import (
 from reelrl.rewards.vlm.model import QwenVL, model_folder
 from reelrl.zoo.benchmark.report.statistics import wilson
 from reelrl.zoo.benchmark.truth import evaluation_captions
+from reelrl.zoo.door import door
 from reelrl.zoo.generate import generate
 from reelrl.zoo.shipped.nano_judge.card import RECORD, write_card
 from reelrl.zoo.shipped.nano_judge.judged_clips import MILD, MODELS, drawn_clips
@@ -287,4 +288,5 @@ def rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(EvaluationConfig, description=__doc__))
+    with door("evaluate_judge"):
+        main(tyro.cli(EvaluationConfig, description=__doc__))

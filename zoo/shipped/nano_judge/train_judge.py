@@ -23,7 +23,9 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
+from reelrl.algos.run.signals import telling
 from reelrl.rewards.vlm.model import CHECKPOINTS, QwenVL
+from reelrl.zoo.door import door
 from reelrl.zoo.shipped.nano_judge.card import RECORD
 from reelrl.zoo.shipped.nano_judge.judged_clips import ModelClips, model_clips, training_clips
 from reelrl.zoo.shipped.nano_judge.network import build_judge, save_judge
@@ -191,7 +193,8 @@ class Arguments(JudgeConfig):
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Arguments, description=__doc__)
-    train(arguments)
-    if arguments.install:
-        install(arguments.out)
+    with door("train_judge"), telling("stopped; the same command goes on"):
+        arguments = tyro.cli(Arguments, description=__doc__)
+        train(arguments)
+        if arguments.install:
+            install(arguments.out)
