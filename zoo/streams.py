@@ -29,8 +29,9 @@ class _Lasting(io.FileIO):
             return super().write(data)
         except OSError as error:
             self.error = self.error or error
-            # What is written past this object, such as by a child process, finds no reader either.
-            _open_null(self.fileno())
+            if error.errno in NOBODY_READS:
+                # What is written past this object, as by a child process, finds no reader either.
+                _open_null(self.fileno())
             return len(memoryview(data))
 
 
