@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -205,3 +206,38 @@ def test_workers_end_with_a_killed_benchmark_and_save(endless):
     process.wait()
     wait_until(lambda: not any(alive(pid) for pid in below))
     assert [newest(folder) for folder in folders] == [rows_in(folder) for folder in folders]
+
+
+def test_a_benchmark_without_a_reader_is_finished_with_imports_of_its_own(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from reelrl.algos.advantages import make_estimator, register_estimator\n"
+        "Mine = type('Mine', (type(make_estimator('grpo')),), {'__module__': __name__})\n"
+        "register_estimator('mine')(Mine)\n",
+        encoding="utf-8",
+    )
+    suite = {
+        "title": "mine", "imports": ["mine.py"], "seeds": [0], "scenarios": ["goodhart"],
+        "methods": ["grpo", "mine"], "examined": {"clips": 2, "every": 1}, "best_of": 2,
+        "base": {
+            "env": "reelrl/MovingShapesEarly-v0", "iterations": 1, "env_args": {"num_steps": 2},
+            "learner": {
+                "prompts_per_iteration": 1, "group_size": 2,
+                "rollout": {"last_step": 0, "keep_videos": 2},
+            },
+        },
+    }  # fmt: skip
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(suite), encoding="utf-8")
+    arguments = ["bench", str(path), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    kept, written = os.pipe()
+    os.close(kept)
+    process = start(arguments, stdout=written, stderr=written)
+    os.close(written)
+    assert process.wait(timeout=300) == 0
+    results = tmp_path / "out" / "results"
+    facts = json.loads((results / "suite.json").read_text(encoding="utf-8"))
+    assert set(facts["runs"]) == {"goodhart/grpo/seed_0", "goodhart/mine/seed_0"}
+    assert facts["imports"] == ["mine.py"] and (results / "RESULTS.md").is_file()
+    # Again it only tells what it found.
+    printed, _ = start(arguments).communicate(timeout=300)
+    assert "- Against grpo at equal iterations" in printed and "Claims" not in printed

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Any
 import torch
 
 from reelrl.algos.grpo import GRPO
-from reelrl.algos.run.runlog import RunLog
+from reelrl.algos.run.runlog import METRICS, RunLog
 from reelrl.algos.run.signals import Stopped
+from reelrl.algos.trainer import CHECKPOINTS
 from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.scoring import RewardList
 from reelrl.zoo.benchmark.design import ExaminationConfig, Run
@@ -35,14 +38,31 @@ GIF_SCALE = 1
 
 
 def finished(run: Run, folder: Path) -> bool:
-    """True if the folder holds this run with all its iterations."""
-    return read_done(folder).get("digest") == run.digest
+    """True if the folder holds this run with all its iterations, as they were written."""
+    return read_done(folder).get("digest") == run.digest and not is_damaged(folder)
 
 
 def read_done(folder: Path) -> dict[str, Any]:
-    """Digest, commit and machine of the finished run in a folder; empty if there is none."""
+    """Digest, commit and machine of the finished run in a folder.
+
+    Empty if there is none, or if the file that tells is damaged.
+    """
     path = folder / DONE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        done = json.loads(path.read_bytes().decode("utf-8")) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return done if isinstance(done, dict) else {}
+
+
+def is_damaged(folder: Path) -> bool:
+    """True if the numbers of a finished run are not as they were when it finished."""
+    wanted = read_done(folder).get(METRICS)
+    return wanted is not None and wanted != _digest(folder / METRICS)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "no file"
 
 
 def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
@@ -60,6 +80,10 @@ def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
     """
     torch.set_num_threads(1)
     with _alone_in(folder):
+        if is_damaged(folder):
+            # The curve is lost, and no checkpoint holds it.
+            shutil.rmtree(folder / CHECKPOINTS)
+            (folder / DONE).unlink()
         if not finished(run, folder):
             _train(run, folder, examined)
     return folder
@@ -83,8 +107,9 @@ def _train(run: Run, folder: Path, examined: ExaminationConfig) -> None:
         raise Stopped(learner.stopped_by)  # the learner has saved
     _measure_end(learner, folder)
     _save_clips(learner, examination, folder, "after")
+    done = {"digest": run.digest, METRICS: _digest(folder / METRICS), **place()}
     temporary = folder / f".{DONE}"
-    temporary.write_text(json.dumps({"digest": run.digest, **place()}), encoding="utf-8")
+    temporary.write_text(json.dumps(done), encoding="utf-8")
     os.replace(temporary, folder / DONE)
 
 

@@ -28,7 +28,7 @@ from reelrl.zoo.benchmark.columns import (
     write_text,
 )
 from reelrl.zoo.benchmark.design import Run, Suite
-from reelrl.zoo.benchmark.run import CLIPS, read_done
+from reelrl.zoo.benchmark.run import CLIPS, finished, read_done
 from reelrl.zoo.benchmark.seals import find_damage, read_facts, seal_of, sealed
 from reelrl.zoo.benchmark.truth import TruthSpec, build_truth
 
@@ -61,7 +61,7 @@ def collect(runs: Iterable[Run], out: Path) -> list[Finished]:
     for run in runs:
         folder = out / run.path
         done = read_done(folder)
-        if done.get("digest") == run.digest:
+        if finished(run, folder):
             place: dict[str, Any] = {key: done[key] for key in ("commit", "machine") if key in done}
             found.append(Finished(run, folder, tuple(rows_of(run, folder)), place))
     return found
@@ -205,7 +205,10 @@ class Store:
             BEST_OF_N: seal_of(map(as_text, self.best_of_n)),
         }  # fmt: skip
         if suite.imports:
-            described["imports"] = list(suite.imports)
+            # Of a file the name: its folder is another one elsewhere.
+            described["imports"] = [
+                Path(name).name if name.endswith(".py") else name for name in suite.imports
+            ]
         self.facts = sealed(described)
         write_text(self.folder / SUITE, json.dumps(self.facts, indent=1) + "\n")
 
