@@ -9,6 +9,8 @@ from reelrl.rewards.asynchronous import AsyncReward
 from reelrl.rewards.base import Reward, make_reward
 from reelrl.rewards.transforms import Transformed, make_transform
 
+AROUND = ("transforms", "label", "asynchronous")
+"""Keys of a dict that are not for the component's constructor but say what goes around it."""
 RewardSpec = str | Mapping[str, Any] | Reward
 """A registered name, ``{"name": ..., **config}``, or an instance; see :func:`build_reward`."""
 
@@ -31,7 +33,7 @@ def build_reward(spec: RewardSpec) -> Reward:
             f"got {type(spec).__name__}: {spec!r}"
         )
     config: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
-    around = {k: config.pop(k) for k in ("transforms", "label", "asynchronous") if k in config}
+    around = {k: config.pop(k) for k in AROUND if k in config}
     reward = _declared(make_reward(**config))
     if "transforms" in around or "label" in around:
         transforms = [make_transform(**given) for given in around.get("transforms", ())]

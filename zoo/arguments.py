@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -14,7 +15,9 @@ from reelrl.algos.config import check_weights
 from reelrl.checks import Ge, Gt, check_fields
 from reelrl.envs.prompts import resolve_prompts
 from reelrl.envs.vector import TextToVideoVectorEnv
+from reelrl.naming import nearest
 from reelrl.rewards.base import REWARDS
+from reelrl.rewards.spec import AROUND
 from reelrl.zoo.settings import TrainConfig, build
 
 
@@ -123,10 +126,18 @@ def check_device(name: str | None, path: str = "env_args.device") -> None:
 
 
 def _check_reward(reward: Any, path: str) -> None:
-    name = reward.get("name") if isinstance(reward, Mapping) else reward
+    """Refuse a reward that is not registered, and keys that it does not have."""
+    given = reward if isinstance(reward, Mapping) else {"name": reward}
+    name = given.get("name")
     if not isinstance(name, str):
         raise ValueError(f"{path} must be a name, or keys and values with a name, got {reward!r}")
     _with_key(path, REWARDS.find, name)
+    parameters = inspect.signature(REWARDS[name]).parameters
+    known = ["name", *AROUND, *parameters]
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for key in given:
+        if key not in known and not takes_all:
+            raise ValueError(f"unknown key {f'{path}.{key}'!r}{nearest(key, known)}")
 
 
 def _with_key(path: str, function: Any, value: Any) -> None:
