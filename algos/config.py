@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from reelrl.algos.collect.plan import RolloutConfig
-from reelrl.checks import Ge, Gt, check_fields
+from reelrl.checks import Ge, Gt, Within, check_fields
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class TrainerConfig:
     micro_batch: Annotated[int, Ge(1)] = 64
     learning_rate: Annotated[float, Gt(0)] = 5e-5
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, Within(0, 1)] = 0.0
     reward_weights: tuple[float, ...] | None = None
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     max_skipped: Annotated[int, Ge(1)] = 10
     save_every: Annotated[int, Ge(1)] = 10
     keep: Annotated[int, Ge(1)] = 2

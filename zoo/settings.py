@@ -42,7 +42,7 @@ class EvaluationConfig:
     prompts: str | tuple[str, ...] = "moving_shapes/compositional"
     clips: Annotated[int, Ge(1)] = 32
     every: Annotated[int, Ge(1)] = 10
-    seed: int = 10**6
+    seed: Annotated[int, Ge(0)] = 10**6
 
     def __post_init__(self) -> None:
         check_fields(self, "evaluation.")

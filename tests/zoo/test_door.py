@@ -72,6 +72,8 @@ def refused(arguments, capsys):
          "learner.reward_weights: expected 1 weights, one per reward, got [1.0, 2.0]"),
         ("learner.reward_weights=[0]", "learner.reward_weights: expected a weight that is not 0"),
         ("learner.reward_weights=[.nan]", "reward_weights must be finite, got (nan,)"),
+        ("learner.seed=-1", "seed must be at least 0, got -1"),
+        ("learner.ema_decay=1", "ema_decay must be in [0, 1), got 1.0"),
         ("evaluation.rewards=[gould]", "evaluation.rewards[0]: unknown reward 'gould'"),
         ("learning_rate=1e-4", "unknown key 'learning_rate'; did you mean 'learner.learning_rate'"),
         ("iterations=" + "[" * 500, "expected at most 40 levels of nesting"),

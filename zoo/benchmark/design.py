@@ -26,6 +26,8 @@ from reelrl.zoo.plain_yaml import read_yaml
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, find_yaml, override
 
 SUITES = PRESETS / "bench"
+LARGEST_SEED = 2**31
+"""Seeds below it leave room for the streams that are derived from them."""
 LIBRARIES = ("scenarios", "methods")
 """Files in the folder of suites that are none."""
 
@@ -262,9 +264,10 @@ class _Plain:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        right = all(0 <= seed < LARGEST_SEED for seed in self.seeds)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not right:
             raise ValueError(
-                f"seeds must be different numbers of at least 0, and one or more, got "
+                f"seeds must be one or more different numbers from 0 to {LARGEST_SEED - 1}, got "
                 f"{list(self.seeds)}"
             )
         if not isinstance(self.base.get("env_args", {}), dict):
