@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from reelrl.algos.collect.plan import RolloutConfig
 from reelrl.algos.learners.schedule import Schedule
-from reelrl.checks import Ge, Gt, check_fields
+from reelrl.checks import Ge, Gt, Within, check_fields
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class TrainerConfig:
     schedule_iterations: Annotated[int | None, Ge(1)] = None
     warmup_iterations: Annotated[int, Ge(0)] = 0
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, Within(0, 1)] = 0.0
     reward_weights: tuple[float, ...] | None = None
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     max_skipped: Annotated[int, Ge(1)] = 10
     save_every: Annotated[int, Ge(1)] = 10
     keep: Annotated[int, Ge(1)] = 2
@@ -76,6 +76,23 @@ class TrainerConfig:
                 f"reward_weights must not all be 0, got {list(self.reward_weights)}: nothing is "
                 "left to learn"
             )
+
+
+def check_weights(weights: Sequence[float] | None, names: Sequence[str]) -> None:
+    """Refuse static weights that do not fit the rewards.
+
+    Args:
+        weights: of the components; None is ones.
+        names: of the K components.
+
+    Raises:
+        ValueError: for another number of weights.
+    """
+    if weights is not None and len(weights) != len(names):
+        raise ValueError(
+            f"learner.reward_weights: expected {len(names)} weights, one for each of "
+            f"{', '.join(names)}, got {list(weights)}"
+        )
 
 
 C = TypeVar("C", bound=TrainerConfig)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 import time
 import warnings
 from collections.abc import Sequence
@@ -25,9 +26,9 @@ from torch import Tensor
 from reelrl.algos.adaptation import Adaptation
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.callbacks import Callback, read_numbers, wants_to_end
-from reelrl.algos.collect.collector import collect
+from reelrl.algos.collect.collector import check_whole_groups, collect
 from reelrl.algos.collect.rollout import Rollout
-from reelrl.algos.config import TrainerConfig, config_from_dict
+from reelrl.algos.config import TrainerConfig, check_weights, config_from_dict
 from reelrl.algos.evaluation import Examination
 from reelrl.algos.learners.base import LEARNERS, Learner, Numbers, make_learner
 from reelrl.algos.learners.update import LearnerWarning, TrainingError, Updater
@@ -41,11 +42,12 @@ from reelrl.algos.run.checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from reelrl.algos.run.console import interruptible, progress_bar
+from reelrl.algos.run.console import progress_bar
 from reelrl.algos.run.distributed import ALONE, Ranks
 from reelrl.algos.run.ownership import owned_by
 from reelrl.algos.run.resume import check_same_environment, environment_facts, shift_of
 from reelrl.algos.run.runlog import METRICS, RunLog
+from reelrl.algos.run.signals import Stopped, interruptible
 from reelrl.algos.silence import Silence, check_group_of_one
 from reelrl.algos.supply import check_supply, rollout_for
 from reelrl.ambient import own_settings, undisturbed
@@ -94,6 +96,7 @@ class Trainer:
         iteration: iterations done.
         learner: moves the weights.
         updater: optimizer steps, and the average of the weights.
+        stopped_by: number of the signal that ended the last :meth:`learn` early; 0 if none did.
 
     Raises:
         ValueError: if estimator, learner and environment do not fit together, actions of the
@@ -134,6 +137,7 @@ class Trainer:
         self.folder = None if folder is None else Path(folder)
         base = denoising_batch(env)
         self.names = list(base.reward_names)
+        check_weights(self.config.reward_weights, self.names)
         self.estimator_state = self.estimator.init_state(self.names)
         self.adaptation = Adaptation(base.reward_components)
         self.learner.check(self.estimator, self.config.rollout)
@@ -154,6 +158,7 @@ class Trainer:
         self.silence = Silence(self.names, counted, self.config.max_skipped)
         self.iteration = 0
         self.best = -math.inf
+        self.stopped_by = 0
         self._resumed = False
 
     def _check_learner(self) -> None:
@@ -172,25 +177,22 @@ class Trainer:
 
     def _check_fit(self, env: Any) -> None:
         """Refuse settings that cannot fit the environment, before anything is drawn."""
-        static, names = self.config.reward_weights, self.names
-        if static is not None and len(static) != len(names):
-            raise ValueError(
-                f"learner.reward_weights must hold {len(names)} numbers, one for each of "
-                f"{', '.join(names)}, got {len(static)}"
-            )
         if (weights := scalar_weights_of(env)) is not None:
             raise ValueError(
                 f"the environment weighs its rewards ({weights}), and a learner reads the vector: "
                 "give the weights as learner.reward_weights, and none to the environment"
             )
+        check_whole_groups(denoising_batch(env), self.config.group_size)
         if self.config.group_size == 1:
-            check_group_of_one(self.estimator, names, self.config.prompts_per_iteration)
+            check_group_of_one(self.estimator, self.names, self.config.prompts_per_iteration)
 
     def learn(self, iterations: int, *, progress: bool = False) -> list[dict[str, float]]:
         """Train for some iterations more.
 
-        Ctrl-C lets the iteration finish, saves and returns; a second one stops at once. A callback
-        that returns False ends the run in the same way.
+        Ctrl-C lets the iteration finish, saves and returns. SIGTERM, SIGHUP and SIGUSR1 do the same
+        and raise :class:`~reelrl.algos.run.signals.Stopped`, which ends a script with exit code
+        143. A second signal stops at once. A callback that returns False ends the run as Ctrl-C
+        does.
 
         Args:
             iterations: how many.
@@ -205,6 +207,7 @@ class Trainer:
                 cannot act any longer. The checkpoints from before are intact.
             FolderInUse: if another process trains in the folder.
             ValueError: if this run is a new one and the folder holds checkpoints of another.
+            Stopped: after a signal that is not Ctrl-C.
         """
         with owned_by(self.ranks, self.folder), own_settings(gradients=True):
             return self._learn(iterations, progress)
@@ -213,19 +216,25 @@ class Trainer:
         self._refuse_a_used_folder()
         self._begin()
         log = RunLog(self.folder if self.ranks.is_main else None, self.iteration)
-        history = []
-        with interruptible() as interrupted:
+        history, self.stopped_by = [], 0
+        with interruptible() as interruption:
             for _ in (bar := progress_bar(iterations, progress and self.ranks.is_main)):
                 metrics, ending = self._iterate(log)
                 history.append(metrics)
                 means = {name: f"{metrics[f'reward/{name}']:.3f}" for name in self.names}
                 bar.set_postfix(means)
-                # Ctrl-C may reach one process an iteration earlier than another.
-                stop = any(self.ranks.exchange(bool(interrupted) or ending))
-                self._save_if_due(metrics, stop, len(history) == iterations)
-                if stop:
+                # A signal may reach one process an iteration earlier than another.
+                found = self.ranks.exchange((interruption.number, ending))
+                self.stopped_by = max(number for number, _ in found)
+                ending = bool(self.stopped_by) or any(asked for _, asked in found)
+                self._save_if_due(metrics, ending, len(history) == iterations)
+                if ending:
                     break
+            # One that came during the last save.
+            self.stopped_by = self.stopped_by or max(self.ranks.exchange(interruption.number))
         log.close()
+        if self.stopped_by not in (0, signal.SIGINT):
+            raise Stopped(self.stopped_by)
         return history
 
     def _begin(self) -> None:
@@ -359,9 +368,10 @@ class Trainer:
         )
         active = objective.active()
         # Items without a signal count in the average and cost no forward pass.
+        base = denoising_batch(self.env)
         # Where signals are short the remaining updates count for the missing ones; items are not.
         total = objective.weight() / min(config.updates_per_iteration, objective.num_items)
-        self.silence(self.iteration, rollout, output, len(active), self._causes())
+        self.silence(self.iteration, rollout, output, len(active), base.reward_failures)
         rate = self.updater.begin(self.iteration)
         seen: list[Numbers] = []
         first: list[Numbers] = []
@@ -385,10 +395,6 @@ class Trainer:
             "train/learning_rate": rate,
             "train/updates": float(self.updater.updates),
         }
-
-    def _causes(self) -> dict[str, str]:
-        """Name of a reward -> why it failed last."""
-        return dict(getattr(denoising_batch(self.env), "reward_failures", {}))
 
     def adapt(self, rollout: Rollout) -> dict[str, float]:
         """Let the rewards that learn along learn from a rollout.

@@ -182,6 +182,11 @@ class BaseEnv(EzPickle):
         return self.task.rewards.facts()
 
     @property
+    def reward_failures(self) -> dict[str, str]:
+        """Name of a component -> what was said of its last failure."""
+        return dict(self.task.rewards.failures)
+
+    @property
     def reward_components(self) -> Sequence[Reward]:
         """The K reward components."""
         return tuple(self.task.rewards.components)

@@ -38,7 +38,8 @@ def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
     """Texts of a named prompt set, or the texts given.
 
     Raises:
-        ValueError: for an unknown name, an empty list, or an entry that is no text.
+        ValueError: for an unknown name, an empty list, an entry that is no text, or what has no
+            order, such as a set.
     """
     if isinstance(prompts, str):
         if prompts not in PROMPT_SETS:
@@ -47,6 +48,11 @@ def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
                 "Texts of your own go in a list, even a single one"
             )
         prompts = PROMPT_SETS[prompts]()
+    if not isinstance(prompts, Sequence):
+        # Of a set the order, and with it the id of each prompt, is another one in each process.
+        raise ValueError(
+            f"prompts must be a list or another sequence of texts, got {type(prompts).__name__}"
+        )
     texts = tuple(prompts)
     if not texts:
         raise ValueError("prompts must hold at least one text, got none")

@@ -86,6 +86,10 @@ class DenoisingEnv(DenoisingProblem, Protocol):
         """What the K numbers mean: names, bounds, signs."""
 
     @property
+    def reward_failures(self) -> dict[str, str]:
+        """Name of a component -> what was said of its last failure."""
+
+    @property
     def reward_components(self) -> Sequence[Reward]:
         """The K components themselves."""
 

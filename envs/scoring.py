@@ -162,6 +162,9 @@ class RewardList:
         timeout: seconds a component may take for a batch, of one in the background those that its
             scores are waited for; ``None`` is for ever.
 
+    Attributes:
+        failures: name of a component -> what was said of its last failure.
+
     Raises:
         ValueError: for an empty list, two components of one name, or an unknown setting.
     """
@@ -184,6 +187,7 @@ class RewardList:
         self.components: list[Reward] = []
         self._busy: dict[str, Lock] = {}
         self._told: set[str] = set()
+        self.failures: dict[str, str] = {}
         for spec in rewards:
             self.add(spec)
 
@@ -305,13 +309,19 @@ class RewardList:
             )
             raise RewardError(f"reward {reward.name!r} has a bug: {told}") from error
         except Exception as error:
-            self._report(f"reward {reward.name!r} failed: {type(error).__name__}: {error}", error)
+            self._report(
+                reward.name,
+                f"reward {reward.name!r} failed: {type(error).__name__}: {error}",
+                error,
+            )
             return RewardOutput.of(
                 torch.full((count,), torch.nan, dtype=torch.float32, device="cpu")
             )
         if not output.valid.all():
             missing = int((~output.valid).sum())
-            self._report(f"reward {reward.name!r} could not score {missing} of {count} clips")
+            self._report(
+                reward.name, f"reward {reward.name!r} could not score {missing} of {count} clips"
+            )
         self._tell_beyond(reward, output)
         return output
 
@@ -331,7 +341,9 @@ class RewardList:
                 stacklevel=2,
             )
 
-    def _report(self, message: str, error: Exception | None = None) -> None:
+    def _report(self, name: str, message: str, error: Exception | None = None) -> None:
+        self.failures[name] = message
+        message = f"reward {name!r} {message}"
         if self.on_error == "raise":
             raise RewardError(message) from error
         warnings.warn(f"{message}; masked as nan", RewardWarning, stacklevel=2)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
+from numbers import Real
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 
@@ -13,7 +15,12 @@ class Limit(Protocol):
     """A condition on a value; ``str`` of it ends the sentence "the value must be"."""
 
     def accepts(self, value: Any) -> bool:
-        """Whether the value meets the condition; ``nan`` meets none."""
+        """Whether the value meets the condition; ``nan``, infinity and a text meet none."""
+
+
+def is_finite(value: Any) -> bool:
+    """True for a number that is neither ``nan`` nor infinite."""
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Ge:
 
     def accepts(self, value: Any) -> bool:
         """See :class:`Limit`."""
-        return bool(value >= self.low)
+        return is_finite(value) and bool(value >= self.low)
 
     def __str__(self) -> str:
         return f"at least {self.low:g}"
@@ -38,7 +45,7 @@ class Gt:
 
     def accepts(self, value: Any) -> bool:
         """See :class:`Limit`."""
-        return bool(value > self.low)
+        return is_finite(value) and bool(value > self.low)
 
     def __str__(self) -> str:
         return f"above {self.low:g}" if self.low else "positive"
@@ -54,7 +61,8 @@ class Within:
 
     def accepts(self, value: Any) -> bool:
         """See :class:`Limit`."""
-        return bool(self.low <= value < self.high or (self.closed and value == self.high))
+        inside = is_finite(value) and self.low <= value <= self.high
+        return bool(inside and (self.closed or value < self.high))
 
     def __str__(self) -> str:
         return f"in [{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
@@ -96,8 +104,9 @@ class Stated:
 def check_fields(config: Any, path: str = "") -> None:
     """Check a frozen dataclass against its annotations, and turn lists into tuples where asked.
 
-    ``Literal`` and the markers of this module in ``Annotated`` are checked; types are not. Call it
-    in ``__post_init__``, and write by hand only the conditions that join several fields.
+    ``Literal`` and the markers of this module in ``Annotated`` are checked, and every float must be
+    finite; types are not checked. Call it in ``__post_init__``, and write by hand only the
+    conditions that join several fields.
 
     Args:
         config: the dataclass.
@@ -118,9 +127,17 @@ def check_fields(config: Any, path: str = "") -> None:
                 raise ValueError(
                     f"{path}{stated.name} must hold {stated.length} values, got {value}"
                 )
+        _refuse_infinite(value, path + stated.name)
         for limit in stated.limits:
             if not limit.accepts(value):
                 raise ValueError(f"{path}{stated.name} must be {limit}, got {value!r}")
+
+
+def _refuse_infinite(value: Any, path: str) -> None:
+    """Every number of a setting is a finite one; ``.inf`` ends as ``nan`` weights."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f"{path} must be finite, got {value!r}")
 
 
 @cache

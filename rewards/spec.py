@@ -12,7 +12,7 @@ from reelrl.rewards.transforms import Transform, Transformed, make_transform
 RewardSpec = str | Mapping[str, Any] | Reward | Callable[..., Any]
 """A registered name, ``{"name": ..., **config}``, an instance, or a function."""
 AROUND = ("transforms", "label", "asynchronous")
-"""Keys of a dict that say what goes around the component."""
+"""Keys of a dict that are not for the component's constructor but say what goes around it."""
 
 
 def build_reward(spec: RewardSpec) -> Reward:

@@ -1,5 +1,7 @@
 """What every test runs under: no network, one thread, no wall-clock limit on property tests.
 
+REELRL_DEFAULT_DTYPE=float64 is another default of torch, which must change nothing.
+
 Also a random Wan folder, for tests of what takes one.
 """
 
@@ -20,6 +22,9 @@ import shapes
 
 # Before anything imports the library: shapes in signatures are checked in every test.
 shapes.install()
+
+# A notebook may have set another one; `.ci/run` runs a part of the tests under float64.
+torch.set_default_dtype(getattr(torch, os.environ.get("REELRL_DEFAULT_DTYPE", "float32")))
 
 # Threads of small operations wait for each other by spinning: on a busy machine that is slower
 # than one thread by an order of magnitude.

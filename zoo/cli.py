@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+
+import reelrl
+from reelrl.zoo.door import door
 
 REPORTS = {
     "attacks": "reelrl.zoo.documents.attacks",
@@ -169,22 +174,24 @@ class Bench:
 
     def run(self) -> None:
         """Run what is missing, and print where the report is."""
+        from reelrl.algos.run.signals import telling
         from reelrl.zoo.benchmark.design import read_suite
-        from reelrl.zoo.benchmark.report.write import report
+        from reelrl.zoo.benchmark.report.write import report, summary
         from reelrl.zoo.benchmark.runner import bench
+        from reelrl.zoo.folders import writable
 
         suite = read_suite(self.suite)
         out = self.out or Path("runs") / "bench" / suite.name
         results = self.results or out / "results"
-        command = f"reelrl bench {self.suite}"
-        try:
+        command = f"{_program()} bench {shlex.quote(self.suite)}"
+        going_on = telling(f"stopped; the same command goes on from {out}")
+        with writable(out), writable(results), going_on:
             failures = bench(suite, out, results, jobs=self.jobs, command=command)
-        except KeyboardInterrupt:
-            print(f"stopped; the same command goes on from {out}", file=sys.stderr)
-            raise SystemExit(130) from None
         for run, error in failures:
             print(f"failed: {run.path}: {error}", file=sys.stderr)
-        for path in report(results):
+        paths = report(results)
+        print("\n".join(summary(results)))
+        for path in paths:
             print(f"wrote {path}")
         if failures:
             raise SystemExit(1)
@@ -196,7 +203,8 @@ class Report:
 
     name: Annotated[str, tyro.conf.Positional]
     """Folder of results, such as zoo/results/quick, or one of: attacks, distinct-groups,
-    estimator-pages, nano, rewards, taros-saturation."""
+    estimator-pages, nano, rewards, taros-saturation. If a part of the results is damaged, the pages
+    have the rest, and the exit code is 1."""
     out: Path | None = None
     """Folder to write a table to, besides printing."""
 
@@ -206,14 +214,17 @@ class Report:
             importlib.import_module(REPORTS[self.name]).main(self.out)
             return
         if not Path(self.name).is_dir():
+            shipped = "; committed results are in a checkout, below zoo/results, and in no wheel"
             raise ValueError(
                 f"unknown report {self.name!r}: no folder of results, and none of "
-                f"{', '.join(REPORTS)}"
+                f"{', '.join(REPORTS)}{shipped if 'results' in self.name else ''}"
             )
         if self.out is not None:
             raise ValueError("a benchmark's pages go beside its numbers; leave out --out")
         for path in write_pages(Path(self.name)):
             print(f"wrote {path}")
+        if _is_damaged(Path(self.name)):
+            raise SystemExit(1)
 
 
 @dataclass(frozen=True)
@@ -237,6 +248,24 @@ class List:
             raise ValueError(f"list {self.what} takes no name, got {self.name!r}")
 
 
+def _program() -> str:
+    """How this command was started: by its name, or by a script that registers its own things."""
+    script = Path(sys.argv[0])
+    return (
+        "reelrl" if script.stem in ("reelrl", "__main__") else f"python {shlex.quote(script.name)}"
+    )
+
+
+def _is_damaged(folder: Path) -> bool:
+    """True if a part of a benchmark's results is not as it was written."""
+    from reelrl.zoo.benchmark.columns import SUITE
+    from reelrl.zoo.benchmark.seals import find_damage, read_facts
+
+    return (folder / SUITE).is_file() and bool(
+        find_damage(folder, read_facts(folder)).lines(folder)
+    )
+
+
 def _parse(arguments: list[str]) -> Any:
     """The command with its options; a call for help ends here."""
     try:
@@ -254,6 +283,8 @@ def _parse(arguments: list[str]) -> Any:
             args=arguments,
         )
     except SystemExit as stop:
+        if stop.code and arguments[:1] == ["train"]:
+            _hint_at_settings(arguments)
         if not stop.code and arguments[:1] == ["train"]:
             # Here and not in the option's help: only who asks for it waits for torch to load.
             from reelrl.zoo.documents.settings_list import help_text
@@ -282,17 +313,37 @@ def write_pages(folder: Path) -> list[Path]:
     raise ValueError(f"{folder} is no results folder: it has none of {', '.join(WRITERS)}")
 
 
+def _check_numbers(command: Any) -> None:
+    for name, value in vars(command).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
+
+
+def _hint_at_settings(arguments: list[str]) -> None:
+    """Tell who gives a setting as an option of its own how it is set."""
+    from reelrl.zoo.settings import TrainConfig, find_setting
+
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        key = find_setting(TrainConfig, name) if argument.startswith("--") else ""
+        if key and name not in Train.__dataclass_fields__:
+            print(
+                f"reelrl: {argument.partition('=')[0]} is set by --set {key}=VALUE", file=sys.stderr
+            )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run it; a bad value ends with one line and exit code 2."""
     # Read when transformers is imported: a bar per loaded component would drown what we print.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    arguments = sys.argv[1:] if argv is None else argv
-    try:
-        _parse(arguments).run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; nothing is left to tell it, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, FileNotFoundError) as error:
-        print(f"reelrl: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    with door() as streams:
+        arguments = sys.argv[1:] if argv is None else argv
+        if arguments == ["--version"]:
+            print(f"reelrl {reelrl.__version__}")
+            return
+        command = _parse(arguments)
+        _check_numbers(command)
+        command.run()
+        if isinstance(command, List):
+            # Nothing but printing was asked for.
+            streams.check()

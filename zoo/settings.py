@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from reelrl.algos.grpo import GRPOConfig
 from reelrl.algos.policies import FlowPolicyConfig
 from reelrl.checks import Ge, check_fields
 from reelrl.naming import nearest
+from reelrl.zoo.imports import import_all
+from reelrl.zoo.plain_yaml import parse_yaml, read_yaml
 
+SHOWN = 100
+"""Characters of a setting that an error message repeats."""
 PRESETS = Path(__file__).resolve().parent / "presets"
 T = TypeVar("T")
 
@@ -40,7 +42,7 @@ class EvaluationConfig:
     prompts: str | tuple[str, ...] = "moving_shapes/compositional"
     clips: Annotated[int, Ge(1)] = 32
     every: Annotated[int, Ge(1)] = 10
-    seed: int = 10**6
+    seed: Annotated[int, Ge(0)] = 10**6
 
     def __post_init__(self) -> None:
         check_fields(self, "evaluation.")
@@ -76,24 +78,47 @@ class TrainConfig:
 
 
 def read_preset(name_or_path: str) -> dict[str, Any]:
-    """Values of a shipped preset, or of a yaml file.
+    """Values of a shipped preset, or of a yaml file; what its ``imports`` name is imported.
 
     Raises:
-        ValueError: if there is no such preset and no such file, or it is no mapping or no yaml.
+        ValueError: if there is no such preset and no such file, it is no mapping or no yaml, or an
+            import fails.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = PRESETS / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
-        raise ValueError(
-            f"unknown preset {name_or_path!r}{nearest(name_or_path, known)}, or the path of a yaml "
-            "file"
-        )
-    values = _read(path.read_text(), str(path)) or {}
+    path = find_yaml(name_or_path, "preset", PRESETS)
+    values = read_yaml(path)
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, got a {type(values).__name__}")
+    import_all(values.pop("imports", []), path)
     return values
+
+
+def find_yaml(name_or_path: str, kind: str, folder: Path, but: Collection[str] = ()) -> Path:
+    """The file of a name that ships, or the yaml file itself.
+
+    Args:
+        name_or_path: of what.
+        kind: what it is called in error messages.
+        folder: of the files that ship.
+        but: names of files in it that are of another kind.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ValueError(f"there is no file {name_or_path} in {Path.cwd()}")
+        return path
+    path = folder / f"{name_or_path}.yaml"
+    if name_or_path in but or not path.is_file():
+        known = {found.stem for found in folder.glob("*.yaml")} - set(but)
+        raise ValueError(
+            f"unknown {kind} {name_or_path!r}{nearest(name_or_path, known)}, or the path of a yaml "
+            "file"
+        )
+    return path
 
 
 def override(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -115,16 +140,8 @@ def override(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, An
             if not isinstance(inner, dict):
                 raise ValueError(f"{path!r}: {parent!r} holds {inner!r} and has no keys")
             place[parent] = place = dict(inner)
-        place[last] = _read(text, setting)
+        place[last] = parse_yaml(text, setting if len(setting) < SHOWN else path)
     return changed
-
-
-def _read(text: str, source: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        # Its message is a drawing of several lines.
-        raise ValueError(f"{source} is no yaml: {' '.join(str(error).split())}") from error
 
 
 def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
@@ -138,8 +155,33 @@ def build(kind: type[T], values: Mapping[str, Any], path: str = "") -> T:
     known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise ValueError(f"unknown key {path + str(key)!r}{nearest(str(key), known)}")
+            raise ValueError(
+                f"unknown key {path + str(key)!r}{_elsewhere(kind, key) or nearest(key, known)}"
+            )
+    for entry in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if entry.name not in values and not _has_default(entry):
+            raise ValueError(f"missing key {path + entry.name!r}: {_name(hints[entry.name])}")
     return kind(**{k: _convert(hints[k], v, path + k) for k, v in values.items()})
+
+
+def _has_default(entry: dataclasses.Field[Any]) -> bool:
+    return (entry.default, entry.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+
+
+def find_setting(kind: Any, name: str, path: str = "") -> str:
+    """The dotted key whose last part is ``name`` in a dataclass or one inside; empty if none is."""
+    for key, hint in _hints(kind).items():
+        if key == name:
+            return path + key
+        if dataclasses.is_dataclass(hint) and (found := find_setting(hint, name, f"{path}{key}.")):
+            return found
+    return ""
+
+
+def _elsewhere(kind: Any, name: str) -> str:
+    """A hint at a key of that name in one of the dataclasses inside; empty if there is none."""
+    found = find_setting(kind, name)
+    return f"; did you mean {found!r}?" if found else ""
 
 
 # Kept: evaluating annotations is most of the time of reading a suite of thousands of runs.
@@ -182,4 +224,9 @@ def _first_fit(hints: Sequence[Any], value: Any, path: str) -> Any:
 
 
 def _name(hint: Any) -> str:
+    """A type as yaml calls it."""
+    if hint is type(None):
+        return "null"
+    if get_origin(hint) is tuple:
+        return "list"
     return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)

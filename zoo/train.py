@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,13 @@ from reelrl.algos.policies.weights import averaged
 from reelrl.algos.run.checkpoint import list_checkpoints
 from reelrl.algos.run.distributed import ALONE, Ranks, launched
 from reelrl.algos.run.ownership import owned_by
+from reelrl.algos.run.signals import Stopped
 from reelrl.algos.trainer import CHECKPOINTS, Trainer
-from reelrl.envs.task import Task
 from reelrl.files import replace_folder, write_text
-from reelrl.naming import nearest
+from reelrl.zoo.arguments import check_arguments, check_run
+from reelrl.zoo.folders import writable
 from reelrl.zoo.pictures import save_gif, save_sheet
+from reelrl.zoo.plain_yaml import read_yaml
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
 
 CONFIG = "config.yaml"
@@ -75,15 +76,16 @@ def train(
     Raises:
         ValueError: for an unknown key or value, a folder with a run of other settings, or prompts
             that cannot be shared out evenly to the processes.
+        Stopped: after a signal, once the iteration that was under way is saved.
     """
     given = {"estimator": estimator, "env": env, "iterations": iterations}
     values = read_preset(preset) | {k: v for k, v in given.items() if v is not None}
     if seed is not None:
         values = override(values, [f"learner.seed={seed}"])
     config = build(TrainConfig, override(values, settings))
-    name = f"{Path(preset).stem}-{config.estimator}-{config.learner.seed}"
-    folder = out or Path("runs") / name
-    with launched(config.env_args.get("device", "cpu")) as ranks:
+    check_run(config, _spec(config.env))
+    folder = out or _default_folder(preset, config)
+    with writable(folder), launched(config.env_args.get("device") or "cpu") as ranks:
         batch = make_env(config, ranks)
         examination = _examination(config, batch.unwrapped.model, ranks)
         with owned_by(ranks, folder):
@@ -105,7 +107,7 @@ def _run(
         _show(learner, examination, folder, "before")
     remaining = config.iterations - learner.iteration
     if remaining > 0:
-        learner.learn(remaining, progress=progress)
+        _learn(learner, remaining, progress)
     _show(learner, examination, folder, "after")
     if ranks.is_main:
         with averaged(learner.updater.ema):
@@ -139,6 +141,29 @@ def score_table(rollout: Rollout, names: Sequence[str]) -> list[str]:
         )
         lines.append(f"{name:<{width}}  {mean:8.4g}  {spread:8.2g}  {1 - failed:6.0%}")
     return lines
+
+
+def _default_folder(preset: str, config: TrainConfig) -> Path:
+    """``runs/<preset>-<estimator>-<seed>``, the preset of an estimator behind a dash."""
+    name = f"{Path(preset).stem}-{config.estimator}-{config.learner.seed}"
+    before = Path("runs") / name
+    return before if before.exists() else Path("runs") / name.replace("@", "-")
+
+
+def _learn(learner: GRPO, remaining: int, progress: bool) -> None:
+    """Train to the end; a run that is stopped has been saved, and says how to go on."""
+    total = learner.iteration + remaining
+    try:
+        learner.learn(remaining, progress=progress)
+    except Stopped:
+        # At a second signal the learner has saved nothing.
+        if not learner.stopped_by:
+            raise
+    if learner.stopped_by:
+        raise Stopped(
+            learner.stopped_by,
+            f"stopped at iteration {learner.iteration} of {total}; the same command goes on",
+        )
 
 
 def make_env(config: TrainConfig, ranks: Ranks = ALONE) -> Any:
@@ -187,7 +212,7 @@ def open_run(
     if plain["policy"]["lora_targets"] is None:
         # As the policy fills them in: runs from before they were the model's have them here.
         plain["policy"]["lora_targets"] = list(env.unwrapped.model.lora_targets)
-    if begun and yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) != plain:
+    if begun and _recorded(folder / CONFIG) != plain:
         raise ValueError(
             f"{folder} holds a run with other settings (see its {CONFIG}); choose another --out"
         )
@@ -217,6 +242,18 @@ def open_run(
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     return learner
+
+
+def _recorded(path: Path) -> Any:
+    """Settings of a run as plain values, with what was not a setting yet when it began."""
+    stored = read_yaml(path)
+    if not isinstance(stored, dict):
+        return stored
+    try:
+        whole = _plain(asdict(build(TrainConfig, {**stored, "iterations": 1})))
+    except ValueError:
+        return stored  # Nothing that is asked for now equals it.
+    return {key: value for key, value in whole.items() if key != "iterations"}
 
 
 def _examination(config: TrainConfig, model: Any, ranks: Ranks) -> Evaluation:
@@ -254,18 +291,8 @@ def _spec(env_id: str) -> EnvSpec:
         raise ValueError(f"unknown env {env_id!r}: {error}") from error
 
 
-def _check_arguments(spec: EnvSpec, arguments: Mapping[str, Any]) -> None:
-    """Refuse what no environment of ours takes; those of others know their own."""
-    if spec.vector_entry_point != gym.spec("reelrl/TextToVideo-v0").vector_entry_point:
-        return
-    known = ["render_mode", *inspect.signature(Task).parameters]
-    for key in arguments:
-        if key not in known:
-            raise ValueError(f"unknown key {'env_args.' + key!r}{nearest(key, known)}")
-
-
 def _make(env_id: str, count: int, arguments: dict[str, Any]) -> Any:
-    _check_arguments(_spec(env_id), arguments)
+    check_arguments(_spec(env_id), {k: v for k, v in arguments.items() if k != "model"})
     fixed = {"output": "torch", "autoreset_mode": "Disabled"}
     return gym.make_vec(env_id, num_envs=count, **{**arguments, **fixed})
 

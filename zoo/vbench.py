@@ -15,6 +15,7 @@ since VBench takes the ending of whatever file it finds first for that of the vi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,8 @@ from typing import Annotated
 import torch
 import tyro
 from torch import Tensor
+
+from reelrl.zoo.door import door
 
 CLIPS_PER_PROMPT = 5
 LONGEST_NAME = 255
@@ -56,9 +59,12 @@ def export(folder: Path, prompts: Sequence[str], videos: Tensor, fps: float = 8.
         fps: frame rate, which VBench's dynamic degree reads.
 
     Raises:
-        ValueError: for odd sizes, differing numbers, or a prompt that cannot be a file's name.
+        ValueError: for odd sizes, a frame rate that is none, differing numbers, or a prompt that
+            cannot be a file's name.
         ImportError: without the extra ``video``.
     """
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps must be finite and positive, got {fps}")
     if videos.ndim != 5 or videos.shape[2] % 2 or videos.shape[3] % 2:
         raise ValueError(f"expected (N, F, H, W, 3) of even H and W, got {tuple(videos.shape)}")
     if len(prompts) != len(videos):
@@ -127,6 +133,8 @@ def main(
     from reelrl.envs.models import VideoModel
     from reelrl.zoo.generate import generate
 
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps must be finite and positive, got {fps}")
     lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines()]
     repeated = [line for line in lines if line for _ in range(CLIPS_PER_PROMPT)]
     for prompt in repeated:
@@ -146,4 +154,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with door("vbench"):
+        tyro.cli(main)

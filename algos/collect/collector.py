@@ -267,10 +267,28 @@ def _check(env: Any, prompts: int, group_size: int, plan: Plan, ranks: Ranks) ->
             f"{prompts} prompts times {group_size} clips{among} must be a positive multiple "
             f"of num_envs = {base.num_envs}"
         )
+    check_whole_groups(base, group_size)
     if plan.shared and base.num_envs % group_size:
         raise ValueError(
             f"clips that share their way need whole groups in a batch: num_envs = {base.num_envs} "
             f"is no multiple of the group size {group_size}"
+        )
+
+
+def check_whole_groups(env: DenoisingEnv, group_size: int) -> None:
+    """Refuse a batch that cuts groups, if a reward compares the clips of a group.
+
+    Raises:
+        ValueError: names the rewards.
+    """
+    count = getattr(env, "num_envs", 1)
+    facts = env.reward_facts
+    pairs = zip(facts.names, facts.groupwise, strict=False)
+    comparing = [name for name, compares in pairs if compares]
+    if comparing and count % group_size:
+        raise ValueError(
+            f"{', '.join(comparing)} compares the clips of a group, so a batch must hold whole "
+            f"groups: num_envs = {count} is no multiple of the group size {group_size}"
         )
 
 

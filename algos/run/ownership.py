@@ -59,10 +59,11 @@ def owned(folder: Path, *, wait: bool = False) -> Iterator[None]:
             yield
         finally:
             _HELD[key] -= 1
-            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+            if [path.name for path in folder.iterdir()] == [LOCK]:
                 # Nothing came of it.
                 (folder / LOCK).unlink()
-                folder.rmdir()
+                if made:
+                    folder.rmdir()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ RUNS = (
 def curves(scenario: str, method: str, column: str) -> dict[str, tuple[list[int], list[float]]]:
     """Iterations and values of a column, by seed."""
     found: dict[str, tuple[list[int], list[float]]] = {}
-    with (RESULTS / f"{scenario}.csv").open() as file:
+    with (RESULTS / f"{scenario}.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["method"] == method and row[column]:
                 iterations, values = found.setdefault(row["seed"], ([], []))

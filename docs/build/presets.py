@@ -11,6 +11,7 @@ import yaml
 
 from reelrl.algos.advantages import list_estimators
 from reelrl.zoo.benchmark.design import LIBRARIES, SUITES, Suite, list_suites, read_suite
+from reelrl.zoo.plain_yaml import read_yaml
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, read_preset
 
 
@@ -48,7 +49,7 @@ def index() -> str:
 def comment(path: Path) -> str:
     """The comment at the head of a yaml file, as one line."""
     lines = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# "))
@@ -66,7 +67,7 @@ def training_page(name: str) -> str:
     for key, value in flat(dataclasses.asdict(build(TrainConfig, values))).items():
         mark = "**" if key in given else ""
         lines.append(f"| {mark}`{key}`{mark} | `{value}` |")
-    lines += ["", "## The file", "", *yaml_block(path.read_text())]
+    lines += ["", "## The file", "", *yaml_block(path.read_text(encoding="utf-8"))]
     return "\n".join(lines) + "\n"
 
 
@@ -92,7 +93,7 @@ def suite_page(name: str) -> str:
         known = key in library("scenarios")
         link = f"[`{key}`](scenarios.md#{key})" if known else f"`{key}`"
         lines.append(f"| {link} | {scenario.title} | {methods} |")
-    lines += ["", "## The file", "", *yaml_block(path.read_text())]
+    lines += ["", "## The file", "", *yaml_block(path.read_text(encoding="utf-8"))]
     return "\n".join(lines) + "\n"
 
 
@@ -148,7 +149,7 @@ def methods_page() -> str:
 def library(kind: str) -> dict[str, Any]:
     """Scenarios or methods by name."""
     assert kind in LIBRARIES, kind
-    return yaml.safe_load((SUITES / f"{kind}.yaml").read_text())
+    return read_yaml(SUITES / f"{kind}.yaml")
 
 
 def flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:

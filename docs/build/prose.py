@@ -1,6 +1,7 @@
 """Counts the phrases that make a reader go back, in pages, docstrings and messages.
 
-Run ``make prose``. Each pattern is a habit that CONTRIBUTING advises against; ``--list`` shows where.
+Run ``make prose``. Each pattern is a habit that CONTRIBUTING advises against. ``--list`` shows
+where they are.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ def of_source(path: Path) -> Iterator[tuple[str, int, str]]:
                 for paragraph in re.split(r"\n\s*\n", plain):
                     yield name, constant.lineno, " ".join(paragraph.split())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in seen:
-            if " " in node.value.strip():
-                yield name, node.lineno, " ".join(node.value.split())
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in seen and " " in node.value.strip():
+            yield name, node.lineno, " ".join(node.value.split())
 
 
 def main() -> int:

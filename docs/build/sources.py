@@ -28,7 +28,7 @@ def example_pages(root: Path) -> dict[str, str]:
     index += ["| file | what |", "|---|---|"]
     made = {}
     for path in sorted((root / "examples").glob("*.py")):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         doc = (ast.get_docstring(ast.parse(text)) or "").split("\n")
         made[f"examples/{path.stem}.md"] = f"# {path.stem}\n\n" + code_block(text, "python")
         index.append(f"| [`{path.name}`]({path.stem}.md) | {doc[0]} |")

@@ -129,7 +129,7 @@ def test_an_estimator_with_another_baseline_takes_groups_of_one():
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0, 3.0)])
 def test_weights_that_do_not_fit_are_found_before_anything_is_drawn(make, tiny_types, weights):
-    with pytest.raises(ValueError, match=r"learner.reward_weights must hold 2 .*brightness, cont"):
+    with pytest.raises(ValueError, match=r"learner.reward_weights: expected 2 .*brightness, cont"):
         make(tiny_types["brightness"](), tiny_types["contrast"](), reward_weights=weights)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import gymnasium as gym
 
 from reelrl.algos.advantages import make_estimator
-from reelrl.envs.task import Task
 from reelrl.naming import nearest
 from reelrl.rewards.base import Reward
 from reelrl.rewards.spec import build_reward
+from reelrl.zoo.arguments import check_arguments
 from reelrl.zoo.benchmark.columns import SPLITS
 from reelrl.zoo.benchmark.design import Run, Suite
 from reelrl.zoo.benchmark.truth import HeldOutJudges, build_truth
@@ -40,8 +39,8 @@ def check(suite: Suite, runs: Iterable[Run]) -> None:
         parts: list[tuple[str, Any]] = [
             ("estimator", run.config.estimator),
             ("env", run.config.env),
-            ("env_args", sorted(run.config.env_args)),
             *(("reward", reward) for reward in rewards),
+            ("env_args", {"env": run.config.env, "args": run.config.env_args}),
         ]
         for kind, value in parts:
             key = json.dumps([kind, value], sort_keys=True)
@@ -81,7 +80,4 @@ def _look_up(kind: str, value: Any, judges: set[str]) -> None:
         if trained:
             raise ValueError(f"expected no held-out judge among the rewards, got {min(trained)!r}")
     else:
-        known = list(inspect.signature(Task).parameters)
-        for name in value:
-            if name not in known:
-                raise ValueError(f"unknown argument {name!r}{nearest(name, known)}")
+        check_arguments(gym.spec(value["env"]), value["args"])

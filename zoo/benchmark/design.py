@@ -13,17 +13,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Annotated, Any
 
 from reelrl.algos.advantages import list_estimators
+from reelrl.checks import Ge, check_fields
 from reelrl.naming import nearest
 from reelrl.zoo.benchmark.columns import DEFAULT_TRUTH
+from reelrl.zoo.benchmark.names import check_expected, named
 from reelrl.zoo.benchmark.truth import TruthSpec
-from reelrl.zoo.settings import PRESETS, TrainConfig, build, override
+from reelrl.zoo.imports import import_all
+from reelrl.zoo.plain_yaml import read_yaml
+from reelrl.zoo.settings import PRESETS, TrainConfig, build, find_yaml, override
 
 SUITES = PRESETS / "bench"
+LARGEST_SEED = 2**31
+"""Seeds below it leave room for the streams that are derived from them."""
 LIBRARIES = ("scenarios", "methods")
 """Files in the folder of suites that are none."""
 
@@ -68,19 +72,20 @@ class ExaminationConfig:
     """The fixed examination of every run.
 
     Attributes:
-        clips: per split.
+        clips: per split; two or more, because their variety is measured.
         unseen: of the split that gains are read from, at least ``clips``; None is ``clips`` too.
             More of them take the examination's own noise out of every comparison.
         every: iterations between two examinations.
         seed: of the noise.
     """
 
-    clips: int = 48
+    clips: Annotated[int, Ge(2)] = 48
     unseen: int | None = None
-    every: int = 10
-    seed: int = 20_000_000
+    every: Annotated[int, Ge(1)] = 10
+    seed: Annotated[int, Ge(0)] = 20_000_000
 
     def __post_init__(self) -> None:
+        check_fields(self, "examined.")
         if self.unseen is not None and self.unseen < self.clips:
             raise ValueError(
                 f"expected examined.unseen of at least examined.clips = {self.clips}, got "
@@ -153,6 +158,8 @@ class Suite:
         examined: the examination.
         best_of: clips per prompt of the baseline without training; 0 leaves it out.
         truth: what is measured, as :func:`~reelrl.zoo.benchmark.truth.build_truth` takes it.
+        imports: modules and Python files that register what the suite names.
+        claims: True tests claims of the literature about the methods, too.
     """
 
     name: str
@@ -167,6 +174,8 @@ class Suite:
     examined: ExaminationConfig
     best_of: int
     truth: TruthSpec
+    imports: tuple[str, ...] = ()
+    claims: bool = False
 
     @property
     def iterations(self) -> int:
@@ -198,33 +207,39 @@ def list_suites() -> list[str]:
 
 
 def read_suite(name_or_path: str) -> Suite:
-    """A suite that ships, or one in a yaml file.
+    """A suite that ships, or one in a yaml file; what its ``imports`` name is imported first.
 
     Raises:
-        ValueError: for an unknown suite, scenario, method or key.
+        ValueError: in one line that names file and key, for an unknown suite, scenario, method or
+            key, and for values that make no benchmark.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = SUITES / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = list_suites()
-        raise ValueError(f"unknown suite {name_or_path!r}{nearest(name_or_path, known)}")
-    values = yaml.safe_load(path.read_text())
-    library = {kind: yaml.safe_load((SUITES / f"{kind}.yaml").read_text()) for kind in LIBRARIES}
-    names = dict(_named(values.pop("methods")))
+    path = find_yaml(name_or_path, "suite", SUITES, LIBRARIES)
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold keys and values, got {values!r}")
+    imports = import_all(values.pop("imports", []), path)
+    try:
+        return _suite(path.stem, values, imports)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _suite(name: str, values: dict[str, Any], imports: tuple[str, ...]) -> Suite:
+    plain = build(_Plain, values)
+    library = {kind: read_yaml(SUITES / f"{kind}.yaml") for kind in LIBRARIES}
+    names = named(plain.methods, "methods")
     scenarios = {
         name: _scenario(library["scenarios"], name, {"methods": list(names)} | (given or {}))
-        for name, given in _named(values.pop("scenarios"))
+        for name, given in named(plain.scenarios, "scenarios").items()
     }
     for scenario in scenarios.values():
         names |= {name: None for name in scenario.methods if name not in names}
     methods = {name: _method(library["methods"], name, given) for name, given in names.items()}
-    examined = build(ExaminationConfig, values.pop("examined", {}), "examined.")
-    defaults = {
-        "margin": 0.05, "baseline": "grpo", "control": None, "best_of": 0, "truth": DEFAULT_TRUTH
-    }  # fmt: skip
-    plain = build(_Plain, defaults | values)
-    suite = Suite(path.stem, **vars(plain), scenarios=scenarios, methods=methods, examined=examined)
+    known = {*methods, *library["methods"], *list_estimators()}
+    for scenario_name, scenario in scenarios.items():
+        check_expected(scenario.expect, known, f"scenarios.{scenario_name}.expect")
+    kept = {key: value for key, value in vars(plain).items() if key in Suite.__dataclass_fields__}
+    suite = Suite(name, **kept | {"scenarios": scenarios, "methods": methods, "imports": imports})
     for run in suite.runs():
         assert run.config  # raises for an unknown key; what the values name is looked up by check
     return suite
@@ -232,25 +247,49 @@ def read_suite(name_or_path: str) -> Suite:
 
 @dataclass(frozen=True)
 class _Plain:
+    """The keys of a suite's file."""
+
     title: str
     seeds: tuple[int, ...]
     base: dict[str, Any]
-    margin: float
-    baseline: str
-    control: str | None
-    best_of: int
-    truth: str | dict[str, Any]
+    scenarios: Any
+    methods: Any
+    examined: ExaminationConfig = field(default_factory=ExaminationConfig)
+    margin: Annotated[float, Ge(0)] = 0.05
+    baseline: str = "grpo"
+    control: str | None = None
+    best_of: Annotated[int, Ge(0)] = 0
+    truth: str | dict[str, Any] = DEFAULT_TRUTH
+    claims: bool = False
 
-
-def _named(given: Any) -> list[tuple[str, Any]]:
-    """Names with what is said of them: a list names, a mapping names and says."""
-    return [(name, None) for name in given] if isinstance(given, list) else list(given.items())
+    def __post_init__(self) -> None:
+        check_fields(self)
+        right = all(0 <= seed < LARGEST_SEED for seed in self.seeds)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not right:
+            raise ValueError(
+                f"seeds must be one or more different numbers from 0 to {LARGEST_SEED - 1}, got "
+                f"{list(self.seeds)}"
+            )
+        if not isinstance(self.base.get("env_args", {}), dict):
+            raise ValueError(
+                f"base.env_args must hold keys and values, got {self.base['env_args']!r}"
+            )
 
 
 def _scenario(library: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> Scenario:
     if name not in library and "rewards" not in given:
         raise ValueError(f"unknown scenario {name!r}{nearest(name, list(library))}")
-    return build(Scenario, library.get(name, {}) | given, f"scenarios.{name}.")
+    path = f"scenarios.{name}"
+    described = build(Scenario, library.get(name, {}) | given, f"{path}.")
+    named(list(described.methods), f"{path}.methods")
+    for reward in described.rewards:
+        if not isinstance(reward, str) and not (isinstance(reward, dict) and "name" in reward):
+            raise ValueError(
+                f"{path}.rewards must hold names, or keys and values with a name, got {reward!r}"
+            )
+    if not described.rewards:
+        raise ValueError(f"{path}.rewards must hold one reward or more, got none")
+    return described
 
 
 def _method(library: Mapping[str, Any], name: str, given: Any) -> Method:

@@ -42,7 +42,9 @@ def place() -> dict[str, str | None]:
 
 def _git(*words: str) -> str | None:
     here = Path(__file__).resolve().parent
-    answer = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
+    answer = subprocess.run(
+        ["git", "-C", str(here), *words], capture_output=True, text=True, encoding="utf-8"
+    )
     return answer.stdout.strip() or None
 
 
@@ -50,7 +52,7 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [
         line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.is_file() else ())
+        for line in (info.read_text(encoding="utf-8").splitlines() if info.is_file() else ())
         if line.startswith("model name")
     ]
     return names[0] if names else platform.processor()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch
 
 from reelrl.algos.grpo import GRPO
 from reelrl.algos.run.ownership import owned
-from reelrl.algos.run.runlog import RunLog
+from reelrl.algos.run.runlog import METRICS, RunLog
+from reelrl.algos.run.signals import Stopped
+from reelrl.algos.trainer import CHECKPOINTS
 from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.scoring import RewardList
+from reelrl.files import write_text
 from reelrl.zoo.benchmark.design import ExaminationConfig, Run
 from reelrl.zoo.benchmark.examination import FixedExamination
 from reelrl.zoo.benchmark.place import place
@@ -31,14 +35,31 @@ GIF_SCALE = 1
 
 
 def finished(run: Run, folder: Path) -> bool:
-    """True if the folder holds this run with all its iterations."""
-    return read_done(folder).get("digest") == run.digest
+    """True if the folder holds this run with all its iterations, as they were written."""
+    return read_done(folder).get("digest") == run.digest and not is_damaged(folder)
 
 
 def read_done(folder: Path) -> dict[str, Any]:
-    """Digest, commit and machine of the finished run in a folder; empty if there is none."""
+    """Digest, commit and machine of the finished run in a folder.
+
+    Empty if there is none, or if the file that tells is damaged.
+    """
     path = folder / DONE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        done = json.loads(path.read_bytes().decode("utf-8")) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return done if isinstance(done, dict) else {}
+
+
+def is_damaged(folder: Path) -> bool:
+    """True if the numbers of a finished run are not as they were when it finished."""
+    wanted = read_done(folder).get(METRICS)
+    return wanted is not None and wanted != _digest(folder / METRICS)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "no file"
 
 
 def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
@@ -57,6 +78,10 @@ def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
     torch.set_num_threads(1)
     # One outlives a killed benchmark.
     with owned(folder, wait=True):
+        if is_damaged(folder):
+            # The curve is lost, and no checkpoint holds it.
+            shutil.rmtree(folder / CHECKPOINTS)
+            (folder / DONE).unlink()
         if not finished(run, folder):
             _train(run, folder, examined)
     return folder
@@ -65,13 +90,14 @@ def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
 def _train(run: Run, folder: Path, examined: ExaminationConfig) -> None:
     learner, examination = _open(run, folder, examined)
     remaining = run.config.iterations - learner.iteration
-    if remaining > 0 and len(learner.learn(remaining)) < remaining:
-        raise KeyboardInterrupt  # Ctrl-C was taken by the learner, which has saved
+    if remaining > 0:
+        learner.learn(remaining)
+    if learner.stopped_by:
+        raise Stopped(learner.stopped_by)  # the learner has saved
     _measure_end(learner, folder)
     _save_clips(learner, examination, folder, "after")
-    temporary = folder / f".{DONE}"
-    temporary.write_text(json.dumps({"digest": run.digest, **place()}))
-    os.replace(temporary, folder / DONE)
+    done = {"digest": run.digest, METRICS: _digest(folder / METRICS), **place()}
+    write_text(folder / DONE, json.dumps(done))
 
 
 def _open(run: Run, folder: Path, examined: ExaminationConfig) -> tuple[GRPO, FixedExamination]:

@@ -6,26 +6,26 @@ checkpoint, and one that fails is reported and stops nothing else.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
+from reelrl.algos.run.signals import Stopped
 from reelrl.zoo.benchmark.best_of_n import best_of_n
 from reelrl.zoo.benchmark.check import check
-from reelrl.zoo.benchmark.columns import BEST_OF_N, write_rows
 from reelrl.zoo.benchmark.design import Run, Suite
 from reelrl.zoo.benchmark.place import facts_of
 from reelrl.zoo.benchmark.progress import Progress
 from reelrl.zoo.benchmark.run import execute
 from reelrl.zoo.benchmark.store import Store, collect
+from reelrl.zoo.benchmark.worker import finish, workers
 
 POLL = 1.0
 """Seconds between two looks at the progress of the runs."""
@@ -66,7 +66,9 @@ def bench(
     store = Store(results, suite)
     failures: Failures = []
     facts = facts_of(command)
-    workers = jobs or os.cpu_count() or 1
+    jobs = jobs or os.cpu_count() or 1
+    for line in store.damage.lines(results):
+        print(f"{line}; it is measured again", file=sys.stderr)
 
     def keep() -> None:
         found = collect(store.missing(), out)
@@ -79,11 +81,11 @@ def bench(
     check(suite, missing)
     if missing:
         try:
-            _Crew(suite, out, workers, progress).work(missing, _Seldom(keep), failures)
+            _Crew(suite, out, jobs, progress).work(missing, _Seldom(keep), failures)
         finally:
             keep()
     if suite.best_of:
-        _baseline(suite, store, workers)
+        _baseline(suite, store, jobs, lambda: store.describe(facts, failures))
     store.describe(facts, failures)
     return failures
 
@@ -119,7 +121,11 @@ class _Crew:
         waiting = list(runs)
         tries = dict.fromkeys((run.path for run in runs), 0)
         with tqdm(
-            total=sum(run.config.iterations for run in runs), disable=not self.progress, unit="it"
+            total=sum(run.config.iterations for run in runs),
+            disable=not self.progress,
+            unit="it",
+            # A file keeps every line.
+            mininterval=POLL if sys.stderr is not None and sys.stderr.isatty() else COLLECT,
         ) as bar:
             while waiting:
                 unfinished = self._round(waiting, keep, failures, bar)
@@ -134,25 +140,20 @@ class _Crew:
         self, runs: Sequence[Run], keep: Callable[[], None], failures: Failures, bar: Any
     ) -> list[Run]:
         """One pool; returns the runs that it did not live to finish."""
-        # Not forked: a forked process inherits locks of torch's threads.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_single_thread)
-        futures = {
-            pool.submit(execute, run, self.out / run.path, self.suite.examined): run for run in runs
-        }
         unfinished: list[Run] = []
         done: set[Future[Path]] = set()
-        try:
+        examined = self.suite.examined
+        with workers(self.jobs, self.suite.imports) as pool:
+            futures = {
+                pool.submit(finish, execute, run, self.out / run.path, examined): run
+                for run in runs
+            }
             while len(done) < len(futures):
                 time.sleep(POLL)
                 for future in [f for f in futures if f.done() and f not in done]:
                     done.add(future)
                     self._settle(future, futures[future], keep, failures, unfinished)
                 self._show(bar, list(futures.values()), failures)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        pool.shutdown()
         return unfinished
 
     def _settle(
@@ -168,7 +169,7 @@ class _Crew:
             keep()
         elif isinstance(error, BrokenProcessPool):
             unfinished.append(run)
-        elif isinstance(error, KeyboardInterrupt):
+        elif isinstance(error, KeyboardInterrupt | Stopped):
             raise error
         else:
             failures.append((run, f"{type(error).__name__}: {error}"))
@@ -176,17 +177,14 @@ class _Crew:
 
     def _show(self, bar: Any, runs: Sequence[Run], failures: Failures) -> None:
         counts = [self.progress_of(run, self.out / run.path) for run in runs]
-        bar.n = bar.total - sum(run.config.iterations for run in runs) + sum(counts)
+        reached = bar.total - sum(run.config.iterations for run in runs) + sum(counts)
         complete = sum(n == run.config.iterations for n, run in zip(counts, runs, strict=True))
-        bar.set_postfix_str(f"{complete} of {len(runs)} runs, {len(failures)} failed")
+        said = f"{complete} of {len(runs)} runs, {len(failures)} failed"
+        bar.set_postfix_str(said, refresh=False)
+        bar.update(reached - bar.n)
 
 
-def _single_thread() -> None:
-    """One thread per process: the cores are busy with the other runs."""
-    torch.set_num_threads(1)
-
-
-def _baseline(suite: Suite, store: Store, jobs: int) -> None:
+def _baseline(suite: Suite, store: Store, jobs: int, describe: Callable[[], None]) -> None:
     """Best of n, for the seeds that are not there yet."""
     rows = list(store.best_of_n)
     scenarios = set(suite.scenarios)
@@ -197,8 +195,8 @@ def _baseline(suite: Suite, store: Store, jobs: int) -> None:
     }
     wanted = [seed for seed in suite.seeds if seed not in have]
     rows = [row for row in rows if int(row["seed"]) in have]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_single_thread) as pool:
+    with workers(jobs, suite.imports) as pool:
         for part in pool.map(best_of_n, [suite] * len(wanted), wanted):
             rows += part
-            write_rows(store.folder / f"{BEST_OF_N}.csv", rows)
+            store.keep_best_of_n(rows)
+            describe()

@@ -20,13 +20,16 @@ from reelrl.zoo.benchmark.columns import (
     DEFAULT_TRUTH,
     SUITE,
     Row,
+    as_text,
     read_rows,
+    read_runs,
     renamed,
     write_rows,
     write_text,
 )
 from reelrl.zoo.benchmark.design import Run, Suite
-from reelrl.zoo.benchmark.run import CLIPS, read_done
+from reelrl.zoo.benchmark.run import CLIPS, finished, read_done
+from reelrl.zoo.benchmark.seals import find_damage, read_facts, seal_of, sealed
 from reelrl.zoo.benchmark.truth import TruthSpec, build_truth
 
 
@@ -58,7 +61,7 @@ def collect(runs: Iterable[Run], out: Path) -> list[Finished]:
     for run in runs:
         folder = out / run.path
         done = read_done(folder)
-        if done.get("digest") == run.digest:
+        if finished(run, folder):
             place: dict[str, Any] = {key: done[key] for key in ("commit", "machine") if key in done}
             found.append(Finished(run, folder, tuple(rows_of(run, folder)), place))
     return found
@@ -92,18 +95,25 @@ class Store:
 
     Attributes:
         best_of_n: rows of the baseline that trains nothing, as they were found; none of another
-            truth.
+            truth, and none if they are damaged.
+        damage: of the folder as it was found. The runs of it count as missing.
+
+    Raises:
+        ValueError: if ``suite.json`` is damaged.
     """
 
     def __init__(self, folder: Path, suite: Suite) -> None:
         self.folder, self.suite = folder, suite
-        path = folder / SUITE
-        self.facts: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        self.facts: dict[str, Any] = read_facts(folder) if (folder / SUITE).is_file() else {}
+        self.damage = find_damage(folder, self.facts)
         examined = asdict(suite.examined)
         same_truth = not self.facts or self._truth() == suite.truth
         if not same_truth or self.facts.get("examined", examined) != examined:
             self.facts["runs"] = {}  # read from other clips, they compare with nothing from now on
-        self.best_of_n = tuple(read_rows(folder / f"{BEST_OF_N}.csv")) if same_truth else ()
+        sound = same_truth and not self.damage.best_of_n
+        self.best_of_n = tuple(read_rows(folder / f"{BEST_OF_N}.csv")) if sound else ()
+        for path in self.damage.runs:
+            self.facts["runs"].pop(path, None)
 
     def _truth(self) -> TruthSpec:
         """The truth of the results that are here."""
@@ -127,6 +137,7 @@ class Store:
             here: ``commit`` and ``machine`` of runs whose folders do not tell. They are remembered
                 run by run: a benchmark that is killed and goes on may do so elsewhere.
         """
+        seals = {str(found.run.path): seal_of(map(as_text, found.rows)) for found in finished}
         for scenario in dict.fromkeys(found.run.scenario for found in finished):
             self._merge(scenario, [found for found in finished if found.run.scenario == scenario])
         for found in finished:
@@ -141,15 +152,18 @@ class Store:
                 "digest": run.digest,
                 "commit": place.get("commit"),
                 "machine": place.get("machine"),
+                **seals[str(run.path)],
             }
 
     def _merge(self, scenario: str, finished: Sequence[Finished]) -> None:
         """Put the rows of runs of one scenario in the place of the rows they had before."""
         path = self.folder / f"{scenario}.csv"
         mine = {(found.run.method, found.run.seed) for found in finished}
-        rows: list[Row] = [
-            row for row in read_rows(path) if (row["method"], int(row["seed"])) not in mine
-        ]
+        try:
+            kept = read_runs(path)
+        except ValueError:
+            kept = {}  # all its runs are damaged, and measured again
+        rows: list[Row] = [row for key, run in kept.items() if key not in mine for row in run]
         rows += [row for found in finished for row in found.rows]
         order = {name: place for place, name in enumerate(self.suite.methods)}
         rows.sort(
@@ -168,6 +182,7 @@ class Store:
             "margin": suite.margin,
             "baseline": suite.baseline,
             "control": suite.control,
+            "claims": suite.claims,
             "iterations": suite.iterations,
             "seeds": list(suite.seeds),
             "base": suite.base,
@@ -187,9 +202,20 @@ class Store:
                 for run, error in failed
             ],
             "runs": dict(sorted(self.facts.get("runs", {}).items())),
+            BEST_OF_N: seal_of(map(as_text, self.best_of_n)),
         }  # fmt: skip
-        self.facts = described
-        write_text(self.folder / SUITE, json.dumps(described, indent=1) + "\n")
+        if suite.imports:
+            # Of a file the name: its folder is another one elsewhere.
+            described["imports"] = [
+                Path(name).name if name.endswith(".py") else name for name in suite.imports
+            ]
+        self.facts = sealed(described)
+        write_text(self.folder / SUITE, json.dumps(self.facts, indent=1) + "\n")
+
+    def keep_best_of_n(self, rows: Sequence[Row]) -> None:
+        """Write the rows of the baseline that trains nothing; :meth:`describe` seals them."""
+        self.best_of_n = tuple(rows)
+        write_rows(self.folder / f"{BEST_OF_N}.csv", rows)
 
     def _reward_names(self, scenario: str) -> list[str]:
         return [build_reward(spec).name for spec in self.suite.scenarios[scenario].rewards]

@@ -109,5 +109,5 @@ def main(out: Path | None) -> None:
     print(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "distinct_groups.md").write_text(text + "\n")
+        (out / "distinct_groups.md").write_text(text + "\n", encoding="utf-8")
         plot(by_size, by_count, out / "distinct_groups.png")

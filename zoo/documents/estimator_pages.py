@@ -116,7 +116,7 @@ def main(out: Path | None) -> None:
             continue
         path = out / f"{name}.md"
         if path.is_file():
-            path.write_text(refresh(path.read_text(), name))
+            path.write_text(refresh(path.read_text(encoding="utf-8"), name))
             refreshed += 1
     if out is not None:
         print(f"refreshed {refreshed} pages in {out}")

@@ -152,7 +152,7 @@ def main(out: Path | None = None, count: int = 384) -> None:
             labels = [f"{text}   gold {g:.2f}" for text, g in zip(labels, gold, strict=True)]
             save_sheet(out / "pictures" / f"{name}.png", videos, labels, columns=2)
     nano = models["nano"]
-    record = json.loads((nano.folder / RECORD).read_text())
+    record = json.loads((nano.folder / RECORD).read_text(encoding="utf-8"))
     card = CARD.format(
         count=count,
         words=len(VOCABULARY),
@@ -169,7 +169,7 @@ def main(out: Path | None = None, count: int = 384) -> None:
     )
     print(card)
     if out is not None:
-        (out / "nano.md").write_text(card)
+        (out / "nano.md").write_text(card, encoding="utf-8")
 
 
 CARD = """# nano-Wan model card

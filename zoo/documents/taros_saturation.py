@@ -148,4 +148,4 @@ def main(out: Path | None) -> None:
     print(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "taros_saturation.md").write_text(text + "\n")
+        (out / "taros_saturation.md").write_text(text + "\n", encoding="utf-8")

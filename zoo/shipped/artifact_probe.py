@@ -22,6 +22,7 @@ from torch import Tensor
 from reelrl.rewards.image.artifact import HEAD_FILE, PictureEncoder
 from reelrl.rewards.moving_shapes.attacks import ATTACKS
 from reelrl.rewards.moving_shapes.world import sample_clips
+from reelrl.zoo.door import door
 
 TRAINED = (
     "+noise 30 dB",
@@ -160,4 +161,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with door("artifact_probe"):
+        tyro.cli(main)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import yaml
 
-from reelrl.zoo.benchmark import runner
+from reelrl.zoo.benchmark import runner, worker
 from reelrl.zoo.benchmark.design import read_suite
 
 TINY = {
@@ -49,8 +49,8 @@ def in_this_process(monkeypatch):
     """The runner's processes are one thread of this one, so that what is patched stays so."""
 
     class Pool(ThreadPoolExecutor):
-        def __init__(self, jobs, *, mp_context, initializer):
-            super().__init__(1, initializer=initializer)
+        def __init__(self, jobs, *, mp_context, initializer, initargs):
+            super().__init__(1)
 
-    monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(worker, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(runner, "POLL", 0.01)

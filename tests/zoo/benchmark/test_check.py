@@ -28,7 +28,7 @@ def scenario(*rewards):
         ({"methods": {"grpo": None, "x": {"estimator": "gddpo"}}}, "x: estimator: .*'gddpo'"),
         (
             {"base": BASE | {"env_args": {"num_stepss": 8}}},
-            "'num_stepss'; did you mean 'num_steps'",
+            "'env_args.num_stepss'; did you mean 'num_steps'",
         ),
         ({"base": BASE | {"env": "reelrl/MovingShapesErly-v0"}}, "goodhart/grpo: env: .*Erly"),
         ({"baseline": "grppo"}, "the baseline .* got 'grppo'; did you mean 'grpo'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -94,7 +95,8 @@ def test_results_of_other_settings_are_not_this_runs(tiny_suite, tmp_path):
     suite = tiny_suite(methods=["grpo"])
     (run,) = suite.runs()
     kept = Store(tmp_path, suite)
-    kept.facts["runs"] = {str(run.path): {"digest": run.digest}}
+    leave(run, tmp_path / "out" / run.path)
+    kept.take(collect([run], tmp_path / "out"), {})
     assert kept.has(run)
     (other,) = tiny_suite(methods={"grpo": {"set": {"learner.learning_rate": 1e-9}}}).runs()
     assert other.path == run.path and not kept.has(other)
@@ -324,7 +326,38 @@ def test_a_run_folder_tells_where_it_was_made(tiny_suite, tmp_path):
     store = Store(tmp_path / "results", suite)
     store.take([found], {"commit": "near", "machine": "here"})
     (kept,) = store.facts["runs"].values()
-    assert kept == {"digest": run.digest, "commit": "far", "machine": "away"}
+    assert {key: kept[key] for key in ("digest", "commit", "machine")} == {
+        "digest": run.digest, "commit": "far", "machine": "away",
+    }  # fmt: skip
     assert sorted(path.read_bytes() for path in done.parent.iterdir()) == before
     done.write_text(json.dumps({"digest": "of other settings"}))
     assert collect([run], tmp_path) == []
+
+
+@pytest.mark.parametrize("spoil", ["metrics.jsonl", "done.json"])
+def test_a_finished_run_whose_files_are_damaged_is_none(spoil, tiny_suite, tmp_path):
+    suite = tiny_suite(methods=["grpo"])
+    (run,) = suite.runs()
+    folder = tmp_path / run.path
+    leave(run, folder)
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    done = {"digest": run.digest, "metrics.jsonl": hashlib.sha256(metrics).hexdigest()[:16]}
+    (folder / "done.json").write_text(json.dumps(done))
+    assert finished(run, folder) and len(collect([run], tmp_path)) == 1
+    raw = (folder / spoil).read_bytes()
+    (folder / spoil).write_bytes(raw[:-9])
+    assert not finished(run, folder) and collect([run], tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_finished_run_whose_numbers_are_damaged_is_made_again(tiny_suite, tmp_path):
+    suite = tiny_suite(methods=["grpo"])
+    (run,) = suite.runs()
+    folder = execute(run, tmp_path / run.path, suite.examined)
+    whole = read_metrics(folder)
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[1:]))
+    execute(run, folder, suite.examined)
+    assert finished(run, folder)
+    rows = read_metrics(folder)
+    assert [row["reward/proxy_vq"] for row in rows] == [row["reward/proxy_vq"] for row in whole]

@@ -19,6 +19,7 @@ from reelrl.zoo.benchmark.report.numbers import half_way, measure
 from reelrl.zoo.benchmark.report.reading import read_results
 from reelrl.zoo.benchmark.report.write import report
 from reelrl.zoo.benchmark.runner import bench
+from reelrl.zoo.benchmark.seals import seal
 from reelrl.zoo.benchmark.store import Store
 from reelrl.zoo.benchmark.truth import (
     TRUTHS,
@@ -167,7 +168,9 @@ def test_results_of_another_truth_are_not_this_suites(tiny_suite, tmp_path):
     store = Store(tmp_path, known)
     store.facts["runs"] = {str(first.path): {"digest": first.digest}}
     store.describe({}, [])
+    (tmp_path / "goodhart.csv").write_text(f"method,seed,iteration\n{first.method},0,0\n")
     (tmp_path / "best_of_n.csv").write_text("scenario,seed\ngoodhart,0\n")
+    seal(tmp_path)
     assert Store(tmp_path, known).has(first) and Store(tmp_path, known).best_of_n
     assert Store(tmp_path, other).facts["runs"] == {} and not Store(tmp_path, other).best_of_n
 

@@ -284,7 +284,9 @@ def examine(results: Results, claim: Claim) -> Finding:
 
 
 def examine_all(results: Results) -> list[Finding]:
-    """Every claim."""
+    """Every claim, if the suite asks for them."""
+    if not results.suite.claims:
+        return []
     return [examine(results, claim) for claim in CLAIMS]
 
 

@@ -179,12 +179,19 @@ PREDICTED = {
 
 
 def predictions(results: Results, scenario: RecordedScenario) -> list[Prediction]:
-    """The predicted gold gains, of pairs of methods and of single ones, with what was found."""
+    """The predicted gold gains, of pairs of methods and of single ones, with what was found.
+
+    Predictions of methods that nobody asked for are left out.
+    """
     expected = scenario.meta.get("expect") or {}
-    return [
-        _examined(results, scenario.name, kind, [entry] if isinstance(entry, str) else entry)
+    asked = {*scenario.meta.get("methods", results.suite.methods), *scenario.methods()}
+    pairs = [
+        (kind, [entry] if isinstance(entry, str) else entry)
         for kind in PREDICTED
         for entry in expected.get(kind) or []
+    ]
+    return [
+        _examined(results, scenario.name, kind, pair) for kind, pair in pairs if asked >= set(pair)
     ]
 
 

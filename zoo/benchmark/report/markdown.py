@@ -31,7 +31,7 @@ from reelrl.zoo.benchmark.report.statistics import (
     WORSE,
     verdict,
 )
-from reelrl.zoo.benchmark.report.table import Table, interval, number
+from reelrl.zoo.benchmark.report.table import Table, code, interval, number, paragraph, quoted
 from reelrl.zoo.benchmark.report.tables import (
     best_of_n_table,
     control_table,
@@ -66,7 +66,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     seconds = sum(float(np.nanmax(run.column("wall_s"), initial=0)) for run in runs)
     versions = meta.get("versions") or {}
     found = [
-        ("command", f"`{meta.get('command', 'unknown')}`"),
+        ("command", code(str(meta.get("command", "unknown")))),
         ("commit", _distinct(meta, "commit")),
         ("machine", _distinct(meta, "machine")),
         ("versions", ", ".join(f"{name} {v}" for name, v in sorted(versions.items())) or "unknown"),
@@ -215,8 +215,8 @@ def _scenario_section(results: Results, scenario: RecordedScenario) -> str:
     if not scenario.runs:
         return ""
     return _section(
-        f"### {scenario.name}: {scenario.title}",
-        scenario_text(scenario),
+        f"### {scenario.name}: {quoted(scenario.title)}",
+        paragraph(scenario_text(scenario)),
         scenario_table(results, scenario).markdown(),
         mechanism_table(results, scenario).markdown(),
         speed_table(results, scenario).markdown(),
@@ -281,7 +281,7 @@ def definitions(results: Results) -> str:
         split=results.split,
         gold=_gold(results.suite),
         axes=", ".join(
-            AXIS_TEXT.get(axis, axis.removeprefix(f"{results.suite.axes[0]}_"))
+            AXIS_TEXT.get(axis, quoted(axis.removeprefix(f"{results.suite.axes[0]}_")))
             for axis in results.suite.axes[1:]
         ),
     )
@@ -291,7 +291,9 @@ def _gold(suite: RecordedSuite) -> str:
     """What the score is made of."""
     if suite.truth == DEFAULT_TRUTH:
         return "alignment x physics x fidelity in [0, 1]"
-    return f"`{suite.axes[0]}`, the score of the truth `{suite.truth}` that this suite names"
+    return (
+        f"{code(suite.axes[0])}, the score of the truth {code(suite.truth)} that this suite names"
+    )
 
 
 def results_page(results: Results) -> str:
@@ -299,8 +301,8 @@ def results_page(results: Results) -> str:
     suite = results.suite
     title = suite.meta.get("title")
     parts = [
-        f"# Results of `{suite.name}`" + (f": {title}" if title else ""),
-        "\n".join(f"- {line}" for line in headlines(results)),
+        f"# Results of {code(suite.name)}" + (f": {quoted(title)}" if title else ""),
+        "\n".join(f"- {quoted(line)}" for line in headlines(results)),
         Table(["", ""], facts(results)).markdown(),
         _table("## Missing", "Not in any number below.", missing_table(suite)),
         _table(
@@ -330,7 +332,7 @@ def results_page(results: Results) -> str:
         "## Scenarios",
         *(_scenario_section(results, s) for s in suite.scenarios),
         definitions(results),
-        f"Regenerate with `reelrl report zoo/results/{suite.folder.name}`; the raw numbers are the "
-        "CSV files beside this page.",
+        f"Regenerate with {code(f'reelrl report zoo/results/{suite.folder.name}')}; the raw "
+        "numbers are the CSV files beside this page.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

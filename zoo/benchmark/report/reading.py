@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,18 @@ from reelrl.zoo.benchmark.columns import (
     BEST_OF_N,
     DEFAULT_TRUTH,
     GOLD_AXES,
-    KEYS,
     OPEN,
     SPLITS,
     SUITE,
     eval_column,
+    number_in,
     read_rows,
+    read_runs,
+    whole_number,
 )
+from reelrl.zoo.benchmark.names import check_name
 from reelrl.zoo.benchmark.report.statistics import Floats
+from reelrl.zoo.benchmark.seals import Damage, find_damage, read_facts
 
 JUDGED = SPLITS[::-1]
 """Splits, unseen prompts first: the first that was measured is judged."""
@@ -130,6 +133,7 @@ class RecordedSuite:
         methods: in the order of ``suite.json``, unlisted ones behind.
         seeds: sorted.
         best_of_n: rows of the baseline without training, as text.
+        damage: of the files that were read; what is damaged is in no other attribute.
     """
 
     folder: Path
@@ -138,6 +142,7 @@ class RecordedSuite:
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     best_of_n: tuple[Mapping[str, str], ...]
+    damage: Damage = field(default_factory=Damage)
 
     @property
     def name(self) -> str:
@@ -170,6 +175,11 @@ class RecordedSuite:
         """The method that cannot learn."""
         return str(self.meta.get("control") or "random_sign")
 
+    @property
+    def claims(self) -> bool:
+        """Whether claims of the literature are tested; results from before one could choose do."""
+        return bool(self.meta.get("claims", True))
+
     def scenario(self, name: str) -> RecordedScenario | None:
         """A scenario by name."""
         return next((s for s in self.scenarios if s.name == name), None)
@@ -183,6 +193,9 @@ class RecordedSuite:
         for failure in self.meta.get("failed") or []:
             key = str(failure["scenario"]), str(failure["method"]), int(failure["seed"])
             found[key] = f"failed: {failure.get('error', 'no message')}"
+        for path, why in self.damage.runs.items():
+            name, method, seed = path.split("/")
+            found[name, method, int(seed.removeprefix("seed_"))] = f"damaged: {why}"
         return found
 
 
@@ -190,11 +203,13 @@ def _axes(meta: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(meta.get("truth", {}).get("axes", GOLD_AXES))
 
 
-def _number(text: str | None) -> float:
-    return float(text) if text else np.nan
+def _place(row: Mapping[str, str]) -> str:
+    return f"{row['method']} seed {row['seed']} iteration {row['iteration']}"
 
 
-def read_runs(path: Path, axes: tuple[str, ...] = GOLD_AXES) -> dict[tuple[str, int], RecordedRun]:
+def recorded_runs(
+    path: Path, axes: tuple[str, ...] = GOLD_AXES
+) -> dict[tuple[str, int], RecordedRun]:
     """Runs of a tidy CSV with columns method, seed, iteration and metrics.
 
     Args:
@@ -202,21 +217,16 @@ def read_runs(path: Path, axes: tuple[str, ...] = GOLD_AXES) -> dict[tuple[str, 
         axes: of the truth, the score first.
 
     Raises:
-        ValueError: if one of the three key columns is missing.
+        ValueError: in one line with the file and the place, for whatever is no such table.
     """
-    rows = read_rows(path)
-    if rows and not set(KEYS) <= rows[0].keys():
-        raise ValueError(
-            f"{path} needs the columns method, seed and iteration, got {list(rows[0])[:5]} ..."
-        )
-    groups: dict[tuple[str, int], list[dict[str, str]]] = {}
-    for row in rows:
-        groups.setdefault((row["method"], int(row["seed"])), []).append(row)
     runs = {}
-    for (method, seed), group in sorted(groups.items()):
-        group.sort(key=lambda row: float(row["iteration"]))
+    for (method, seed), group in sorted(read_runs(path).items()):
+        check_name(method, f"{path}, column method")
         names = [name for name in group[0] if name not in ("method", "seed")]
-        columns = {name: np.array([_number(row.get(name)) for row in group]) for name in names}
+        columns = {
+            name: np.array([number_in(path, row, name, _place(row)) for row in group])
+            for name in names
+        }
         runs[method, seed] = RecordedRun(method, seed, columns, axes)
     return runs
 
@@ -228,11 +238,13 @@ def _finished(run: RecordedRun, iterations: float) -> bool:
 
 
 def _scenario(
-    folder: Path, name: str, meta: Mapping[str, Any], suite: Mapping[str, Any]
+    folder: Path, name: str, meta: Mapping[str, Any], suite: Mapping[str, Any], damage: Damage
 ) -> RecordedScenario:
-    found = read_runs(folder / f"{name}.csv", _axes(suite))
+    kept = {tuple(path.split("/")) for path in suite.get("runs", {}) if path not in damage.runs}
+    # A file of which nothing is believed need not even be a table.
+    readable = "runs" not in suite or any(scenario == name for scenario, *_ in kept)
+    found = recorded_runs(folder / f"{name}.csv", _axes(suite)) if readable else {}
     if "runs" in suite:  # rows of a run that is not there are of other settings
-        kept = {tuple(path.split("/")) for path in suite["runs"]}
         found = {(m, s): r for (m, s), r in found.items() if (name, m, f"seed_{s}") in kept}
     order = list(dict.fromkeys([*suite.get("methods", {}), *sorted({m for m, _ in found})]))
     longest = max((run.columns["iteration"][-1] for run in found.values()), default=0)
@@ -250,22 +262,23 @@ def _scenario(
 
 
 def read_results(folder: Path) -> RecordedSuite:
-    """Read a results folder; whatever is missing is listed, not an error.
+    """Read a results folder; whatever is missing or damaged is listed, not an error.
 
     Raises:
-        ValueError: if there is no ``suite.json`` or no run in it.
+        ValueError: if there is no ``suite.json``, it is damaged, or there is no sound run.
     """
-    path = folder / SUITE
-    if not path.exists():
+    if not (folder / SUITE).exists():
         raise ValueError(f"{folder} is no results folder: it has no {SUITE}")
-    meta = json.loads(path.read_text(encoding="utf-8"))
+    meta = read_facts(folder)
+    damage = find_damage(folder, meta)
     listed = meta.get("scenarios", {})
     stems = sorted(p.stem for p in folder.glob("*.csv") if p.stem != BEST_OF_N)
     names = list(dict.fromkeys([*listed, *stems]))
-    scenarios = tuple(_scenario(folder, name, listed.get(name, {}), meta) for name in names)
+    scenarios = tuple(_scenario(folder, name, listed.get(name, {}), meta, damage) for name in names)
     runs = [run for s in scenarios for run in s.runs.values()]
     if not runs:
-        raise ValueError(f"{folder} holds no finished run")
+        what = "; ".join(damage.lines(folder)[:3]) or f"{folder} holds no finished run"
+        raise ValueError(what)
     present = {run.method for run in runs}
     methods = dict.fromkeys([*(m for m in meta.get("methods", {}) if m in present)])
     return RecordedSuite(
@@ -274,5 +287,20 @@ def read_results(folder: Path) -> RecordedSuite:
         scenarios,
         tuple(dict.fromkeys([*methods, *sorted(present)])),
         tuple(sorted({run.seed for run in runs})),
-        tuple(read_rows(folder / f"{BEST_OF_N}.csv")),
+        () if damage.best_of_n else _best_of_n(folder / f"{BEST_OF_N}.csv", _axes(meta)),
+        damage,
     )
+
+
+def _best_of_n(path: Path, axes: tuple[str, ...]) -> tuple[Mapping[str, str], ...]:
+    """Rows of the baseline without training, of which every number is one."""
+    rows = read_rows(path)
+    for number, row in enumerate(rows, start=2):
+        for name in ("scenario", "split", "seed", "n", "kl", "proxy", axes[0]):
+            if name not in row:
+                raise ValueError(f"{path} needs the column {name}, got {list(row)}")
+        for name in ("seed", "n"):
+            whole_number(path, row, name, f"row {number}")
+        for name in ("kl", "proxy", axes[0]):
+            number_in(path, row, name, f"row {number}")
+    return tuple(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -44,7 +45,23 @@ class Table:
 
 
 def _one_line(cell: str) -> str:
-    return " ".join(cell.replace("|", "\\|").split())
+    return quoted(cell.replace("|", "\\|"))
+
+
+def quoted(text: str) -> str:
+    """Text of somebody else in one line of markdown, in which it is neither HTML nor a link."""
+    text = " ".join(text.split()).replace("<", "&lt;")
+    return re.sub(r"\](?=[(\[])", r"\\]", text)
+
+
+def paragraph(text: str) -> str:
+    """Text of somebody else as a paragraph of markdown, which begins no heading, list or table."""
+    return re.sub(r"\]:", r"\\]:", re.sub(r"^(?=[#>|=~`+*-])", r"\\", quoted(text)))
+
+
+def code(text: str) -> str:
+    """Text of somebody else in one line of code, which it cannot end."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
 def _class(cell: str) -> str:

@@ -37,9 +37,9 @@ def export_pipeline(folder: Path, generator: Generator, vae: AutoencoderKLWan) -
 def _forget_origins(folder: Path) -> None:
     """Drop the paths that a component was once loaded from: they mean nothing elsewhere."""
     for path in folder.glob("*/config.json"):
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(config, indent=2) + "\n")
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def replace_folder(new: Path, old: Path) -> None:
@@ -50,16 +50,16 @@ def replace_folder(new: Path, old: Path) -> None:
 
 def _make_tokenizer_portable(folder: Path) -> None:
     index_path = folder / "model_index.json"
-    index = json.loads(index_path.read_text())
+    index = json.loads(index_path.read_text(encoding="utf-8"))
     index["tokenizer"] = ["transformers", PORTABLE_TOKENIZER]
     index.pop("_name_or_path", None)
-    index_path.write_text(json.dumps(index, indent=2) + "\n")
+    index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     name_portable_class(folder / "tokenizer")
 
 
 def name_portable_class(folder: Path) -> None:
     """Write :data:`PORTABLE_TOKENIZER` into a saved tokenizer's config."""
     config_path = folder / "tokenizer_config.json"
-    config = json.loads(config_path.read_text())
+    config = json.loads(config_path.read_text(encoding="utf-8"))
     config["tokenizer_class"] = PORTABLE_TOKENIZER
-    config_path.write_text(json.dumps(config, indent=2) + "\n")
+    config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

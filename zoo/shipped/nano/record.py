@@ -37,7 +37,7 @@ def training_record(run: Path) -> dict[str, Any]:
         "command": "python -m reelrl.zoo.shipped.nano.train_nano",
         "config": {
             name: value
-            for name, value in json.loads((run / "config.json").read_text()).items()
+            for name, value in json.loads((run / "config.json").read_text(encoding="utf-8")).items()
             if name != "out"
         },
         "minutes": {stage: round(stage_seconds(run, tag) / 60, 1) for stage, tag in STAGES.items()},
@@ -52,4 +52,6 @@ def training_record(run: Path) -> dict[str, Any]:
 
 def write_record(run: Path, folder: Path) -> None:
     """Put the record of ``run`` into a model folder."""
-    (folder / RECORD).write_text(json.dumps(training_record(run), indent=1) + "\n")
+    (folder / RECORD).write_text(
+        json.dumps(training_record(run), indent=1) + "\n", encoding="utf-8"
+    )

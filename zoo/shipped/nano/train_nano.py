@@ -17,9 +17,11 @@ from pathlib import Path
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
+from reelrl.algos.run.signals import telling
 from reelrl.envs.models.folders import CHECKPOINTS
 from reelrl.envs.models.integrity import write_checksums
 from reelrl.envs.models.wan import WanVideoModel
+from reelrl.zoo.door import door
 from reelrl.zoo.pictures import save_sheet
 from reelrl.zoo.shipped.nano.autoencoder import (
     encode_dataset,
@@ -41,7 +43,9 @@ def main(config: NanoConfig) -> None:
     """Train both shipped models into ``config.out``."""
     config.out.mkdir(parents=True, exist_ok=True)
     settings = {field.name: getattr(config, field.name) for field in fields(NanoConfig)}
-    (config.out / "config.json").write_text(json.dumps(settings, indent=1, default=str) + "\n")
+    (config.out / "config.json").write_text(
+        json.dumps(settings, indent=1, default=str) + "\n", encoding="utf-8"
+    )
     log = SummaryWriter(config.out)
     vae = train_vae(config, log)
     latents, captions = encode_dataset(vae, config)
@@ -91,7 +95,8 @@ class Arguments(NanoConfig):
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Arguments, description=__doc__)
-    main(arguments)
-    if arguments.install:
-        install(arguments.out)
+    with door("train_nano"), telling("stopped; the same command goes on"):
+        arguments = tyro.cli(Arguments, description=__doc__)
+        main(arguments)
+        if arguments.install:
+            install(arguments.out)

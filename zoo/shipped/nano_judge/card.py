@@ -20,8 +20,8 @@ FOOLED = 0.3
 
 def write_card(folder: Path) -> None:
     """Write ``README.md`` from ``record.json``."""
-    record = json.loads((folder / RECORD).read_text())
-    (folder / "README.md").write_text("\n".join(card(record)) + "\n")
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    (folder / "README.md").write_text("\n".join(card(record)) + "\n", encoding="utf-8")
 
 
 def card(record: dict[str, Any]) -> Iterator[str]:

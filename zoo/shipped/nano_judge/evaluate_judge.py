@@ -42,6 +42,7 @@ from reelrl.rewards.moving_shapes.world import (
 from reelrl.rewards.vlm.model import QwenVL, model_folder
 from reelrl.zoo.benchmark.report.statistics import wilson
 from reelrl.zoo.benchmark.truth import evaluation_captions
+from reelrl.zoo.door import door
 from reelrl.zoo.generate import generate
 from reelrl.zoo.shipped.nano_judge.card import RECORD, write_card
 from reelrl.zoo.shipped.nano_judge.judged_clips import MILD, MODELS, drawn_clips
@@ -271,9 +272,9 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 def main(config: EvaluationConfig) -> None:
     """Measure, and write record and card beside the weights."""
     path = model_folder(config.model) / RECORD
-    record = json.loads(path.read_text()) if path.exists() else {}
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     record["evaluation"] = evaluate(config)
-    path.write_text(json.dumps(rounded(record), indent=1) + "\n")
+    path.write_text(json.dumps(rounded(record), indent=1) + "\n", encoding="utf-8")
     write_card(path.parent)
 
 
@@ -287,4 +288,5 @@ def rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(EvaluationConfig, description=__doc__))
+    with door("evaluate_judge"):
+        main(tyro.cli(EvaluationConfig, description=__doc__))

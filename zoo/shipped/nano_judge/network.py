@@ -177,5 +177,7 @@ def save_judge(judge: QwenVL, folder: Path) -> None:
     judge.model.save_pretrained(partial, safe_serialization=True)
     judge.tokenizer.save_pretrained(partial)
     name_portable_class(partial)
-    (partial / "video_preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=1) + "\n")
+    (partial / "video_preprocessor_config.json").write_text(
+        json.dumps(PROCESSOR, indent=1) + "\n", encoding="utf-8"
+    )
     replace_folder(partial, folder)

@@ -23,7 +23,9 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
+from reelrl.algos.run.signals import telling
 from reelrl.rewards.vlm.model import CHECKPOINTS, QwenVL
+from reelrl.zoo.door import door
 from reelrl.zoo.shipped.nano_judge.card import RECORD
 from reelrl.zoo.shipped.nano_judge.judged_clips import ModelClips, model_clips, training_clips
 from reelrl.zoo.shipped.nano_judge.network import build_judge, save_judge
@@ -98,7 +100,7 @@ def train(config: JudgeConfig) -> QwenVL:
     judge = build_judge(config.seed)
     training = new_training(config, judge)
     settings = {f.name: getattr(config, f.name) for f in fields(JudgeConfig)} | {"out": None}
-    (config.out / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    (config.out / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     progress = Progress(config.out / "log.jsonl")
     for step in range(training.step, config.steps):
         videos, questions = batch_of(config, step, models)
@@ -141,7 +143,7 @@ class Progress:
             "loss": round(float(torch.stack(self.losses).mean()), 4),
             "right": {kind: round(sum(v) / len(v), 3) for kind, v in self.right.items()},
         }
-        with self.path.open("a") as log:
+        with self.path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
         self._clear()
@@ -152,8 +154,10 @@ def training_record(run: Path) -> dict[str, Any]:
 
     The minutes are those of the logged updates; what a kill undid is not in them.
     """
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    config = json.loads((run / "config.json").read_text())
+    lines = [
+        json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     del config["out"]
     settings = JudgeConfig(run, **config)
     videos, questions = batch_of(
@@ -177,7 +181,7 @@ def install(run: Path, folder: Path = CHECKPOINTS / "nano-judge") -> None:
     """Put the judge of a finished run, with its record, where the library looks for it."""
     save_judge(QwenVL.from_pretrained(run / "nano-judge"), folder)
     record = {"training": training_record(run)}
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,8 @@ class Arguments(JudgeConfig):
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Arguments, description=__doc__)
-    train(arguments)
-    if arguments.install:
-        install(arguments.out)
+    with door("train_judge"), telling("stopped; the same command goes on"):
+        arguments = tyro.cli(Arguments, description=__doc__)
+        train(arguments)
+        if arguments.install:
+            install(arguments.out)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from reelrl.rewards.soli.heads import HEADS
+from reelrl.zoo.benchmark.columns import number_in, read_rows, whole_number
 from reelrl.zoo.shipped.soli.config import Dimension, RewardModelConfig
 from reelrl.zoo.shipped.soli.fit_head import (
     CACHE,
@@ -118,12 +119,20 @@ def row_of(run: RewardModelConfig, split: str, result: dict[str, Any]) -> Row:
 
 
 def read_table(folder: Path) -> list[Row]:
-    """Rows of a folder's table; none if there is no table."""
+    """Rows of a folder's table; none if there is no table.
+
+    Raises:
+        ValueError: in one line with file and row, if it is no such table.
+    """
     path = folder / TABLE
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    rows = read_rows(path)
+    for number, row in enumerate(rows, start=2):
+        if missing := {*KEYS, *VALUES, "digest"} - row.keys():
+            raise ValueError(f"{path} needs the column {min(missing)}, got {list(row)[:5]} ...")
+        whole_number(path, row, "seed", f"row {number}")
+        for name in VALUES:
+            number_in(path, row, name, f"row {number}")
+    return rows
 
 
 def add_rows(folder: Path, rows: Sequence[Row]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from reelrl.zoo.benchmark.report.statistics import (
     mean_interval,
     paired_difference,
 )
+from reelrl.zoo.benchmark.report.table import quoted
 from reelrl.zoo.shipped.soli.ablation import (
     ABLATIONS,
     DIMENSIONS,
@@ -72,7 +74,7 @@ def results_page(folder: Path) -> str:
     rows = read_table(folder)
     if not rows:
         raise ValueError(f"{folder} holds no rows of an ablation of reward models")
-    facts = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["config"]
+    facts = _facts(folder / SETTINGS)
     sections = [
         _section(rows, name, dimension)
         for name in ABLATIONS
@@ -81,14 +83,28 @@ def results_page(folder: Path) -> str:
     ]
     seeds = sorted({int(row["seed"]) for row in rows})
     return _TEXT.format(
-        noise=facts["noise"],
-        epochs=facts["epochs"],
-        thresholds=", ".join(f"{value:g} ({axis})" for axis, value in facts["thresholds"].items()),
+        **facts,
         seeds=f"{len(seeds)} seeds",
         sections="\n\n".join(sections),
         settings=SETTINGS,
         folder=Path("zoo") / "results" / folder.name,
     )
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What the page says of the settings.
+
+    Raises:
+        ValueError: in one line that names the file, if it does not hold them.
+    """
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8"))["config"]
+        thresholds = {str(axis): float(value) for axis, value in found["thresholds"].items()}
+        noise, epochs = float(found["noise"]), int(found["epochs"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error!r:.100}") from error
+    texts = [f"{value:g} ({quoted(axis)})" for axis, value in thresholds.items()]
+    return {"noise": noise, "epochs": epochs, "thresholds": ", ".join(texts)}
 
 
 def report(folder: Path) -> list[Path]:

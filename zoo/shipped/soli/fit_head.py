@@ -21,6 +21,7 @@ from reelrl.rewards.soli.heads import Head, HeadConfig, YesLogit, make_head
 from reelrl.rewards.soli.loss import make_loss
 from reelrl.rewards.vlm.model import model_folder
 from reelrl.rewards.vlm.shared import open_backbone, read_dtype
+from reelrl.zoo.plain_yaml import read_yaml
 from reelrl.zoo.shipped.soli.accuracy import best_threshold, measure
 from reelrl.zoo.shipped.soli.config import RewardModelConfig
 from reelrl.zoo.shipped.soli.labels import annotated, passes
@@ -80,7 +81,7 @@ def train_reward_model(
     model_folder(config.backbone)  # before a folder is claimed for a run that cannot begin
     _claim(folder, config)
     if (folder / RESULT).is_file():
-        done: dict[str, Any] = json.loads((folder / RESULT).read_text())
+        done: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         return done
     splits = splits or load_splits(config, cache, report)
     head = new_head(config)
@@ -94,10 +95,10 @@ def train_reward_model(
 
 def _claim(folder: Path, config: RewardModelConfig) -> None:
     path = folder / CONFIG
-    if path.is_file() and yaml.safe_load(path.read_text()) != config.plain():
+    if path.is_file() and read_yaml(path) != config.plain():
         raise ValueError(f"{folder} holds a run of other settings (see its {CONFIG}); choose --out")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(config.plain(), sort_keys=False))
+    path.write_text(yaml.safe_dump(config.plain(), sort_keys=False), encoding="utf-8")
 
 
 def new_head(config: RewardModelConfig) -> Head:
@@ -192,6 +193,6 @@ def _save(folder: Path, head: Head, config: RewardModelConfig, result: Result) -
     )
     save_reward_model(folder, facts, head)
     temporary = folder / f".{RESULT}"
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, folder / RESULT)
     (folder / STATE).unlink(missing_ok=True)
