@@ -70,7 +70,8 @@ class BaseEnv(EzPickle):
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = copy.deepcopy(spec)
+        # Its arguments are not copied: a reward may hold a lock or a connection.
+        self._spec = copy.copy(spec)
         if self._spec is not None:
             self._spec.max_episode_steps = self.num_steps
 

@@ -9,20 +9,19 @@ from reelrl.algos.config import check_weights
 
 @pytest.mark.parametrize("weights", [None, (1.0, 0.0), (-1.0, 2.0)])
 def test_weights_that_fit(weights):
-    check_weights(weights, 2)
+    check_weights(weights, ["a", "b"])
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ((1.0, 2.0, 3.0), "expected 2 weights, one per reward, got [1.0, 2.0, 3.0]"),
-        ((), "expected 2 weights, one per reward, got []"),
-        ((0.0, 0.0), "expected a weight that is not 0, got [0.0, 0.0]"),
+        ((1.0, 2.0, 3.0), "expected 2 weights, one for each of a, b, got [1.0, 2.0, 3.0]"),
+        ((), "expected 2 weights, one for each of a, b, got []"),
     ],
 )
 def test_weights_that_do_not(weights, message):
     with pytest.raises(ValueError) as error:
-        check_weights(weights, 2)
+        check_weights(weights, ["a", "b"])
     assert str(error.value) == f"learner.reward_weights: {message}"
 
 

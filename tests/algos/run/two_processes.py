@@ -7,6 +7,7 @@ the folder of a run that one process began.
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import os
 import signal
@@ -195,4 +196,5 @@ def alone(make, folder):
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # An abort says where.
     main(Path(sys.argv[1]), Path(sys.argv[2]))
