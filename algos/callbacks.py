@@ -77,7 +77,7 @@ class WandbCallback(Callback):
 
     def __init__(self, **settings: Any) -> None:
         try:
-            import wandb
+            import wandb  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
             raise ImportError(
                 "tracking with wandb needs the package wandb: pip install wandb"

@@ -134,7 +134,7 @@ def _reason(
 
 def _spread(rewards: Tensor, group_size: int) -> bool:
     """Whether two clips of any group differ in any component."""
-    groups = rewards.unflatten(0, (-1, group_size))
+    groups = torch.unflatten(rewards, 0, (-1, group_size))
     known = groups.isfinite()
     low = torch.where(known, groups, torch.inf).amin(dim=1)
     high = torch.where(known, groups, -torch.inf).amax(dim=1)

@@ -69,7 +69,7 @@ def read_controls(action: Any, space: Any, device: torch.device) -> Float[Tensor
         if action.dtype.kind not in "fiu":
             raise ValueError(f"actions must be numbers, got {action.dtype}")
         action = torch.from_numpy(action.astype(np.float32))
-    tensor = action.detach().to(device, torch.float32)
+    tensor: Tensor = action.detach().to(device, torch.float32)
     if tuple(tensor.shape) != space.shape:
         raise ValueError(f"actions must have shape {space.shape}, got {tuple(tensor.shape)}")
     low, high = (torch.from_numpy(bound.copy()).to(device) for bound in (space.low, space.high))

@@ -84,11 +84,11 @@ class BaseEnv(EzPickle):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: vars(self)[name] for name in self.EPISODE if name in vars(self)}
-        return {**EzPickle.__getstate__(self), "episode": kept}
+        return {**EzPickle.__getstate__(self), "episode": kept}  # type: ignore[no-untyped-call]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         episode = state.get("episode", {})
-        EzPickle.__setstate__(self, state)
+        EzPickle.__setstate__(self, state)  # type: ignore[no-untyped-call]
         vars(self).update(episode)
 
     @property

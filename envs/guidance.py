@@ -118,7 +118,7 @@ class GuidanceVectorEnv(_Guided, TextToVideoVectorEnv):
         render_mode: str | None = None,
         **task: Any,
     ) -> None:
-        modes = {"autoreset_mode": autoreset_mode, "render_mode": render_mode}
+        modes: dict[str, Any] = {"autoreset_mode": autoreset_mode, "render_mode": render_mode}
         super().__init__(num_envs, **modes, **{**ORDINARY, **task})
         own = {"kernel": kernel, "guidance_range": guidance_range, "noise_range": noise_range}
         EzPickle.__init__(self, num_envs, **modes, **own, **task)

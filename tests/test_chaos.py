@@ -19,11 +19,7 @@ pytestmark = [
     [
         ("kill", 3),
         ("stop", 3),
-        pytest.param(
-            "checkpoint",
-            150,
-            marks=pytest.mark.xfail(strict=False, reason="state.json has no digest of its own yet"),
-        ),
+        ("checkpoint", 150),
         ("results", 60),
         ("settings", 100),
     ],

@@ -14,7 +14,7 @@ class BatchWrapper(VectorWrapper):
     @property
     def autoreset_mode(self) -> AutoresetMode:
         """When the environment begins a new episode by itself."""
-        mode: AutoresetMode = self.env.unwrapped.autoreset_mode  # type: ignore[attr-defined]
+        mode: AutoresetMode = self.env.unwrapped.autoreset_mode
         return mode
 
     @property

@@ -94,8 +94,8 @@ class VectorRecordEpisodeStatistics(BatchWrapper):
             mask = torch.from_numpy(rows).to(self._returns.device)
             mask = mask.reshape(-1, *[1] * (self._returns.ndim - 1))
             return torch.where(mask, self._returns, 0)
-        mask = rows.reshape(-1, *[1] * (self._returns.ndim - 1))
-        return np.where(mask, self._returns, 0)
+        flags = rows.reshape(-1, *[1] * (self._returns.ndim - 1))
+        return np.where(flags, self._returns, 0)
 
 
 def _host(flags: Any) -> np.ndarray:
