@@ -172,7 +172,8 @@ def test_a_flat_clip_is_unlike_a_textured_one():
     clips = torch.cat([torch.full_like(clips, 0.3), clips])
     kernel = cosines(layout(clips))
     textured = functional.cosine_similarity(*layout(clips[2:]), dim=0).item()
-    expected = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, textured], [0, 0, textured, 1]])
+    rows = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, textured], [0, 0, textured, 1]]
+    expected = torch.tensor(rows, dtype=torch.float32)
     torch.testing.assert_close(kernel, expected, atol=1e-5, rtol=0)
 
 
@@ -229,7 +230,7 @@ def test_a_group_reward_of_ones_own():
     levels = torch.tensor([0.1, 0.5, 0.9])
     videos = levels[:, None, None, None, None].expand(-1, 2, 4, 4, 3)
     values = Spread()(videos, ["a"] * 3).values
-    torch.testing.assert_close(values, torch.tensor([0.4, 0.0, 0.4]))
+    torch.testing.assert_close(values, torch.tensor([0.4, 0.0, 0.4], dtype=torch.float32))
 
 
 def test_they_work_in_the_reward_list_beside_others():

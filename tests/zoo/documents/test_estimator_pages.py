@@ -40,7 +40,7 @@ def test_example_of_the_page_runs(name: str, capsys: pytest.CaptureFixture[str])
 def test_a_stale_page_is_refreshed(tmp_path: Path) -> None:
     for name in WRITTEN:
         text = (PAGES / f"{name}.md").read_text()
-        (tmp_path / f"{name}.md").write_text(text.replace("Needs besides", "Stale"))
+        (tmp_path / f"{name}.md").write_text(text.replace("Needs besides", "Stale"), encoding="utf-8")
     main(tmp_path)
     for name in WRITTEN:
         assert (tmp_path / f"{name}.md").read_text() == (PAGES / f"{name}.md").read_text()
