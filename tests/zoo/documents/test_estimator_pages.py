@@ -22,7 +22,7 @@ def test_every_written_page_is_of_an_estimator() -> None:
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_page_follows_the_template_and_the_registry(name: str) -> None:
-    page = (PAGES / f"{name}.md").read_text()
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
     assert page.startswith(f"# `{name}`: ")
     assert tuple(re.findall(r"^## (.*)$", page, re.MULTILINE)) == SECTIONS
     assert refresh(page, name) == page, "run: reelrl report estimator-pages --out docs/estimators"
@@ -30,7 +30,7 @@ def test_page_follows_the_template_and_the_registry(name: str) -> None:
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_example_of_the_page_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    page = (PAGES / f"{name}.md").read_text()
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 1 and f'"{name}"' in blocks[0]
     exec(compile(blocks[0], f"{name}.md", "exec"), {})
@@ -39,11 +39,14 @@ def test_example_of_the_page_runs(name: str, capsys: pytest.CaptureFixture[str])
 
 def test_a_stale_page_is_refreshed(tmp_path: Path) -> None:
     for name in WRITTEN:
-        text = (PAGES / f"{name}.md").read_text()
-        (tmp_path / f"{name}.md").write_text(text.replace("Needs besides", "Stale"), encoding="utf-8")
+        text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+        stale = text.replace("Needs besides", "Stale")
+        (tmp_path / f"{name}.md").write_text(stale, encoding="utf-8")
     main(tmp_path)
     for name in WRITTEN:
-        assert (tmp_path / f"{name}.md").read_text() == (PAGES / f"{name}.md").read_text()
+        assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == (
+            PAGES / f"{name}.md"
+        ).read_text(encoding="utf-8")
 
 
 def test_an_estimator_without_a_written_page_is_shown_by_its_docstring() -> None:
