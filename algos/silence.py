@@ -100,9 +100,9 @@ def check_group_of_one(estimator: AdvantageEstimator, names: Sequence[str], prom
     """
     if estimator.requires - {"bounds"}:
         return  # Its evidence cannot be made up.
-    spread = torch.arange(prompts * len(names), dtype=torch.float64).reshape(prompts, 1, -1)
-    rewards = torch.sin(spread + 1)
-    bounds = torch.tensor([[-1.0, 1.0]] * len(names), dtype=torch.float64)
+    places = torch.arange(prompts * len(names), dtype=torch.float64, device="cpu")
+    rewards = torch.sin(places + 1).reshape(prompts, 1, -1)
+    bounds = torch.tensor([[-1.0, 1.0]] * len(names), dtype=torch.float64, device="cpu")
     batch = RewardBatch(rewards, tuple(names), bounds=bounds)
     output, _ = estimator(batch, estimator.init_state(list(names)))
     if not torch.as_tensor(output.advantages).any():

@@ -314,7 +314,8 @@ class Trainer:
         """Stop before weights that no clip can be made with become the newest checkpoint."""
         base = denoising_batch(self.env)
         noise = initial_noise(base.latent_shape, [0]).to(self.policy.model.device)
-        level, prompt = torch.ones(1, dtype=torch.float32), torch.zeros(1, dtype=torch.int64)
+        level = torch.ones(1, dtype=torch.float32, device="cpu")
+        prompt = torch.zeros(1, dtype=torch.int64, device="cpu")
         if not bool(self.policy.velocity(noise, level, prompt).isfinite().all()):
             raise TrainingError(
                 f"the update of iteration {self.iteration} left a policy that cannot act: its "
@@ -352,7 +353,7 @@ class Trainer:
     def _weights(self) -> Float[Tensor, " K"] | None:
         """(K,) float64 static weights, if there are any."""
         static = self.config.reward_weights
-        return None if static is None else torch.tensor(static, dtype=torch.float64)
+        return None if static is None else torch.tensor(static, dtype=torch.float64, device="cpu")
 
     def update(self, rollout: Rollout, output: AdvantageOutput) -> dict[str, float]:
         """Optimizer steps on a rollout, up to ``updates_per_iteration`` in each epoch."""

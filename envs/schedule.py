@@ -36,5 +36,5 @@ def sigma_schedule(num_steps: int, shift: float = 1.0) -> Float[Tensor, " levels
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     if not 0 < shift < float("inf"):
         raise ValueError(f"shift must be positive and finite, got {shift}")
-    level = torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps
+    level = torch.arange(num_steps, -1, -1, dtype=torch.float64, device="cpu") / num_steps
     return level / (level + (1 - level) / shift)

@@ -103,7 +103,9 @@ def completion_rewards(
         share = len(own) // len(step.latent)
         scores = [
             _complete(base, policy, rollout, step, rows)
-            for rows in torch.split(torch.arange(len(step.latent)), base.num_envs)
+            for rows in torch.split(
+                torch.arange(len(step.latent), dtype=torch.int64, device="cpu"), base.num_envs
+            )
         ]
         values = torch.cat(scores).repeat_interleave(share, dim=0).to(out.device)
         out[:, after : step.index + 1] = values[:, None]
@@ -201,7 +203,7 @@ class _Walk:
             # Clips that are still in one place are denoised once: every ``before``-th is a node.
             nodes = {key: torch.as_tensor(value)[::before] for key, value in obs.items()}
             if t in self.plan.steps:
-                rows = torch.arange(start, start + len(ids), after)
+                rows = torch.arange(start, start + len(ids), after, dtype=torch.int64, device="cpu")
                 step, action = self._draw(t, nodes, rows, during[::after], before // after)
                 kept.append(step)
             else:

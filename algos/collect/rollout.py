@@ -116,7 +116,7 @@ class Transitions:
 
     def own(self, index: Int[Tensor, " M"]) -> Int[Tensor, " own"]:
         """Those of the transitions ``index`` whose latents this process has."""
-        mine = torch.zeros(self.num_items, dtype=torch.bool)
+        mine = torch.zeros(self.num_items, dtype=torch.bool, device="cpu")
         for offset, step in zip(self._offsets, self.steps, strict=False):
             mine[offset : offset + len(step.row)][self.ranks.part(len(step.row))] = True
         return index[mine[index]]
@@ -126,7 +126,8 @@ class Transitions:
         parts = self._by_step(index.sort().values)
         row = torch.cat([step.row[at] for _, step, at in parts])
         column = torch.cat([torch.full_like(at, s) for s, _, at in parts])
-        sigma = self.sigmas[torch.tensor([step.index for step in self.steps])[column]]
+        levels = torch.tensor([step.index for step in self.steps], dtype=torch.int64, device="cpu")
+        sigma = self.sigmas[levels[column]]
         # Log-probabilities are known of all transitions, latents of this process's own.
         here = [
             (step, (at - self.ranks.part(len(step.row)).start).to(self.device))
@@ -150,7 +151,8 @@ class Transitions:
 
     def _by_step(self, order: Int[Tensor, " M"]) -> list[tuple[int, KeptStep, Tensor]]:
         """Column, step and places in the step of sorted items, for the steps that have any."""
-        bounds = torch.searchsorted(order, torch.tensor(self._offsets)).tolist()
+        offsets = torch.tensor(self._offsets, dtype=torch.int64, device="cpu")
+        bounds = torch.searchsorted(order, offsets).tolist()
         places = zip(self.steps, bounds[:-1], bounds[1:], strict=True)
         return [
             (s, step, order[low:high] - self._offsets[s])
@@ -161,12 +163,14 @@ class Transitions:
     def tree(self, num_groups: int) -> Mapping[str, Tensor]:
         """Parents and edge log-probabilities of the nodes, a level per stochastic step."""
         device = self.steps[0].log_prob.device
-        parents = [torch.tensor([-1])]
+        parents = [torch.tensor([-1], dtype=torch.int64, device="cpu")]
         edges = [torch.zeros(num_groups, 1, dtype=torch.float32, device=device)]
         start, above = 0, 1
         for step in self.steps:
             count = len(step.row) // num_groups
-            parents.append(start + torch.arange(count) // (count // above))
+            parents.append(
+                start + torch.arange(count, dtype=torch.int64, device="cpu") // (count // above)
+            )
             edges.append(step.log_prob.to(torch.float32).view(num_groups, count))
             start, above = start + above, count
         parent = torch.cat(parents).to(device)
@@ -212,7 +216,9 @@ class Rollout:
     @property
     def group_id(self) -> Int[Tensor, " N"]:
         """(N,) int64 on the host, which of the P groups each clip is compared in."""
-        return torch.arange(len(self.prompt_ids)) // self.group_size
+        return (
+            torch.arange(len(self.prompt_ids), dtype=torch.int64, device="cpu") // self.group_size
+        )
 
     def stochastic(self) -> Transitions:
         """The stochastic steps, for a learner that cannot do without.

@@ -83,7 +83,7 @@ class DenoisingPolicy(Policy):  # type: ignore[misc]
         self.task.check_sigma(obs["sigma"])
         if self.deterministic_eval and not self.is_within_training_step:
             latent = torch.as_tensor(self.flow.predict(obs, deterministic=True))
-            log_prob = torch.zeros(len(latent), dtype=torch.float64)
+            log_prob = torch.zeros(len(latent), dtype=torch.float64, device="cpu")
         else:
             latent, log_prob = self.flow.act(obs)
         check_bounds(latent, self.task.action_bound)
@@ -199,7 +199,10 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
         """Weights, optimizer, and what the estimator remembers."""
         state = super().state_dict(*args, **kwargs)
         arrays = self.signal.state_dict()
-        return {**state, self._ESTIMATOR: {key: torch.tensor(v) for key, v in arrays.items()}}
+        return {
+            **state,
+            self._ESTIMATOR: {key: torch.from_numpy(np.array(v)) for key, v in arrays.items()},
+        }
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

@@ -104,7 +104,9 @@ def _columns(count: int, transitions: Transitions) -> Int[Tensor, " S"]:
 
     Dense estimators have all denoising steps, those of trees the edges, one per stochastic step.
     """
-    steps = torch.tensor([kept.index for kept in transitions.steps])
+    steps = torch.tensor(
+        [kept.index for kept in transitions.steps], dtype=torch.int64, device="cpu"
+    )
     if count == transitions.num_steps:
         return steps
     if count != len(steps):
@@ -112,7 +114,7 @@ def _columns(count: int, transitions: Transitions) -> Int[Tensor, " S"]:
             f"a signal per step must be of all {transitions.num_steps} denoising steps or of the "
             f"{len(steps)} stochastic ones, got {count}"
         )
-    return torch.arange(count)
+    return torch.arange(count, dtype=torch.int64, device="cpu")
 
 
 def _clip_weights(

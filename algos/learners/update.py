@@ -279,7 +279,7 @@ class GradientMaker:
         backward: Callable[[Tensor], None],
     ) -> tuple[Float[Tensor, ""], list[dict[str, Tensor]]]:
         clear()
-        total, numbers = torch.zeros((), dtype=torch.float64), []
+        total, numbers = torch.zeros((), dtype=torch.float64, device="cpu"), []
         # Of several processes some may have no transition with a signal.
         for chunk in torch.split(index, self.micro_batch) if len(index) else ():
             loss, seen = part(chunk.sort().values)

@@ -92,7 +92,8 @@ class Ranks:
         """Replace every gradient by the sum over all processes."""
         if self.count == 1:
             return
-        known = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+        flags = [p.grad is not None for p in parameters]
+        known = torch.tensor(flags, dtype=torch.int32, device="cpu")
         known = self.sum(known.to(parameters[0].device))
         under_way = []
         for parameter, known_to in zip(parameters, known.tolist(), strict=True):

@@ -217,7 +217,7 @@ class WanVideoModel(VideoModel):
     @cached_property
     def _latent_moments(self) -> tuple[Float[Tensor, "1 C 1 1 1"], Float[Tensor, "1 C 1 1 1"]]:
         mean, std = (
-            torch.tensor(self.vae_config[key], dtype=torch.float32)
+            torch.tensor(self.vae_config[key], dtype=torch.float32, device="cpu")
             .to(self.device)
             .view(1, -1, 1, 1, 1)
             for key in ("latents_mean", "latents_std")
