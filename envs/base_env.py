@@ -153,6 +153,11 @@ class BaseEnv(EzPickle):
         return self.task.latent_shape
 
     @property
+    def clip_size(self) -> tuple[int, int, int]:
+        """Frames, height and width of a clip."""
+        return self.task.clip_size
+
+    @property
     def action_bound(self) -> float:
         """Largest number of an action that a library would not clip."""
         return float(self.task.action_space.high.flat[0])

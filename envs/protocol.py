@@ -70,6 +70,10 @@ class DenoisingEnv(DenoisingProblem, Protocol):
         """(C, T', H', W')."""
 
     @property
+    def clip_size(self) -> tuple[int, int, int]:
+        """Frames, height and width of a clip."""
+
+    @property
     def action_bound(self) -> float:
         """Largest number of an action that a library would not clip."""
 

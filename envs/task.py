@@ -113,6 +113,7 @@ class Task:
         self.prompts = resolve_prompts(prompts)
         self.model.check_prompts(self.prompts)
         self.rewards = RewardList(rewards, on_reward_error, reward_timeout)
+        self.clip_size = (num_frames, height, width)
         self.latent_shape = self.model.latent_shape(num_frames, height, width)
         self.shift = self.model.default_shift if shift is None else shift
         self.sigmas = self.model.schedule(num_steps, self.shift, self.latent_shape)

@@ -56,15 +56,17 @@ class Sample:
     prompt: str = "a red circle moving right"
     """Caption; MovingShapes words for the nano models."""
     model: str = "nano"
-    """Name of a shipped model, or the folder of a Wan pipeline trained on MovingShapes."""
+    """Name of a shipped model, the folder of a pipeline, or the folder of a run of reelrl train."""
     out: Path = Path("clip.gif")
     """GIF to write; the strip goes beside it with the ending .png."""
-    num_steps: int = 10
-    """Denoising steps."""
-    guidance_scale: float = 1.0
-    """Classifier-free guidance; 1 is none."""
+    num_steps: int | None = None
+    """Denoising steps; default those of the run, or 10."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; default the run's, or 1, which means none."""
     seed: int = 0
     """Seed of the initial noise."""
+    base: str | None = None
+    """Base model of a run, if it is not where it was."""
 
     def run(self) -> None:
         """Write the clip and print its gold axes."""
@@ -77,7 +79,40 @@ class Sample:
             num_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
             seed=self.seed,
+            base=self.base,
         )
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score a model, or a run beside its base, on clips of prompts that training leaves out."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Name of a shipped model, the folder of a pipeline, or the folder of a run of reelrl train."""
+    rewards: tuple[str, ...] = ("gold",)
+    """Rewards to score by."""
+    prompts: str = "moving_shapes/compositional"
+    """Name of a prompt set."""
+    clips: int = 64
+    """Number of clips; the prompts are taken in order, each as often as the others."""
+    seed: int = 0
+    """Seed of the first clip's noise."""
+    num_steps: int | None = None
+    """Denoising steps; default those of the run, or 10."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; default the run's, or 1, which means none."""
+    base: str | None = None
+    """Base model of a run, if it is not where it was."""
+    device: str = "cpu"
+    """Where the model goes."""
+
+    def run(self) -> None:
+        """Print means and intervals."""
+        from reelrl.zoo.arguments import check_device
+        from reelrl.zoo.evaluate import evaluate
+
+        check_device(self.device, "--device")
+        print("\n".join(evaluate(**vars(self))))
 
 
 @dataclass(frozen=True)
@@ -274,6 +309,7 @@ def _parse(arguments: list[str]) -> Any:
                 "train": Train,
                 "train-reward": TrainReward,
                 "sample": Sample,
+                "eval": Eval,
                 "bench": Bench,
                 "report": Report,
                 "list": List,

@@ -1,16 +1,17 @@
-"""``reelrl sample``: a clip from a shipped model and what gold says of it."""
+"""``reelrl sample``: a clip from a model, and the gold axes of a clip of MovingShapes."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
-from reelrl.envs.models import VideoModel
 from reelrl.rewards.moving_shapes.gold import gold_axes
 from reelrl.rewards.moving_shapes.world import caption_to_factors
 from reelrl.zoo.folders import writable
 from reelrl.zoo.generate import generate
 from reelrl.zoo.pictures import save_gif, save_sheet
+from reelrl.zoo.trained import open_trained
 
 
 def sample(
@@ -18,19 +19,21 @@ def sample(
     *,
     model: str = "nano",
     out: Path = Path("clip.gif"),
-    num_steps: int = 10,
-    guidance_scale: float = 1.0,
+    num_steps: int | None = None,
+    guidance_scale: float | None = None,
     seed: int = 0,
+    base: str | None = None,
 ) -> None:
     """Write one clip as GIF and PNG strip and print its gold axes.
 
     Args:
         prompt: a MovingShapes caption; checked before anything is loaded or written.
-        model: shipped name or the folder of a Wan pipeline made for this world.
+        model: see :func:`~reelrl.zoo.trained.open_trained`.
         out: the GIF; the strip goes beside it as PNG.
-        num_steps: denoising steps.
-        guidance_scale: classifier-free guidance, 1 for none.
+        num_steps: denoising steps; None means those of the run, or 10.
+        guidance_scale: classifier-free guidance, 1 for none; None means the run's, or 1.
         seed: of the initial noise, 0 or more.
+        base: folder of the base model of a run, where it is not where it was.
 
     Raises:
         ValueError: for a caption outside the grammar, an unknown model, an ``out`` not ending in
@@ -40,21 +43,22 @@ def sample(
     if out.suffix != ".gif":
         raise ValueError(f"out must end in .gif, got {str(out)!r}")
     for name, value, low in (("num_steps", num_steps, 1), ("seed", seed, 0)):
-        if value < low:
+        if value is not None and value < low:
             raise ValueError(f"{name} must be at least {low}, got {value}")
-    if not math.isfinite(guidance_scale):
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
         raise ValueError(f"guidance_scale must be finite, got {guidance_scale}")
     factors = caption_to_factors(prompt)
     with writable(out.parent):
-        video_model = VideoModel.from_pretrained(model)
-        clips = generate(
-            video_model, [prompt], [seed], num_steps=num_steps, guidance_scale=guidance_scale
-        )
-        videos = next(clips)
+        opened = open_trained(model, base=base)
+        given = {"num_steps": num_steps, "guidance_scale": guidance_scale}
+        sampling: dict[str, Any] = {"num_steps": 10, "guidance_scale": 1.0, **opened.sampling}
+        sampling |= {key: value for key, value in given.items() if value is not None}
+        videos = next(generate(opened.model, [prompt], [seed], **sampling))
         scores = gold_axes(videos, [factors])
         save_gif(out, videos[0])
         save_sheet(out.with_suffix(".png"), videos, scale=4)
-    print(f"{prompt}  ({model}, seed {seed}, {num_steps} steps, guidance {guidance_scale:g})")
+    steps, scale = sampling["num_steps"], sampling["guidance_scale"]
+    print(f"{prompt}  ({opened.title}, seed {seed}, {steps} steps, guidance {scale:g})")
     for name, meaning in (
         ("align", "shows what the caption says"),
         ("phys", "one steady shape at constant velocity"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from reelrl.zoo.folders import writable
 from reelrl.zoo.pictures import save_gif, save_sheet
 from reelrl.zoo.plain_yaml import read_yaml
 from reelrl.zoo.settings import TrainConfig, build, override, read_preset
+from reelrl.zoo.trained import WEIGHTS, write_record
 
 CONFIG = "config.yaml"
 SHOWN = 4
@@ -111,8 +114,18 @@ def _run(
     _show(learner, examination, folder, "after")
     if ranks.is_main:
         with averaged(learner.updater.ema):
-            replace_folder(folder / "weights", learner.policy.save_pretrained)
-        print(f"wrote {folder}")
+            replace_folder(folder / WEIGHTS, partial(_export, learner))
+        print(
+            f"wrote {folder}; look at {folder / 'after.gif'}\n"
+            f"draw a clip with: reelrl sample --model {shlex.quote(str(folder))}\n"
+            f"score it with: reelrl eval {shlex.quote(str(folder))}"
+        )
+
+
+def _export(learner: GRPO, folder: Path) -> None:
+    """Write the trained weights and the record of their base model."""
+    learner.policy.save_pretrained(folder)
+    write_record(folder, learner)
 
 
 class ScoreTable(Callback):
