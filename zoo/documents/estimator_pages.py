@@ -116,8 +116,8 @@ def main(out: Path | None) -> None:
             continue
         path = out / f"{name}.md"
         if path.is_file():
-            refreshed = refresh(path.read_text(encoding="utf-8"), name)
-            path.write_text(refreshed, encoding="utf-8")
+            page = refresh(path.read_text(encoding="utf-8"), name)
+            path.write_text(page, encoding="utf-8")
             refreshed += 1
     if out is not None:
         print(f"refreshed {refreshed} pages in {out}")
