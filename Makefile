@@ -14,10 +14,10 @@ setup: .venv/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
 	touch $@
 
-test: setup
-	$(BIN)/python -m pytest
-
 # Two processes of one thread each: faster than one of two, because most tests are small.
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test-fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2
 
