@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from reelrl.algos.collect.rollout import Rollout
 
 
+class NothingLearned(TrainingError):
+    """A run ends because its iterations teach nothing; its weights are sound."""
+
+
 @dataclass
 class Silence:
     """Counts iterations without a signal, and components without a score.
@@ -55,7 +59,7 @@ class Silence:
             causes: name of a component -> why it last failed, where that is known.
 
         Raises:
-            TrainingError: if no component scored a clip in the first iteration, if there was no
+            NothingLearned: if no component scored a clip in the first iteration, if there was no
                 signal in ``most`` iterations in a row, or if a component that is trained on scored
                 no clip in so many.
         """
@@ -65,7 +69,7 @@ class Silence:
         self.unscored = {name: before.get(name, 0) + 1 for name in dead}
         for name, times in self.unscored.items():
             if times >= self.most:
-                raise TrainingError(
+                raise NothingLearned(
                     f"reward {name!r} has scored no clip in {times} iterations in a row"
                     f"{_because(causes.get(name))}"
                 )
@@ -75,9 +79,9 @@ class Silence:
         self.iterations += 1
         reason = _reason(rollout, output, dead, sum(self.counted), causes)
         if iteration == 0 and len(dead) == sum(self.counted):
-            raise TrainingError(f"nothing can be learned: {reason}")
+            raise NothingLearned(f"nothing can be learned: {reason}")
         if self.iterations >= self.most:
-            raise TrainingError(
+            raise NothingLearned(
                 f"nothing was learned in {self.iterations} iterations in a row: {reason}"
             )
         warnings.warn(

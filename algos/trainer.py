@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -45,16 +45,22 @@ from reelrl.algos.run.checkpoint import (
 from reelrl.algos.run.console import progress_bar
 from reelrl.algos.run.distributed import ALONE, Ranks
 from reelrl.algos.run.ownership import owned_by
-from reelrl.algos.run.resume import check_same_environment, environment_facts, shift_of
+from reelrl.algos.run.resume import (
+    check_branch,
+    check_frozen,
+    check_same_environment,
+    environment_facts,
+    shift_of,
+)
 from reelrl.algos.run.runlog import METRICS, RunLog
 from reelrl.algos.run.signals import Stopped, interruptible
-from reelrl.algos.silence import Silence, check_group_of_one
+from reelrl.algos.silence import NothingLearned, Silence, check_group_of_one
 from reelrl.algos.supply import check_supply, rollout_for
 from reelrl.ambient import own_settings, undisturbed
 from reelrl.envs.protocol import denoising_batch
 from reelrl.envs.rebuild import describe_env, rebuild_env
 from reelrl.envs.sampling import initial_noise
-from reelrl.envs.scoring import RewardFacts
+from reelrl.envs.scoring import RewardError, RewardFacts, read_weights
 from reelrl.envs.wrappers.action import takes_latents
 from reelrl.envs.wrappers.scalar import scalar_weights_of
 
@@ -137,6 +143,9 @@ class Trainer:
         self.folder = None if folder is None else Path(folder)
         base = denoising_batch(env)
         self.names = list(base.reward_names)
+        if isinstance(given := self.config.reward_weights, Mapping):
+            weights = tuple(read_weights(given, self.names).tolist())
+            self.config = replace(self.config, reward_weights=weights)
         check_weights(self.config.reward_weights, self.names)
         self.estimator_state = self.estimator.init_state(self.names)
         self.adaptation = Adaptation(base.reward_components)
@@ -219,7 +228,7 @@ class Trainer:
         history, self.stopped_by = [], 0
         with interruptible() as interruption:
             for _ in (bar := progress_bar(iterations, progress and self.ranks.is_main)):
-                metrics, ending = self._iterate(log)
+                metrics, ending = self._iterate_or_save(log)
                 history.append(metrics)
                 means = {name: f"{metrics[f'reward/{name}']:.3f}" for name in self.names}
                 bar.set_postfix(means)
@@ -239,15 +248,16 @@ class Trainer:
 
     def _begin(self) -> None:
         """Leave the branch that the run no longer follows, and say whose weights it starts from."""
-        if self.policy.started_trained and not (self.iteration or self._resumed):
+        model = self.policy.model
+        if model.trained_by not in (None, self.policy.token) and not self._resumed:
             warnings.warn(
-                f"the weights of {self.policy.model.name!r} were trained in this process before "
-                "the policy was made, and this run starts from them: open the model anew, or "
-                "make each policy over a copy.deepcopy of it",
+                f"the weights of {model.name!r} were trained in this process by another policy, "
+                "and this run goes on from them: open the model anew, or make each policy over a "
+                "copy.deepcopy of it",
                 LearnerWarning,
                 stacklevel=4,
             )
-        self.policy.model.trained = True
+        model.trained_by = self.policy.token
         if self.folder is None or not self.ranks.is_main:
             return
         root = self.folder / CHECKPOINTS
@@ -269,6 +279,18 @@ class Trainer:
                 f"{self.folder} holds a run, with {used[-1].name} the last of {len(used)} "
                 f"checkpoints: {type(self).__name__}.load it, or use another folder"
             )
+
+    def _iterate_or_save(self, log: RunLog) -> tuple[dict[str, float], bool]:
+        """An iteration; a run that ends in the middle of it keeps those that are done."""
+        state = self.estimator_state
+        try:
+            return self._iterate(log)
+        except (NothingLearned, RewardError):
+            # A reward may fail on one process alone, and the others would wait for it.
+            if self.folder is not None and self.iteration and self.ranks.count == 1:
+                self.estimator_state = state
+                self.save(self.folder / CHECKPOINTS)
+            raise
 
     def _iterate(self, log: RunLog) -> tuple[dict[str, float], bool]:
         """Numbers of an iteration, and whether a callback wants to end the run."""
@@ -440,6 +462,7 @@ class Trainer:
             "estimator": self.estimator_name,
             "env": describe_env(self.env),
             "environment": environment_facts(self.env),
+            "frozen": self.policy.frozen,
             "threads": torch.get_num_threads(),
             "silence": [self.silence.iterations, self.silence.unscored],
             "shift": denoising_batch(self.env).shift,
@@ -511,6 +534,9 @@ class Trainer:
             ranks=ranks,
         )
         check_same_environment(facts, trainer.env, allow_changes=allow_changes)
+        check_frozen(facts, trainer.policy.frozen)
+        if log_folder is not None:
+            check_branch(Path(log_folder) / CHECKPOINTS, root)
         trainer._restore(checkpoint)
         return trainer
 

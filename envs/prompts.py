@@ -59,4 +59,8 @@ def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"prompt {index} must be a text, got {type(text).__name__}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"prompt {index} must be valid Unicode, got {text!r}") from error
     return texts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock, Thread
@@ -361,7 +361,8 @@ def check_listed(rewards: Any) -> None:
             f"the weights as scalar_weights={dict(rewards)!r}, in ScalarReward or in the learner's "
             "reward_weights"
         )
-    if isinstance(rewards, str | Mapping | Reward) or not isinstance(rewards, Iterable):
+    # A set has another order in each process, and an iterator is empty at the second look.
+    if isinstance(rewards, str | Mapping | Reward) or not isinstance(rewards, Sequence):
         raise ValueError(f"rewards must be a list, got {rewards!r}")
 
 

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +47,9 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
         write: fills the folder that it is given, which does not exist yet.
     """
     beside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    if not path.exists() and old.exists():
+        # Killed between its two renames: the new folder was complete before the first of them.
+        os.rename(beside if beside.exists() else old, path)
     for left_over in (beside, old):
         shutil.rmtree(left_over, ignore_errors=True)
     try:
@@ -116,14 +118,16 @@ def sync(path: Path) -> None:
     """
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folder.
-    descriptor = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        if not (stat.S_ISDIR(os.fstat(descriptor).st_mode) and error.errno in UNSYNCED):
+        if not (is_folder and error.errno in UNSYNCED):
             raise
-    finally:
-        os.close(descriptor)
 
 
 def share(path: Path) -> None:

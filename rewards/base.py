@@ -23,6 +23,8 @@ from reelrl.rewards.function import Scoring, check_scoring, described, function_
 from reelrl.rewards.handed import GROUP_SIZE, as_tensor, check_whole
 from reelrl.rewards.returned import RewardMisuse, read_scores
 
+SAMPLED = 65_536
+"""Numbers of a batch of clips that are looked at to see whether somebody has written into it."""
 LOWEST, HIGHEST = -0.5, 1.5
 """Pixels beyond these are not in [0, 1]; decoders overshoot a little."""
 
@@ -239,10 +241,17 @@ class Reward(ABC):
         return f"{type(self).__name__}(name={self.name!r}, bounds=({low:g}, {high:g}))"
 
 
-def writes_into(videos: Tensor) -> int:
-    """How often the memory of a tensor has been written to; 0 for one of inference mode."""
-    # Torch counts it for autograd, and refuses to tell where autograd is ruled out.
-    return 0 if videos.is_inference() else videos._version
+def writes_into(videos: Tensor) -> tuple[int, float]:
+    """A mark of the memory of a tensor, which another one differs from after a write.
+
+    Torch counts its own writes. A write through NumPy or ``.data`` is seen in a sample of the
+    numbers.
+    """
+    # Torch counts for autograd, and refuses to tell where autograd is ruled out.
+    count = 0 if videos.is_inference() else videos._version
+    flat = videos.detach().reshape(-1)
+    sample = flat[:: max(1, len(flat) // SAMPLED)].double()
+    return count, float(sample.sum()) if len(sample) else 0.0
 
 
 def _extremes(pixels: Tensor) -> tuple[float, float]:

@@ -7,9 +7,10 @@ log-probabilities differs from one only by what training did to the weights.
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ from reelrl.algos.policies.weights import Weights, snapshot, swapped
 from reelrl.ambient import undisturbed
 from reelrl.envs import kernels, steps
 from reelrl.envs.models import VideoModel
+from reelrl.envs.models.integrity import module_digest
 from reelrl.envs.models.trained import load_into, trainable_of
+from reelrl.naming import nearest
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -69,7 +72,9 @@ class FlowPolicy:
         config: the settings; the model's own are filled in where they were None.
         experts: the networks by name, ``transformer`` where there is one.
         guidance_scale: the one in force.
-        started_trained: True if the model's weights had been trained in this process already.
+        token: tells this policy from every other, its copies included.
+        frozen: digest of the weights below adapters, if they are not the base model's own; else
+            None.
 
     Raises:
         ValueError: for a setting out of range, a model without an expert or without a weight to
@@ -86,6 +91,10 @@ class FlowPolicy:
         guidance_scale: float | None = 1.0,
         **settings: Any,
     ) -> None:
+        known = [field.name for field in fields(FlowPolicyConfig)]
+        for name in settings:
+            if name not in known:
+                raise ValueError(f"unknown setting {name!r} of a policy{nearest(name, known)}")
         config = FlowPolicyConfig(kernel, eta, guidance_scale, **settings)
         self.kernel = config.make_kernel()
         self.model = model
@@ -98,8 +107,12 @@ class FlowPolicy:
         self.config = replace(config, guidance_scale=self.guidance_scale, lora_targets=targets)
         if not hasattr(model, "folder"):
             model.digest  # noqa: B018  (of the weights before they are trained)
-        self.started_trained = model.trained
+        self.token = uuid.uuid4().hex
         self._prepare_experts()
+        self._names = frozenset(self.parameters)
+        self.frozen: str | None = None
+        if config.lora_rank and (model.trained_by or model.altered):
+            self.frozen = module_digest(model.experts, self._names)
         self._reference: Weights | None = None
         self._empty: Tensor | None = None
         self._embeddings: Tensor | None = None
@@ -147,6 +160,7 @@ class FlowPolicy:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self.token = uuid.uuid4().hex
         own, models = dict(self.experts.items()), self.model.experts
         if own.keys() != models.keys() or any(own[name] is not models[name] for name in own):
             raise TypeError(
@@ -178,8 +192,10 @@ class FlowPolicy:
         Raises:
             ValueError: if the environment's model has other weights than the policy's: its text
                 encoder may embed prompts in another way than the policy was trained on.
+            RuntimeError: if another policy has put adapters on the model since.
         """
         task = env.unwrapped
+        self._check_own()
         if not self.model.same_base(task.model):
             raise ValueError(
                 f"the policy is over model {self.model.name!r} (digest {self.model.digest[:12]}), "
@@ -190,6 +206,15 @@ class FlowPolicy:
         self._ode = kernels.ODE().table(task.sigmas).to(self.model.device)
         self._embeddings = task.embeddings
         return self
+
+    def _check_own(self) -> None:
+        """Refuse to go on with weights that another policy has rearranged."""
+        if self.parameters.keys() != self._names:
+            raise RuntimeError(
+                f"the {len(self._names)} weights of this policy over {self.model.name!r} are no "
+                "longer the trainable ones: another policy has put adapters on its model. Make "
+                "each policy over a model of its own, such as copy.deepcopy(model)"
+            )
 
     @property
     def table(self) -> kernels.Coefficients:
@@ -364,6 +389,7 @@ class FlowPolicy:
 
     def state_dict(self) -> Weights:
         """A copy of the trainable weights."""
+        self._check_own()
         return snapshot(self.parameters)
 
     def load_state_dict(self, weights: Weights, reference: Weights | None = None) -> None:
@@ -382,6 +408,7 @@ class FlowPolicy:
 
         :meth:`~reelrl.envs.models.VideoModel.load_trained` of the model reads it back.
         """
+        self._check_own()
         if self.config.lora_rank:
             self.model.save_lora(folder)
         else:

@@ -54,6 +54,15 @@ class FlowPolicyConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        numbers = {"eta": self.eta, "guidance_scale": self.guidance_scale}
+        for name, value in {**numbers, "lora_alpha": self.lora_alpha}.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (value is None or is_number):
+                raise ValueError(f"{name} must be a number or None, got {value!r}")
+        if isinstance(self.lora_rank, bool) or not isinstance(self.lora_rank, int):
+            raise ValueError(f"lora_rank must be an integer, got {self.lora_rank!r}")
+        if isinstance(self.lora_targets, str):
+            raise ValueError(f"lora_targets must be a list of names, got {self.lora_targets!r}")
 
     def make_kernel(self) -> kernels.StepKernel:
         """The step kernel.

@@ -191,7 +191,8 @@ def set_aside(root: Path, iteration: int) -> Path | None:
     aside.mkdir()
     if best in newer:
         (root / BEST).unlink()
-    for path in newer:
+    # Newest first: after a kill in between the older ones are still in order.
+    for path in reversed(newer):
         os.rename(path, aside / path.name)
     sync(root)
     return aside

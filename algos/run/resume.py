@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from reelrl.algos.run.checkpoint import list_checkpoints
 from reelrl.envs.protocol import denoising_env
 from reelrl.envs.rebuild import describe_env, resolved_arguments
 
@@ -50,7 +52,8 @@ def check_same_environment(facts: Mapping[str, Any], env: Any, *, allow_changes:
     was, now = facts.get("environment"), environment_facts(env)
     # Checkpoints from before there was a digest know the name of a model that ships, no more.
     if was is None:
-        was, now = _named(facts["env"]), {"model": base.model.name}
+        was, now = _described(facts["env"]), _described(describe_env(env))
+        now["model"] = base.model.name
     different = [name for name in was if name in now and was[name] != now[name]]
     before, after = resolved_arguments(facts["env"]), resolved_arguments(describe_env(env))
     known = "rewards" in before and "rewards" in after
@@ -76,9 +79,48 @@ def shift_of(facts: Mapping[str, Any]) -> float | None:
     return None if facts["env"] is None else float(facts["env"]["kwargs"].get("shift", 3.0))
 
 
-def _named(described: Mapping[str, Any] | None) -> dict[str, Any]:
-    name = resolved_arguments(described).get("model")
-    return {"model": name} if isinstance(name, str) else {}
+def check_frozen(facts: Mapping[str, Any], own: str | None) -> None:
+    """Refuse adapters over other weights than they were trained over.
+
+    Args:
+        facts: of a checkpoint.
+        own: digest of the weights below the policy's adapters; None if they are the base model's.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    was = facts.get("frozen")
+    if "frozen" in facts and was != own:
+        shown = [value[:12] if value else "the base model's own" for value in (was, own)]
+        raise ValueError(
+            f"the run's adapters were trained over other weights: {shown[0]}, now {shown[1]}. Load "
+            "those weights into the environment's model first, by its load_trained"
+        )
+
+
+def check_branch(own: Path, source: Path) -> None:
+    """Refuse to go on in the folder of a run from a checkpoint of elsewhere.
+
+    Args:
+        own: folder of checkpoints of the run.
+        source: a checkpoint, or a folder of them.
+
+    Raises:
+        ValueError: if the run has checkpoints, and the source is none of them.
+    """
+    inside = own.resolve() in (source.resolve(), source.resolve().parent)
+    if not inside and list_checkpoints(own):
+        raise ValueError(
+            f"{source} is none of the checkpoints in {own}: going on from it there would mix two "
+            "runs. Give another log_folder"
+        )
+
+
+def _described(described: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The arguments by which old checkpoints know their environment, where they are plain."""
+    arguments = resolved_arguments(described)
+    known = ("model", "prompts", "num_steps", "num_frames", "height", "width")
+    return {key: arguments[key] for key in known if key in arguments}
 
 
 def _short(value: Any) -> str:

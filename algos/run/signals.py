@@ -117,14 +117,22 @@ def handled_by(handler: Handler) -> Iterator[None]:
 def handle(handler: Handler) -> dict[int, Any]:
     """Let a handler get all :data:`SIGNALS` of this process, and return who got them before.
 
-    Ignored signals stay ignored, as ``nohup`` asks for. Ctrl-C does not: a shell lets every process
-    in the background ignore it, and whoever sends it all the same means it.
+    Ignored signals stay ignored, as ``nohup`` asks for, and a handler that the program has
+    installed keeps its signal, such as a scheduler's hook. Ctrl-C does not: a shell lets every
+    process in the background ignore it, and whoever sends it all the same means it.
     """
     return {
         number: signal.signal(number, handler)
         for number in SIGNALS
-        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+        if number == signal.SIGINT or _is_free(signal.getsignal(number))
     }
+
+
+def _is_free(standing: Any) -> bool:
+    """True if nobody but this module has asked for a signal."""
+    return (
+        standing is signal.SIG_DFL or standing is end_at_once or isinstance(standing, Interruption)
+    )
 
 
 @contextmanager

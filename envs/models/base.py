@@ -57,7 +57,8 @@ class VideoModel(ABC):
         default_guidance: guidance scale that its authors recommend; 1 is none.
         negative_prompt: text of the unconditional branch of classifier-free guidance.
         lora_targets: endings of the names of the layers that adapters go on.
-        trained: True as soon as a learner of this process has changed the experts' weights.
+        trained_by: token of the policy whose learner changed the experts' weights last.
+        altered: True if weights were loaded over the base model's, by :meth:`load_trained`.
     """
 
     name: str
@@ -67,7 +68,8 @@ class VideoModel(ABC):
     default_guidance: float = 1.0
     negative_prompt: str = ""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    trained: bool = False
+    trained_by: str | None = None
+    altered: bool = False
     _digest: str | None = None
 
     @classmethod
@@ -289,3 +291,4 @@ class VideoModel(ABC):
             ValueError: if class, names or shapes of the weights differ.
         """
         trained.load_trained(Path(folder), type(self).__name__, self.experts)
+        self.altered = True

@@ -12,7 +12,7 @@ import torch
 from reelrl.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import nn
 
@@ -110,11 +110,18 @@ def folder_digest(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 
-def module_digest(experts: Mapping[str, nn.Module]) -> str:
-    """SHA-256 over names, shapes and bytes of all weights of some networks, hexadecimal."""
+def module_digest(experts: Mapping[str, nn.Module], without: Collection[str] = ()) -> str:
+    """SHA-256 over names, shapes and bytes of the weights of some networks, hexadecimal.
+
+    Args:
+        experts: networks by name.
+        without: names of parameters to leave out.
+    """
     digest = hashlib.sha256()
     for expert, module in sorted(experts.items()):
         for name, tensor in sorted(module.state_dict().items()):
+            if name in without:
+                continue
             host = tensor.detach().cpu().contiguous()
             digest.update(f"{expert} {name} {host.dtype} {tuple(host.shape)}\n".encode())
             # As bytes: NumPy knows no bfloat16.

@@ -143,7 +143,7 @@ class WanVideoModel(VideoModel):
         other = object.__new__(type(self))
         vars(other).update(self.__getstate__())
         vars(other).pop("transformer", None)
-        other.trained = False
+        other.trained_by, other.altered = None, False
         return other
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
@@ -309,6 +309,7 @@ class WanVideoModel(VideoModel):
                 f"no trained weights in {folder}: expected {LORA_FILE} or the folder transformer"
             )
         trained.load_into(own, weights)
+        self.altered = True
 
 
 def load_component(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 
@@ -18,6 +19,7 @@ from reelrl.algos.learners.update import LearnerWarning, TrainingError
 from reelrl.algos.policies import FlowPolicy
 from reelrl.algos.silence import check_group_of_one
 from reelrl.envs.models import VideoModel
+from reelrl.envs.scoring import RewardError
 from reelrl.envs.wrappers import VectorScalarReward
 from reelrl.rewards import Reward
 
@@ -179,9 +181,9 @@ def test_more_updates_than_items_are_divided_by_the_updates_there_are(make, tiny
 def test_a_run_from_weights_of_another_run_says_so():
     """Two methods in a loop over one environment started from each other's weights."""
     model = VideoModel.from_pretrained("nano-early")
-    assert not model.trained
-    model.trained = True
-    assert FlowPolicy(model).started_trained
+    assert model.trained_by is None
+    first, second = FlowPolicy(model), FlowPolicy(model)
+    assert first.token != second.token != copy.deepcopy(second).token
 
 
 def test_the_second_of_two_learners_over_one_model_warns(make_env, tiny_types):
@@ -195,7 +197,7 @@ def test_the_second_of_two_learners_over_one_model_warns(make_env, tiny_types):
         first = learner()
         first.learn(1)
         first.learn(1)
-    with pytest.warns(LearnerWarning, match="were trained in this process before"):
+    with pytest.warns(LearnerWarning, match="were trained in this process by another policy"):
         learner().learn(1)
 
 
@@ -220,3 +222,40 @@ def test_episodes_of_other_libraries_say_so_too(facts_of, prompt_ids, rewards, w
     vectors = np.array(rewards, dtype=np.float32)[:, None]
     with pytest.warns(LearnerWarning, match=f"from these 4 episodes, because {words}: .*'grpo'"):
         EpisodeEstimator("grpo")(vectors, np.array(prompt_ids), facts_of("a"))
+
+
+class Bug(Constant):
+    """Works in its first iterations and has a bug then."""
+
+    def score(self, videos, prompts, infos):
+        if self.calls >= self.after:
+            raise NameError("vidoes")
+        return super().score(videos, prompts, infos)
+
+
+@pytest.mark.parametrize(
+    "reward, error",
+    [(Constant(torch.nan, after=3), TrainingError), (Bug(0.5, after=3), RewardError)],
+)
+def test_a_run_that_has_to_end_keeps_what_is_done(
+    make, make_env, tiny_types, tmp_path, reward, error
+):
+    """At save_every=50 all of it was lost."""
+    learner = make(reward, save_every=50, max_skipped=1, folder=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(error):
+            learner.learn(9)
+    env = make_env(8, model=tiny_types["model"](), rewards=[Constant(0.5, after=99)])
+    resumed = GRPO.load(tmp_path, env=env, allow_changes=True)
+    assert resumed.iteration == 3
+    for name, weight in learner.policy.state_dict().items():
+        assert torch.equal(weight, resumed.policy.state_dict()[name])
+
+
+def test_weights_by_name(make, tiny_types):
+    rewards = tiny_types["brightness"](), tiny_types["contrast"]()
+    learner = make(*rewards, reward_weights={"contrast": 2.0})
+    assert learner.config.reward_weights == (0.0, 2.0)
+    with pytest.raises(ValueError, match="contrst"):
+        make(*rewards, reward_weights={"contrst": 2.0})

@@ -171,3 +171,27 @@ def test_a_component_is_never_entered_twice_even_after_a_timeout():
     rewards.timeout = 60.0  # long enough for the first batch to come to its end
     assert rewards(*batch())[1].all()
     assert reward.most == 1
+
+
+@pytest.mark.parametrize(
+    "write", [lambda v: v.numpy().__imul__(0.5), lambda v: v.data.mul_(0.5), lambda v: v.mul_(0.5)]
+)
+def test_no_way_of_writing_into_the_clips_goes_unseen(write):
+    """The scores of all components that followed were others."""
+
+    def dim(videos, prompts, infos):
+        write(videos)
+        return videos.flatten(1).mean(dim=1)
+
+    def mean(videos, prompts, infos):
+        return videos.flatten(1).mean(dim=1)
+
+    rewards = RewardList([dim, mean])
+    with pytest.raises(RewardError, match="writ"):
+        rewards(torch.full((2, 2, 4, 4, 3), 0.5), ["a", "b"], [{}, {}])
+
+
+@pytest.mark.parametrize("rewards", [{"gold", "proxy_vq"}, frozenset(["gold"]), iter(["gold"])])
+def test_components_without_an_order_are_refused(rewards):
+    with pytest.raises(ValueError, match="rewards must be a list, got "):
+        RewardList(rewards)

@@ -173,3 +173,13 @@ def test_an_exported_adapter_is_the_same_bytes_in_every_process(tmp_path):
         )
         files.append((folder / "pytorch_lora_weights.safetensors").read_bytes())
     assert files[0] == files[1]
+
+
+def test_a_policy_notices_adapters_that_another_one_has_put_on_its_model(make_env, tiny_types):
+    """It trained nothing then, and saved a checkpoint that could not be read."""
+    env = make_env(2, model=tiny_types["model"]())
+    policy = FlowPolicy(env.unwrapped.model).bind(env)
+    FlowPolicy(env.unwrapped.model, lora_rank=1, lora_targets=["to_q"])
+    for use in (lambda: policy.bind(env), policy.state_dict, lambda: policy.save_pretrained("x")):
+        with pytest.raises(RuntimeError, match="another policy has put adapters on its model"):
+            use()

@@ -257,7 +257,7 @@ def test_bad_settings_are_refused(tiny_model, make_env):
         FlowPolicy(tiny_model, reduction="summ")
     with pytest.raises(ValueError, match="lora_rank must be at least 0, got -1"):
         FlowPolicy(tiny_model, lora_rank=-1)
-    with pytest.raises(TypeError, match="guidence"):
+    with pytest.raises(ValueError, match="guidence"):
         FlowPolicy(tiny_model, guidence=2.0)
     obs, _ = make_env(2).reset(seed=0)
     with pytest.raises(RuntimeError, match=r"policy\.bind\(env\)"):

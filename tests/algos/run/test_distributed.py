@@ -65,7 +65,9 @@ def results(folder):
         "--main_process_port", "0", str(SCRIPT), str(folder), str(started),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    # Where a process aborted stands before the launcher's own words.
+    start = max(0, done.stderr.find("Fatal Python error"))
+    assert done.returncode == 0, done.stderr[start:][:6000]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -81,3 +82,48 @@ def test_a_lock_is_free_after_an_error_inside(tmp_path):
         [sys.executable, "-c", HOLD.replace("time.sleep(60)", "0"), str(tmp_path)], check=True
     )
     assert time.monotonic() - start < 60
+
+
+def test_another_thread_is_somebody_else(tmp_path):
+    found = []
+
+    def other():
+        try:
+            with owned(tmp_path):
+                found.append("in")
+        except FolderInUse as error:
+            found.append(str(error))
+
+    with owned(tmp_path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert found == [f"{tmp_path} is in use by another thread: choose another folder"]
+
+
+def test_a_forked_child_does_not_own_what_its_parent_does(tmp_path):
+    with owned(tmp_path):
+        child = os.fork()
+        if child == 0:
+            try:
+                with owned(tmp_path):
+                    os._exit(0)
+            except FolderInUse:
+                os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_who_waits_does_not_get_a_lock_that_is_gone(tmp_path):
+    """The first owner removes an empty folder while the second waits for it."""
+    folder = tmp_path / "run"
+    code = (
+        "import sys, pathlib; from reelrl.algos.run.ownership import owned\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "with owned(folder, wait=True): print((folder / 'lock').exists())"
+    )
+    with owned(folder):
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        time.sleep(6)
+    assert waiting.communicate(timeout=60)[0] == "True\n"

@@ -137,3 +137,42 @@ def test_a_damaged_line_in_the_middle_of_the_log_costs_that_line(folder):
     with pytest.warns(UserWarning, match="line 2 of .* is damaged and left out"):
         GRPO.load(folder, log_folder=folder).learn(1)
     assert [row["iteration"] for row in rows(folder)] == [0, 2, 3]
+
+
+def test_adapters_over_weights_that_were_loaded_first_go_on_over_them_alone(tmp_path):
+    """They went on over the bare base model."""
+    stage = batch().unwrapped.model
+    with torch.no_grad():
+        next(iter(stage.transformer.parameters())).add_(0.1)
+    stage.save_trained(tmp_path / "stage")
+
+    def env():
+        made = batch()
+        made.unwrapped.model.load_trained(tmp_path / "stage")
+        return made
+
+    run(tmp_path / "run", 1, env(), lora_rank=2)
+    with pytest.raises(ValueError, match=r"over other weights: \w{12}, now the base model's own"):
+        GRPO.load(tmp_path / "run")
+    assert GRPO.load(tmp_path / "run", env=env()).iteration == 1
+
+
+def test_a_set_aside_branch_goes_on_in_a_folder_of_its_own(folder, tmp_path):
+    """The curve was of two runs."""
+    with pytest.warns(CheckpointWarning):
+        GRPO.load(folder / "checkpoints" / "step_00000001", log_folder=folder).learn(1)
+    aside = folder / "checkpoints" / "set_aside_1"
+    with pytest.raises(ValueError, match=r"would mix two runs\. Give another log_folder"):
+        GRPO.load(aside / "step_00000003", log_folder=folder)
+    other = GRPO.load(aside / "step_00000003", log_folder=tmp_path / "other")
+    other.learn(1)
+    assert GRPO.load(tmp_path / "other").iteration == 4
+
+
+def test_an_old_checkpoint_knows_the_arguments_of_its_environment(folder):
+    for state in folder.glob("checkpoints/step_*/state.json"):
+        old = {**json.loads(state.read_text()), "version": 1}
+        del old["digest"], old["facts"]["environment"]
+        state.write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="num_steps 2, now 3"):
+        GRPO.load(folder, env=batch(num_steps=3))
