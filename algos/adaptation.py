@@ -57,7 +57,7 @@ class Adaptation:
     def __call__(
         self, rollout: Rollout, prompts: Sequence[str], seed: int, iteration: int
     ) -> tuple[dict[str, float], set[int]]:
-        """Let each component learn from the clips of a rollout, those that it could score.
+        """Let each component learn from the clips of a rollout that it could score.
 
         Args:
             rollout: with all clips of this process.

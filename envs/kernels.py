@@ -239,8 +239,9 @@ class CPS(StepKernel):
     :math:`\mu = (1 - \sigma') \hat x_0 + \sqrt{\sigma'^2 - \mathrm{step\_std}^2}\, \hat x_1`, with
     :math:`\hat x_0 = x - \sigma v`. The last step is deterministic by itself. The marginals are
     exact where the clip is known given the latent, at any number of steps. Where it is not, the
-    estimates vary less than what they stand for, and since the fresh noise does not shrink with the
-    step, finer steps do not mend it: of normal data with eta 0.7 a quarter of the variance is lost.
+    estimates vary less than the clips and noises that they estimate, and since the fresh noise does
+    not shrink with the step, finer steps do not mend it: of normal data with eta 0.7 a quarter of
+    the variance is lost.
 
     Attributes:
         eta: share of the noise that is drawn anew, in [0, 1]; a tensor (N,) gives every sample its

@@ -1,4 +1,4 @@
-"""What a policy, a learner or a tool may ask of an environment, and nothing behind it.
+"""The interface of an environment: all that a policy, a learner or a tool may ask of it.
 
 ``env.unwrapped`` of the single and of the batched environment offers it, and so does the task that
 the adapters keep of an environment; nobody has to reach through two objects.
@@ -83,7 +83,7 @@ class DenoisingEnv(DenoisingProblem, Protocol):
 
     @property
     def reward_facts(self) -> RewardFacts:
-        """What the K numbers mean: names, bounds, signs."""
+        """Meaning of the K numbers: names, bounds, signs."""
 
     @property
     def reward_failures(self) -> dict[str, str]:

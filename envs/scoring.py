@@ -49,7 +49,7 @@ class RewardError(RuntimeError):
 
 @dataclass(frozen=True)
 class RewardFacts:
-    """What the K numbers of a reward vector mean, as plain values.
+    """Meaning of the K numbers of a reward vector, as plain values.
 
     Attributes:
         names: of the components.
@@ -133,7 +133,7 @@ class Scores:
         return self._stack([unknown if output is None else output for output in self.known])
 
     def result(self) -> tuple[Float[Tensor, "M K"], Bool[Tensor, "M K"]]:
-        """(M, K) values and validity; waits for what is still at work.
+        """(M, K) values and validity; waits for components that are still at work.
 
         Raises:
             RewardError: if a component failed and ``on_error`` is ``"raise"``.

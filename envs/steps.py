@@ -65,7 +65,7 @@ def sample(
 ) -> Float[Tensor, " N *rest"]:
     """Draw the next latent from standard normal ``noise`` (N, ...), rounded to ``dtype``.
 
-    What is scored, stored and replayed must be this rounded value.
+    Score, store and replay this rounded value and no other.
     """
     spread = rows_like(step.step_std, step.mean)
     return (step.mean + spread * noise.to(step.mean.dtype)).to(dtype)

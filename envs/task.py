@@ -1,4 +1,4 @@
-"""What the single and the batched environment share: model, prompts, schedule, rewards, spaces."""
+"""Shared parts of both environments: model, prompts, schedule, rewards, spaces."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the options of a reset say of N episodes; None where they leave it open.
+    """Reset options of N episodes; None where an option is left open.
 
     Attributes:
         prompt_id: (N,).
@@ -261,7 +261,7 @@ class Task:
         Args:
             latents: (N, C, T', H', W'), or (N, D) of a flat environment; array or tensor.
             prompt_ids: N rows in the list of prompts.
-            group_ids: N numbers of groups that are compared; None is a group per prompt.
+            group_ids: N numbers of groups that are compared; None means one group per prompt.
 
         Raises:
             ValueError: for a wrong shape or dtype, or an id out of range.
@@ -284,7 +284,7 @@ class Task:
     def read_options(
         self, options: Mapping[str, Any] | None, count: int, known: Sequence[str]
     ) -> Chosen:
-        """What the reset options say of ``count`` episodes.
+        """Reset options of ``count`` episodes.
 
         Raises:
             ValueError: for an unknown option or a value out of range.

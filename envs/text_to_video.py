@@ -122,7 +122,7 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
         device: where a model given by name or folder is put; default the CPU.
         on_reward_error: a component that fails, times out or cannot score a clip is masked with a
             warning (`mask`) or stops the run (`raise`). A bug in a component always stops the run.
-        reward_timeout: seconds a component may take for one batch; None is for ever.
+        reward_timeout: seconds a component may take for one batch; None means no limit.
         render_mode: `rgb_array`, a contact sheet of the current estimate of the clean clip where
             whoever acts knows one and of the decoded latent elsewhere; `rgb_array_list`, its
             frames.

@@ -111,7 +111,7 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
         seed: int | Sequence[int | None] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> tuple[Any, Infos]:
-        """Begin all episodes, or those of ``options["reset_mask"]``.
+        """Begin all episodes, or the episodes of ``options["reset_mask"]``.
 
         Args:
             seed: sub-environment i gets ``seed + i``, or entry i; None goes on with its generator.

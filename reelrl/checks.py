@@ -84,14 +84,14 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Stated:
-    """What the annotation of a field says of its value.
+    """The rules that a field's annotation sets for its value.
 
     Attributes:
         name: of the field.
-        optional: True if None is a value.
+        optional: True if None is allowed.
         limits: conditions on every other value; none where the annotation is a choice of types.
         is_tuple: True if a list stands for a tuple.
-        length: of the tuple; None is any.
+        length: of the tuple; None means any length.
     """
 
     name: str

@@ -1,10 +1,10 @@
 """Components that learn along with the policy: a score that moves on, version by version.
 
-A component that stays as it is gets optimised until its errors are all that is left. One that is
-retrained on what the policy makes now closes the holes the policy has found, at a price: a number
-of one version cannot be compared with a number of another. So each version says which it is, in
-what caches keep (:attr:`AdaptiveReward.fingerprint`) and to the learner, which forgets whatever it
-had learned of the old scale.
+A component that stays as it is gets optimised until its errors are all that is left. A reward that
+is retrained on the policy's present clips closes the holes the policy has found, at a price: a
+number of one version cannot be compared with a number of another. So each version says which it is,
+in what caches keep (:attr:`AdaptiveReward.fingerprint`) and to the learner, which forgets whatever
+it had learned of the old scale.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class AdaptiveReward(Reward):
 
 
 def adaptive_parts(reward: Reward) -> dict[str, AdaptiveReward]:
-    """What learns along in a component, by its path: through wrappers, and in each member of many.
+    """The parts of a component that learn along, by path, inside wrappers and ensemble members too.
 
     Raises:
         ValueError: if two of them have one path.

@@ -113,7 +113,7 @@ def _check_names(
 
 
 def _constructors(make: Any) -> list[Any]:
-    """The function itself, or what a class's ``__init__`` hands ``**config`` on to."""
+    """The function itself, or the function that a class's ``__init__`` hands ``**config`` on to."""
     if not inspect.isclass(make):
         return [make]
     own = [k.__dict__["__init__"] for k in make.__mro__[:-1] if "__init__" in k.__dict__]

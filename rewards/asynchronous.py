@@ -21,7 +21,7 @@ class AsyncReward(Reward):
     Batches are scored one after the other, in the order they were begun: the component is never
     entered twice.
 
-    What overlaps is what releases Python's global lock: waiting for a server, work on an
+    Only work that releases Python's global lock overlaps: waiting for a server, work on an
     accelerator, and long tensor operations. A judge that computes on the CPU competes with the
     sampler for the same cores and gains nothing.
 

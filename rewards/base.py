@@ -76,8 +76,8 @@ class Reward(ABC):
     """One component of the reward vector.
 
     Subclasses set the class attributes and implement :meth:`score`; calling the instance checks the
-    input and wraps the scores. What depends on the arguments, such as the name of a component made
-    of another one, is set by the constructor.
+    input and wraps the scores. The constructor sets each attribute that depends on the arguments,
+    for example the name of a component made of another one.
 
     Attributes:
         name: registry name, also the column name in logs.
@@ -325,8 +325,8 @@ def register_reward(
         higher_is_better: False if a function is a penalty.
 
     Raises:
-        ValueError: if the name is taken, a class has another name, or what is decorated is neither
-            a reward class nor a function.
+        ValueError: if the name is taken, a class has another name, or the decorated object is
+            neither a reward class nor a function.
     """
 
     def decorate(entry: R) -> R:

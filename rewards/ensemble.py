@@ -26,7 +26,7 @@ COMBINATIONS = ("mean", "wco", "uwo")
 
 
 def combine(scores: Tensor, how: str, penalty: float) -> Tensor:
-    """One score from those of M members, (N, M) -> (N,); higher must be better.
+    """One score from the M members' scores, (N, M) -> (N,); higher must be better.
 
     Args:
         scores: of the members; ``nan`` in one is ``nan`` in the result.
@@ -110,7 +110,7 @@ class Ensemble(Reward):
             raise ValueError(f"members must be all penalties or none, got {names}")
 
     def _describe(self) -> None:
-        """What it declares, from what its members do."""
+        """The ensemble's declaration, derived from its members' declarations."""
         members = self.members
         self.higher_is_better = members[0].higher_is_better
         self.sign = 1.0 if self.higher_is_better else -1.0
@@ -134,7 +134,7 @@ class Ensemble(Reward):
 
     @property
     def fingerprint(self) -> str | None:
-        """Changes with anything a score depends on; known if that of every member is."""
+        """Text that changes when a score could change; None if a member's fingerprint is None."""
         prints = [fingerprint_of(member) for member in self.members]
         return None if None in prints else json.dumps([self.how, self.penalty, *prints])
 

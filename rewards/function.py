@@ -45,7 +45,7 @@ def described(
 
 
 def function_name(function: Scoring) -> str:
-    """Name of a function, of what a partial one calls, or of a callable's class."""
+    """Name of a function, of the function inside a partial, or of a callable's class."""
     inner = getattr(function, "func", function)
     name: str = getattr(inner, "__name__", type(inner).__name__)
     return "function" if name == "<lambda>" else name

@@ -1,4 +1,4 @@
-"""What a component is handed: clips in any array, and facts that tell whether groups are whole."""
+"""Inputs of a component: clips in any array type, and facts that tell whether groups are whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Less credit for a score that hangs on what nobody sees: Ctrl-U's weight as a wrapper."""
+"""Less credit for a score that depends on invisible detail: Ctrl-U's weight as a wrapper."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Signal:
-    """What an estimator computed, before it is cast and handed out.
+    """The result of an estimator, before it is cast and handed out.
 
     Attributes:
         advantages: (P, G) or (P, G, T).
@@ -198,7 +198,7 @@ def total_score(
     Args:
         scores: (P, G, K) or (P, G, T, K); every step has group means of its own.
         weights: as of :func:`weighted_sum`.
-        gather: makes the batch's mean that of all ranks.
+        gather: makes the batch's mean the mean over all ranks.
     """
     if scores.mask is None and gather is None:
         return weighted_sum(scores, weights)
@@ -247,7 +247,7 @@ def expect_shape(name: str, got: tuple[int, ...], wanted: tuple[int | None, ...]
     """Compare a shape with one that may have free lengths.
 
     Raises:
-        ValueError: naming both, and what the array holds.
+        ValueError: names both, and the content of the array.
     """
     agrees = len(got) == len(wanted) and all(
         w is None or w == g for g, w in zip(got, wanted, strict=True)

@@ -1,4 +1,4 @@
-"""What a call reports besides the advantages.
+"""Diagnostics that a call reports besides the advantages.
 
 Every entry is a function of tensors the estimator had at hand anyway, run when it is first read: a
 training loop that logs three numbers pays for three, and nothing here ever waits for a device.
@@ -56,7 +56,7 @@ def diagnose(work: Work, signal: Signal) -> dict[str, Thunk]:
 
     Scalars: ``effective_group_count``, ``small_group_count`` (fewer than two valid members),
     ``distinct_adv_per_group``, ``adv_abs_mean``, ``adv_std``, ``kept_frac``, ``kl_gate_frac``, and
-    what the estimator notes (``batch_norm_scale``, ``frac_clipped``, ``tau``, ``utility``, ...).
+    the estimator's own notes (``batch_norm_scale``, ``frac_clipped``, ``tau``, ``utility``, ...).
     """
     view = _View(work, signal)
     thunks: dict[str, Thunk] = {

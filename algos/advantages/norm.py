@@ -76,7 +76,7 @@ def make_norm(spec: Any, start: NormSpec | None = None) -> NormSpec:
 
     Args:
         spec: a mapping says only what differs from ``start``.
-        start: None is ``NormSpec()``.
+        start: None means ``NormSpec()``.
 
     Raises:
         ValueError: for an unknown field, the message naming the nearest known one, or a value that
@@ -295,7 +295,7 @@ def _centre(
 def _group_factor(
     x: Masked, stats: GroupStats, batch: Moments | None, spec: NormSpec, tol: float
 ) -> tuple[Tensor, Tensor | None]:
-    """What to multiply the centred values by, and the std it came from."""
+    """The factor on the centred values, and the std it came from."""
     dead = stats.dead(spec.ddof, tol)
     if spec.scale == "batch":
         assert batch is not None

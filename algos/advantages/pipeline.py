@@ -1,4 +1,4 @@
-"""What all estimators share: opening a batch, composing the steps, closing the result.
+"""Steps that all estimators share: open a batch, compose the steps, close the result.
 
 An estimator is ``Transform* -> estimate -> Post*``, where ``estimate`` is mostly one of the two
 pipelines of this file: sum the components and normalise the sum, or normalise each and sum those.
@@ -130,7 +130,7 @@ class Estimator(ABC):
 
     @property
     def requires(self) -> frozenset[str]:
-        """What a batch must have for this instance, its transforms and post steps included."""
+        """Needs of this instance on a batch, with the needs of its transforms and post steps."""
         steps: tuple[Transform | Post, ...] = (*self.config.transforms, *self.config.post)
         return self.needs.union(*(step.needs for step in steps))
 
@@ -168,7 +168,7 @@ class Estimator(ABC):
         """The state back from :meth:`state_dict`.
 
         Raises:
-            ValueError: if the version, the entries or a shape are not those of this estimator.
+            ValueError: if the version, the entries or a shape do not belong to this estimator.
         """
         state = {key: torch.from_numpy(np.array(value)) for key, value in saved.items()}
         self._check_state(state, names)
@@ -179,7 +179,7 @@ class Estimator(ABC):
         return state
 
     def _check_state(self, state: State, names: Sequence[str]) -> None:
-        """Entries and shapes are those of this estimator; looks at no values."""
+        """Check that entries and shapes belong to this estimator; values are not read."""
         shapes = {key: tuple(value.shape) for key, value in state.items()}
         wanted = {key: tuple(value.shape) for key, value in self.init_state(names).items()}
         if shapes != wanted:
@@ -214,7 +214,7 @@ class Estimator(ABC):
             state: from :meth:`init_state` or the last call; None starts afresh. Behind transforms
                 that change the components it is the state of those they make.
             gather: concatenates a tensor over ranks along axis 0; batch statistics then are
-                those of all ranks.
+                taken over all ranks.
 
         Returns:
             The advantages with their diagnostics, and the next state.
@@ -305,7 +305,7 @@ def _normalise_sum(
 
 
 def assign_credit(work: Work, credit: str, gamma: float = 1.0) -> Work:
-    """Replace per-step rewards by what their step is credited with; see :class:`EstimatorConfig`.
+    """Replace per-step rewards by the credit of their step; see :class:`EstimatorConfig`.
 
     A missing step adds nothing to the sums, and is credited like any other unless ``valid`` or
     ``step_mask`` rules it out; of "return_to_go" only where a later reward is known. Terminal

@@ -1,7 +1,8 @@
 """Thresholds learnt from the history of group means.
 
 TaRoS calibrates its thresholds on the historical distribution of group-wise rewards and gives no
-rule; of the two here one is this library's proposal, one that of a third-party version of v1.
+rule; of the two here one is this library's proposal, and the other is the rule of a third-party
+version of v1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes into an estimator and what comes out.
+"""Input and output of an estimator.
 
 Dimension letters: P prompts, G group members, T denoising steps, K reward components, M references,
 ensemble or auxiliary scorers, D embedding width.
@@ -41,7 +41,7 @@ class RewardBatch:
         step: iteration counter, for schedules and random signs.
 
     Raises:
-        ValueError: if a shape disagrees; the message carries what was expected and what came.
+        ValueError: if a shape disagrees; the message carries the expected and the actual shape.
         TypeError: if an array is not numeric.
     """
 
@@ -134,12 +134,12 @@ EXTRAS: dict[str, str] = {
     "step_mask": "(P, G, T) True where a step counts",
     "tokens": "(P, G) number of equal steps each sample stands for in a batch statistic",
 }
-"""Keys of :attr:`RewardBatch.extras` and what each holds."""
+"""Keys of :attr:`RewardBatch.extras` and the content of each."""
 
 
 @dataclass(frozen=True)
 class AdvantageOutput:
-    """One learning signal, and what it was made of.
+    """One learning signal, and the numbers it was made of.
 
     Attributes:
         advantages: (P, G) for terminal rewards, (P, G, T) for per-step ones; finite, 0 where the

@@ -1,7 +1,7 @@
 """Collecting: P prompts times G clips, with all that learning from them needs.
 
 Noise is drawn from (seed, iteration, clip, step) alone, so a clip depends neither on the batch it
-is made in nor on what was drawn before it.
+is made in nor on earlier draws.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _complete(
 
 
 def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Float[Tensor, "N C t h w"]:
-    """The next latents of a deterministic step, rounded as those of a stochastic one are."""
+    """The next latents of a deterministic step, rounded like the latents of a stochastic step."""
     latent: Tensor = policy.predict(obs, deterministic=True)
     return latent.to(DTYPES[policy.config.latent_dtype]).to(torch.float32)
 
@@ -226,7 +226,7 @@ class _Walk:
         seeds: np.ndarray,
         children: int,
     ) -> tuple[KeptStep, Float[Tensor, "B C t h w"]]:
-        """What is stored of the children of every node, and the children."""
+        """The stored data of every node's children, and the children."""
         step = self.policy.forward(nodes).step
         latent = nodes["latent"].to(step.mean.device)
         if children > 1:

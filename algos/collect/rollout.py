@@ -1,4 +1,4 @@
-"""What collecting leaves: finished clips, and the stochastic steps they were made with, if any."""
+"""Result of collecting: finished clips, and the stochastic steps that made them, if any."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KeptStep:
 
     Attributes:
         index: t, the step starts at ``sigmas[t]``.
-        row: (M,) int64 on the host, clip that the transition belongs to, or the first one of those
+        row: (M,) int64 on the host, clip that the transition belongs to, or the first of the clips
             that share it.
         latent: (M', C, T', H', W') before the step.
         action: (M', C, T', H', W') after it, as rounded for storage.

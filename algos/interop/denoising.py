@@ -121,7 +121,7 @@ class DenoisingTask:
     def clip_range(self, epsilon: float = 0.025, reduction: Reduction = "mean") -> float:
         """Clip range of PPO's ratio; see :func:`~reelrl.algos.learners.losses.clip_range_of`.
 
-        PPO's usual 0.2 is of the ratio of whole actions and never reached by that of means.
+        PPO's usual 0.2 is for the ratio of whole actions; the ratio of means never reaches it.
         """
         return clip_range_of(epsilon, self.dimensions, reduction)
 

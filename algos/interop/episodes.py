@@ -28,7 +28,7 @@ CALLS = "episodes/calls"
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator says about N episodes.
+    """An estimator's answer about N episodes.
 
     Attributes:
         advantages: (N,) float32.
@@ -47,9 +47,9 @@ class Estimate:
 
 
 class EpisodeEstimator:
-    """An estimator and what it remembers, for learners that know episodes and no groups.
+    """An estimator with its memory, for learners that know episodes and no groups.
 
-    Episodes of one prompt are one group. What a component's numbers mean is handled as in
+    Episodes of one prompt are one group. The meaning of a component's numbers is handled as in
     :class:`~reelrl.algos.grpo.GRPO`: penalties change sign before anything is estimated.
 
     Args:
@@ -127,7 +127,7 @@ class EpisodeEstimator:
         return _flat(output, at, (~np.isnan(rewards)).any(axis=1))
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What it remembers, as arrays to save."""
+        """The estimator's memory, as arrays to save."""
         if self._state is None:
             return self._saved
         saved = self.estimator.state_dict(self._state)

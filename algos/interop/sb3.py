@@ -67,7 +67,7 @@ class GroupPPO(OnPolicyAlgorithm):
     ```
 
     Callbacks, ``save``, ``load`` and the logger are SB3's: ``rollout/`` has the mean reward and
-    that of every component, ``train/`` the update, ``time/`` the clock. What it leaves to ``GRPO``:
+    every component's mean, ``train/`` the update, ``time/`` the clock. These are left to ``GRPO``:
     windows of steps, trees, dense rewards, the penalty towards a reference, averages of weights.
 
     Args:

@@ -30,7 +30,7 @@ class DenoisingPolicy(ActorCriticPolicy):
     Log-probabilities are means over the latent (see ``reduction`` of
     :class:`~reelrl.algos.policies.FlowPolicyConfig`), where SB3 sums: with many dimensions the
     ratio of sums overflows. Steps without noise have log-probability 0 and no gradient. Values are
-    zeros. Noise comes from torch's global generator, which is what SB3's ``seed`` seeds.
+    zeros. Noise comes from torch's global generator, the one that SB3's ``seed`` seeds.
 
     Saving writes the trainable weights alone. A loaded learner opens the model's folder again and
     keeps the task it was saved with; :func:`shared_task` gives it the environment's.
@@ -42,7 +42,7 @@ class DenoisingPolicy(ActorCriticPolicy):
         use_sde: SB3 passes it; must be False.
         task: of the environment, which shares its model.
         optimizer_class: of the trainable weights.
-        optimizer_kwargs: its settings beside the learning rate; the default is that of our learner.
+        optimizer_kwargs: its settings beside the learning rate; the default is our learner's.
         **flow: settings of the flow policy, such as ``eta`` or ``lora_rank``.
 
     Attributes:
@@ -178,7 +178,7 @@ class DenoisingPolicy(ActorCriticPolicy):
 
 
 def shared_task(path: str | Path, env: Any) -> dict[str, Any]:
-    """What lets a saved learner share the environment's model: ``custom_objects`` for its ``load``.
+    """Objects that let a saved learner share the environment's model: ``custom_objects`` for its ``load``.
 
     ```python
     again = PPO.load(path, env=venv, custom_objects=shared_task(path, venv))

@@ -118,7 +118,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
         max_grad_norm: gradients longer than this are shortened; None leaves them.
 
     Attributes:
-        signal: the estimator and what it remembers; saved with ``state_dict``.
+        signal: the estimator with its memory; saved with ``state_dict``.
 
     Raises:
         ValueError: if the estimator needs more than the rewards of episodes.
@@ -196,7 +196,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
         return torch.cat(parts).cpu().numpy()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Weights, optimizer, and what the estimator remembers."""
+        """Weights, optimizer, and the estimator's memory."""
         state = super().state_dict(*args, **kwargs)
         arrays = self.signal.state_dict()
         return {**state, self._ESTIMATOR: {key: torch.tensor(v) for key, v in arrays.items()}}

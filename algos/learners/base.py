@@ -1,4 +1,4 @@
-"""What a learner is: it sees a rollout and the estimator's answer, and moves the weights.
+"""The learner's interface: it sees a rollout and the estimator's answer, and moves the weights.
 
 The trainer (:mod:`reelrl.algos.trainer`) collects, estimates, adapts, logs and saves. All of that
 is the same for every learner.
@@ -74,7 +74,7 @@ class Objective(Protocol):
         """
 
     def metrics(self, parts: Sequence[Numbers], first: Sequence[Numbers]) -> dict[str, float]:
-        """What an iteration's log says of its updates.
+        """Facts about the updates in an iteration's log.
 
         Args:
             parts: numbers of all updates.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def gradient_per_component(
     backward: Callable[[int], None], parameters: Sequence[Parameter], count: int
 ) -> list[list[Tensor]]:
-    """Gradients of K losses and, last, of what no component is part of (the penalty).
+    """Gradients of K losses and, last, of the terms that belong to no component (the penalty).
 
     Args:
         backward: leaves the gradient of loss k on the parameters; -1 is the penalty.

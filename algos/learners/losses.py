@@ -123,7 +123,7 @@ def guard_log_ratio(
         + \frac{\lVert\Delta\mu\rVert^2}{2\,\mathrm{step\_std}^2}\Bigr)
 
     with the squared norm reduced as the log-density. Its expectation under the old policy is 0,
-    where that of the plain log-ratio is negative. The paper divides the loss by the size of the
+    where the plain log-ratio's is negative. The paper divides the loss by the size of the
     step too: :func:`step_weights` ``"inverse_dt"``.
 
     Args:

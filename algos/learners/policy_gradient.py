@@ -1,6 +1,6 @@
 """The policy gradient of a denoising policy: the clipped ratio through the stored transitions.
 
-Flow-GRPO (Liu et al. 2025), DanceGRPO and what came after differ in the estimator, in the bound on
+Flow-GRPO (Liu et al. 2025), DanceGRPO and later methods differ in the estimator, in the bound on
 the ratio and in the penalty; all three are settings here.
 """
 
@@ -222,7 +222,7 @@ class TransitionObjective:
     def _ratio_loss(
         self, replay: Replay, signal: ItemSignal, only: int | None
     ) -> tuple[Float[Tensor, " M"], Shaped[Tensor, " M"]]:
-        """(M,) losses, and (M,) which of them, or what share of one, the bound has stopped."""
+        """(M,) losses, and (M,) the share of each that the bound has stopped, 0 or 1 for a loss without shares."""
         if only is not None and only < 0:
             return torch.zeros_like(replay.log_ratio), torch.zeros_like(replay.log_ratio)
         if signal.components is None or (only is None and not self.per_component):

@@ -102,7 +102,8 @@ def clip_of_transition(
 def _columns(count: int, transitions: Transitions) -> Int[Tensor, " S"]:
     """(S,) which of an estimator's ``count`` steps each kept one is.
 
-    Dense estimators have all denoising steps, those of trees the edges, one per stochastic step.
+    Dense estimators have one per denoising step; estimators of trees have one per edge, and thus
+    per stochastic step.
     """
     steps = torch.tensor([kept.index for kept in transitions.steps])
     if count == transitions.num_steps:

@@ -1,4 +1,4 @@
-"""Optimizer steps: gradients in parts, and what to do when one of them cannot be right.
+"""Optimizer steps: gradients in parts, and the reaction when one of them cannot be right.
 
 A loss or gradient that is not finite skips the update and is counted; running out of memory halves
 the micro-batch once.
@@ -51,7 +51,8 @@ class Updater:
     Args:
         policy: its trainable weights are updated.
         config: of the trainer.
-        ranks: processes whose gradients are summed; each makes those of its own transitions.
+        ranks: processes whose gradients are summed; each computes the gradients of its own
+            transitions.
 
     Attributes:
         updates: optimizer steps done.
@@ -290,7 +291,7 @@ class GradientMaker:
 
 
 def _joined(ranks: Ranks, numbers: Numbers) -> Numbers:
-    """The numbers of all processes; those of one stay where they are."""
+    """The numbers of all processes; with one process, its numbers unchanged."""
     if ranks.count == 1:
         return numbers
     host = [{name: value.cpu() for name, value in part.items()} for part in numbers]

@@ -48,7 +48,7 @@ class CheckpointWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         iteration: iterations done.
@@ -62,7 +62,7 @@ class Checkpoint:
 
     @property
     def folder_name(self) -> str:
-        """Name of its folder below that of the run's checkpoints."""
+        """Name of its folder below the folder of the run's checkpoints."""
         return f"{PREFIX}{self.iteration:08d}"
 
 

@@ -1,4 +1,4 @@
-"""Data parallelism: the processes that train one policy together, and what they tell each other.
+"""Data parallelism: the processes that train one policy together, and their exchange of numbers.
 
 Each process collects and replays its share of an iteration's groups. Scores are gathered, so that
 all of them estimate the same advantages and keep the same estimator state, and gradients are

@@ -29,7 +29,7 @@ SINGLE = {
     "action_space": "single_action_space",
     "observation_space": "single_observation_space",
 }
-"""What an attribute of one sub-environment is called on the batch."""
+"""Name on the batch for each attribute of one sub-environment."""
 ONE_EACH = ("np_random", "np_random_seed", "render")
 """Attributes and methods of the batch that give one value per sub-environment."""
 
@@ -82,7 +82,8 @@ class SB3VecEnv(VecEnv):
 
     Args:
         env: the native batch, wrapped or not, with ``autoreset_mode="Disabled"``.
-        weights: K weights of the reward components; None is their mean, penalties counted negative.
+        weights: K weights of the reward components; None means 1 / K each,
+            negative for a penalty.
 
     Attributes:
         native: the batch as given.

@@ -1,4 +1,4 @@
-"""What the environment and the policy need of a text-to-video model, and nothing more."""
+"""The interface to a text-to-video model: only the parts that environment and policy need."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class VideoModel(ABC):
     def fresh(self) -> Self:
         """A model that opens the same folder again, without trained weights; else the model itself.
 
-        What is pickled of it is small.
+        Its pickle is small.
         """
         return self
 
@@ -163,7 +163,7 @@ class VideoModel(ABC):
         """Refuse prompts the model cannot read, without loading a text encoder; default: none.
 
         Raises:
-            ValueError: names the prompt and what is wrong with it.
+            ValueError: names the prompt and its fault.
         """
 
     @abstractmethod

@@ -26,7 +26,7 @@ VAE_DEFAULTS = {"z_dim": 16, "scale_factor_temporal": 4, "scale_factor_spatial":
 VOCABULARY_SHOWN = 200
 """An error lists a vocabulary of at most this many tokens; UMT5's has 256,000."""
 LORA_FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file of an adapter."""
+"""File name of an adapter in diffusers."""
 TIMESTEPS = 1000
 """Wan transformers are conditioned on ``1000 * sigma``."""
 
@@ -242,8 +242,8 @@ class WanVideoModel(VideoModel):
         """(C, T', H', W') of a clip.
 
         Raises:
-            ValueError: unless ``num_frames`` is 4k+1 and both sides are multiples of 16 and of what
-                VAE and transformer divide them by.
+            ValueError: unless ``num_frames`` is 4k+1 and both sides are multiples of 16 and of the
+                factors by which VAE and transformer divide them.
         """
         temporal = int(self.vae_config["scale_factor_temporal"])
         spatial = int(self.vae_config["scale_factor_spatial"])

@@ -33,7 +33,7 @@ class ScalarReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Args:
         env: an environment with a ``reward_space`` on ``env.unwrapped``.
         weights: one per component, or by name where a component not named has weight 0. They are
-            taken as they are: that of a penalty should be negative. ``None`` is the components'
+            taken as they are: give a penalty a negative weight. ``None`` is the components'
             signs, 1 where higher is better and -1 for a penalty.
 
     Raises:

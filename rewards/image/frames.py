@@ -118,7 +118,7 @@ class FrameReward(ModelReward):
             self.bounds = self.bounds_of(self.bounds)
 
     def bounds_of(self, bounds: tuple[float, float]) -> tuple[float, float]:
-        """What the score of a clip lies in, if those of its frames lie in ``bounds``."""
+        """Bounds of a clip's score, if the scores of its frames lie in ``bounds``."""
         low, high = bounds
         # Weights that sum to less than 1 pull towards 0.
         return bounds if self.normalise else (min(0.0, low), max(0.0, high))

@@ -26,7 +26,7 @@ def map_ordered(
         items: M of them.
         workers: most threads.
         seconds: after which the rest is given up.
-        late: result of what was given up.
+        late: result for a question that was given up.
     """
     results = [late] * len(items)
     queue: SimpleQueue[int] = SimpleQueue()
@@ -86,7 +86,7 @@ class Breaker:
     def allows(self, until: float) -> bool:
         """Whether to ask; while open, one caller per cooldown is let through.
 
-        The others wait for what becomes of it, or for their own turn, if either can come by the
+        The others wait for its outcome, or for their own turn, if either can come by the
         time ``until`` of :func:`time.monotonic`.
         """
         with self._changed:

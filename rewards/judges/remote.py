@@ -18,9 +18,9 @@ from reelrl.rewards.judges.telemetry import Call
 from reelrl.rewards.judges.transport import Reply, RequestTooLarge, Transport, TransportError
 
 REFUSES_SETTING = (400, 404, 415, 422, 501)
-"""What servers answer to a request that holds a setting they do not know."""
+"""Statuses that servers send for a request with a setting they do not know."""
 REFUSES_LOGPROBS = (400, 422, 501)
-"""Those of them that may mean log-probabilities; 404 is the model's, 415 that of the pictures."""
+"""Statuses that may mean log-probabilities; 404 is about the model, 415 about the pictures."""
 
 
 class _Failed(Exception):
@@ -245,7 +245,7 @@ class OpenAIJudge(Judge):
         raise _Failed(problem)
 
     def _once(self, parts: Sequence[dict[str, Any]], state: _Progress) -> tuple[Reply | None, str]:
-        """One attempt; the reply or None, and what is wrong with it.
+        """One attempt: the reply or None, and the fault of the attempt.
 
         Raises:
             _Failed: if asking again cannot help.

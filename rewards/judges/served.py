@@ -25,7 +25,7 @@ def query_of(request: Mapping[str, Any]) -> Query:
     """The question that a chat request of our client asks, its frames gathered into clips again.
 
     Raises:
-        ValueError: if the frames are not those that the headings announce.
+        ValueError: if the frames differ from the headings' announcement.
     """
     texts = [p["text"] for p in request["messages"][-1]["content"] if p["type"] == "text"]
     found = [match for text in texts[:-1] if (match := HEADING.fullmatch(text))]
@@ -42,7 +42,7 @@ def query_of(request: Mapping[str, Any]) -> Query:
 def model_reply(vlm: QwenVL) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A reply function for :class:`~reelrl.rewards.judges.loopback.LoopbackServer`.
 
-    A request for log-probabilities gets those of the first token, any other a written answer.
+    A request for log-probabilities gets the first token's; any other request gets a written answer.
     Requests are answered one at a time.
     """
     lock = Lock()

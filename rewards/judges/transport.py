@@ -28,7 +28,7 @@ class RequestTooLarge(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server sent.
+    """A server's reply.
 
     Attributes:
         status: HTTP status.
@@ -55,7 +55,7 @@ class Reply:
         return value
 
     def message(self, secret: str = "", limit: int = 200) -> str:
-        """What the body says is wrong, on one line of at most ``limit`` characters.
+        """The error that the body states, on one line of at most ``limit`` characters.
 
         Args:
             secret: blanked out; servers quote the key they refuse.

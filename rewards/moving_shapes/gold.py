@@ -37,7 +37,7 @@ from reelrl.rewards.moving_shapes.world import (
 E0 = 0.35
 """Relative reconstruction error at which ``fid`` falls to exp(-1/2).
 
-Calibrated on what the model can show at all: a VAE round trip of clean clips should keep
+Calibrated on the best that the model can show: a VAE round trip of clean clips should keep
 ``fid`` >= 0.9, that is median error <= 0.46 E0. At 0.35 that asks of the VAE 33 dB PSNR, the
 median clean clip having an object energy of RMS 0.136.
 """

@@ -61,7 +61,7 @@ SPLITS = ("train", "compositional", "ood_speed", "ood_radius")
 
 @dataclass(frozen=True)
 class Factors:
-    """What a caption says about a clip.
+    """The facts that a caption states about a clip.
 
     Attributes:
         colour: key of :data:`COLOURS`.

@@ -117,7 +117,7 @@ def load_head(folder: str | Path, facts: Facts) -> Head:
     """The trained head, frozen and in evaluation mode.
 
     Raises:
-        RuntimeError: if the weights are not those of the head in the facts.
+        RuntimeError: if the weights do not fit the head in the facts.
     """
     from safetensors.torch import load_file
 

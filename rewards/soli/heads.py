@@ -22,7 +22,7 @@ HEADS: tuple[str, ...] = get_args(HeadName)
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What a head is made of.
+    """Sizes and parts of a head.
 
     Attributes:
         name: of its kind.
@@ -191,8 +191,8 @@ class YesLogit(Head):
     r"""The log odds of yes against no at the first place of an answer.
 
     :math:`r = \mathrm{LSE}(W_{yes} h) - \mathrm{LSE}(W_{no} h)`, h the last state of the last
-    token: the logit of :func:`~reelrl.rewards.judges.yes_no.yes_of_logits`. The rows are those of
-    the language head to begin with (:meth:`start_from`); on a frozen model they are all that
+    token: the logit of :func:`~reelrl.rewards.judges.yes_no.yes_of_logits`. The rows start as the
+    language head's rows (:meth:`start_from`); on a frozen model they are all that
     learns.
     """
 

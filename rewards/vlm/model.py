@@ -115,7 +115,7 @@ class QwenVL:
     def inputs(
         self, queries: Sequence[Query], answers: Sequence[Sequence[int]] = ()
     ) -> dict[str, Any]:
-        """What the model's ``forward`` takes, padded on the left.
+        """The tensors that the model's ``forward`` takes, padded on the left.
 
         Args:
             queries: N questions.
@@ -255,7 +255,7 @@ class QwenVL:
         return (ends | {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}) - {None}
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What an answer says."""
+        """The verdict of an answer."""
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 

@@ -126,7 +126,7 @@ class VideoScore2(VLMReward):
 
     name = "videoscore2"
     bounds = (1.0, 5.0)
-    license = "Apache-2.0, and that of the folder"
+    license = "Apache-2.0, and the folder's own licence"
     formula = "Σ s p_s / Σ p_s over the digits s = 1..5; overall: the mean of the three"
     source = "He et al. 2025 (VideoScore2), with the expectation in place of the likeliest digit"
     weights = "TIGER-Lab/VideoScore2"

@@ -54,12 +54,12 @@ class RandomSign(Estimator):
 
     @property
     def requires(self) -> frozenset[str]:
-        """What the base requires."""
+        """The base's requirements."""
         return super().requires | self.base.requires
 
     @property
     def needs_feedback(self) -> str:
-        """What the base needs: without it the magnitudes are another estimator's."""
+        """The base's needs: without them the magnitudes are another estimator's."""
         return self.base.needs_feedback
 
     def init_state(self, names: Sequence[str]) -> State:

@@ -140,8 +140,8 @@ def anchor_scores(
 
     Args:
         points: (P, G, G) of the row against the column.
-        count: (P,) how many of the first take part; None is all. What the others get is nothing to
-            go by.
+        count: (P,) how many of the first take part; None is all. Ignore the results of the
+            others.
     """
     part = _taking_part(points, count)
     score = torch.where(part, _anchor_points(points, part), -torch.inf)

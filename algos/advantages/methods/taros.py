@@ -42,8 +42,9 @@ class TaRoS(Estimator):
         w = \mathrm{softmax}(g), \quad \tilde r = \sum_j w_j r_j, \quad
         A = (\tilde r - \mathrm{mean}_g) / \mathrm{std}_g
 
-    S is the Hoyer sparsity and S_{K+1} = 0. The order of the components is part of the method. What
-    the paper leaves open (epsilon, ddof, slope, temperature, the K-th threshold) is a setting here.
+    S is the Hoyer sparsity and S_{K+1} = 0. The order of the components is part of the method. Each
+    choice that the paper leaves open (epsilon, ddof, slope, temperature, the K-th threshold) is a
+    setting here.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ class TaRoS(Estimator):
         return signal, state
 
     def _scope(self, work: Work) -> Masked:
-        """Scores whose axis 1 is what the statistics are over: the group, or the whole batch."""
+        """Scores whose axis 1 the statistics are taken over: the group, or the whole batch."""
         if self.config.scope == "group":
             return work.scores
         values = work.scores.with_nan()
