@@ -13,7 +13,7 @@ def supplied(rollout: RolloutConfig | None) -> frozenset[str]:
     """Names of the inputs that an estimator is given beside rewards.
 
     Args:
-        rollout: settings of the trainer's rollouts; None is a batch of episodes that other
+        rollout: settings of the trainer's rollouts; None means a batch of episodes that other
             libraries collected, of which nothing but the rewards is known.
     """
     if rollout is None or rollout.window == "none":

@@ -105,7 +105,7 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
         rewards: list of components: a registered name, `{"name": ..., **config}`, a
             :class:`~reelrl.rewards.Reward`, or a function (videos, prompts, infos) -> scores.
         num_steps: T.
-        shift: of the noise schedule (:func:`~reelrl.envs.schedule.sigma_schedule`); None is the
+        shift: of the noise schedule (:func:`~reelrl.envs.schedule.sigma_schedule`); None means the
             model's own, 3 for the shipped ones.
         num_frames: frames of a clip; Wan needs 4k + 1.
         height: pixels; Wan needs a multiple of 16.

@@ -88,7 +88,7 @@ class Stated:
 
     Attributes:
         name: of the field.
-        optional: True if None is allowed.
+        optional: True if the field may be None.
         limits: conditions on every other value; none where the annotation is a choice of types.
         is_tuple: True if a list stands for a tuple.
         length: of the tuple; None means any length.

@@ -321,7 +321,7 @@ def register_reward(
 
     Args:
         name: of the component.
-        bounds: (low, high) of a function's scores; None is unknown. A class declares its own.
+        bounds: (low, high) of a function's scores; None means unknown. A class declares its own.
         higher_is_better: False if a function is a penalty.
 
     Raises:

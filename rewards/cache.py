@@ -156,7 +156,7 @@ class CachedReward(Reward):
 
 
 def fingerprint_of(reward: Reward) -> str | None:
-    """A text that changes when a score could change for the same clip and caption, None if unknown."""
+    """Text that changes when a score of one clip and caption could change; None if unknown."""
     found = getattr(reward, "fingerprint", None)
     return found if isinstance(found, str) else None
 

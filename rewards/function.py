@@ -20,7 +20,7 @@ def described(
     Args:
         function: called as a reward is.
         name: of the component.
-        bounds: (low, high) of the scores; None is unknown.
+        bounds: (low, high) of the scores; None means unknown.
         higher_is_better: False for a penalty.
 
     Raises:

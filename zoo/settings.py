@@ -98,7 +98,7 @@ def find_yaml(name_or_path: str, kind: str, folder: Path, but: Collection[str] =
     """The file of a name that ships, or the yaml file itself.
 
     Args:
-        name_or_path: of what.
+        name_or_path: name of a file that ships, or path of a yaml file.
         kind: what it is called in error messages.
         folder: of the files that ship.
         but: names of files in it that are of another kind.

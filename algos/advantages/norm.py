@@ -49,8 +49,8 @@ class NormSpec:
         eps_mode: "add" std + eps; "floor" max(std, eps); "insqrt" sqrt(var + eps); "clampvar"
             sqrt(max(var, eps)); "where" std + eps where std > 0, undivided elsewhere.
         zero_tol: a std of at most ``zero_tol`` times the largest magnitude among the numbers it is
-            of is float noise and counts as zero, whatever the units; None is 1e-12 for float64 and
-            integer rewards, 1e-6 for narrower ones.
+            of is float noise and counts as zero, whatever the units; None means 1e-12 for float64
+            and integer rewards, 1e-6 for narrower ones.
         clip: bound on the magnitude of the result; None for none.
         singleton: what a group with one valid member gets: "zero", or its "raw" score (verl).
 

@@ -37,7 +37,7 @@ def make_estimator(name: str, preset: str | None = None, **config: Any) -> Estim
 
     Args:
         name: one of :func:`list_estimators`; ``"gdpo@trl"`` is short for ``preset="trl"``.
-        preset: one of the estimator's ``presets``; None is the canonical reading.
+        preset: one of the estimator's ``presets``; None means the canonical reading.
         **config: fields of the estimator's config, which override the preset. Where the config has
             a ``group`` normalisation, fields of :class:`NormSpec` (``ddof``, ``eps``, ...) are
             taken too and change that. A mapping given for a normalisation likewise says only what

@@ -279,7 +279,7 @@ class Harmonic(Transform):
     A component at or below zero makes the result 0, its limit from above.
 
     Attributes:
-        lam: K weights; None is 1 / K each.
+        lam: K weights; None means 1 / K each.
     """
 
     lam: tuple[float, ...] | None = None

@@ -33,7 +33,7 @@ class RewardBatch:
         rewards: (P, G, K), or (P, G, T, K) with one score per denoising step. NumPy or torch, any
             real dtype; ``nan`` means "not scored", infinity is an error.
         names: K component names. The order is meaningful to TaRoS.
-        weights: (K,) or (P, K) static weights; None is all ones.
+        weights: (K,) or (P, K) static weights; None means all ones.
         valid: (P, G) or (P, G, T) bool; False marks padding and failed rollouts.
         bounds: (K, 2) declared (low, high) per component; ``taros`` and ``sa_mrpo`` need it.
         prompt_ids: (P,) integers naming prompts across batches.

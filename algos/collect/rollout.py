@@ -269,7 +269,7 @@ def signed_batch(
     Args:
         rewards: (P, G, K) as the environment gave them, array or tensor.
         facts: names, signs and bounds of the K components.
-        valid: (P, G) bool; None is all.
+        valid: (P, G) bool; None means all.
         weights: (K,) static weights, or None.
         prompt_ids: (P,).
         extras: by the names of :data:`~reelrl.algos.advantages.EXTRAS`.

@@ -115,7 +115,7 @@ class DenoisingTask:
         return self
 
     def policy(self, **settings: Any) -> FlowPolicy:
-        """A policy over the model, bound; ``settings`` are those of a flow policy."""
+        """A policy over the model, bound; ``settings`` are a flow policy's settings."""
         return FlowPolicy(self.model, **settings).bind(self)
 
     def clip_range(self, epsilon: float = 0.025, reduction: Reduction = "mean") -> float:

@@ -134,7 +134,7 @@ class EpisodeEstimator:
         return {**saved, CALLS: np.array(self.calls)}
 
     def load_state_dict(self, saved: Mapping[str, np.ndarray]) -> None:
-        """Go on from what :meth:`state_dict` gave; checked when the first episodes come."""
+        """Go on from the result of :meth:`state_dict`; checked when the first episodes come."""
         self._saved, self._state = dict(saved), None
         self.calls = int(self._saved.get(CALLS, 0))
 

@@ -78,7 +78,7 @@ class GroupPPO(OnPolicyAlgorithm):
         estimator: a name for :func:`~reelrl.algos.advantages.make_estimator`, or an instance.
         learning_rate: a number, or a function of the progress left (1 to 0).
         episodes: per sub-environment and update.
-        batch_size: transitions per optimizer step; None is all of them.
+        batch_size: transitions per optimizer step; None means all of them.
         n_epochs: passes over a rollout.
         clip_range: for a denoising policy in the units of
             :func:`~reelrl.algos.learners.losses.clip_range_of`, else of the ratio as it is; a

@@ -28,8 +28,8 @@ class Estimating(RolloutBuffer):
 
     Attributes:
         signal: the estimator with its memory; a saved PPO does not hold it.
-        estimate: the estimator's last answer, an entry per episode, with the episodes of one step
-            side by side.
+        estimate: the estimator's last answer, an entry per episode, where the episodes of one step
+            lie side by side.
     """
 
     signal: EpisodeEstimator
@@ -93,7 +93,7 @@ class Estimating(RolloutBuffer):
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """(episodes, K) reward vectors of the rollout, with the episodes of one step side by side."""
+        """(episodes, K) reward vectors of the rollout; episodes of one step lie side by side."""
         return np.concatenate(
             [step.vectors for step in self._steps[self._horizon - 1 :: self._horizon]]
         )

@@ -178,7 +178,7 @@ class DenoisingPolicy(ActorCriticPolicy):
 
 
 def shared_task(path: str | Path, env: Any) -> dict[str, Any]:
-    """Objects that let a saved learner share the environment's model: ``custom_objects`` for its ``load``.
+    """``custom_objects`` by which the ``load`` of a saved learner shares the environment's model.
 
     ```python
     again = PPO.load(path, env=venv, custom_objects=shared_task(path, venv))

@@ -204,7 +204,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Go on from what :meth:`state_dict` gave."""
+        """Go on from the result of :meth:`state_dict`."""
         state = dict(state_dict)
         saved = cast(dict[str, Tensor], state.pop(self._ESTIMATOR, {}))
         self.signal.load_state_dict({key: value.numpy() for key, value in saved.items()})

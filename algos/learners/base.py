@@ -86,7 +86,7 @@ class Learner(ABC):
     """A way to move the weights of a policy.
 
     Args:
-        config: its settings; None is the defaults.
+        config: its settings; None means the defaults.
 
     Attributes:
         name: registry name.
@@ -171,7 +171,7 @@ class Learner(ABC):
         return {}, {}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Go on from the result of :meth:`state`."""
         return
 
 
@@ -209,7 +209,7 @@ def make_learner(name: str, config: Any = None) -> Learner:
 
     Args:
         name: one of :func:`list_learners`.
-        config: of the learner's ``Config``; None is its defaults.
+        config: of the learner's ``Config``; None means its defaults.
 
     Raises:
         ValueError: for an unknown name; the message names the nearest known one.

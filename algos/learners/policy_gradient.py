@@ -222,7 +222,7 @@ class TransitionObjective:
     def _ratio_loss(
         self, replay: Replay, signal: ItemSignal, only: int | None
     ) -> tuple[Float[Tensor, " M"], Shaped[Tensor, " M"]]:
-        """(M,) losses, and (M,) the share of each that the bound has stopped, 0 or 1 for a loss without shares."""
+        """(M,) losses, and (M,) whether the bound has stopped each, or the stopped share of it."""
         if only is not None and only < 0:
             return torch.zeros_like(replay.log_ratio), torch.zeros_like(replay.log_ratio)
         if signal.components is None or (only is None and not self.per_component):

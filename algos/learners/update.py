@@ -141,7 +141,7 @@ class Updater:
     def restore(
         self, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
     ) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Go on from the result of :meth:`state`."""
         unpack_optimizer(self.optimizer, tensors["optimizer"], facts["optimizer_groups"])
         self.scaler.load_state_dict(facts["scaler"])
         if self.ema:

@@ -300,7 +300,7 @@ class FlowPolicy:
 
         Args:
             obs: see :meth:`forward`.
-            generator: source of the noise, on its own device; None is torch's global one.
+            generator: source of the noise, on its own device; None means torch's global one.
             noise: (N, C, T', H', W') standard normal, instead of drawing it.
 
         Returns:

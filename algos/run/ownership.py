@@ -68,7 +68,7 @@ def owned(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def owned_by(ranks: Ranks, folder: Path | None) -> Iterator[None]:
-    """Let processes that train together own a folder, through the one that writes; None means no folder.
+    """Let processes that train together own a folder through the writing one; None means no folder.
 
     Raises:
         FolderInUse: on all of them, if others have it.

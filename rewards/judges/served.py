@@ -1,6 +1,6 @@
 """A local model behind the loopback server: chat requests in, its own log-probabilities out.
 
-What a client of a real server is tried on without one: the same weights answer in the process,
+Tests of a client use it in place of a real server: the same weights answer in the process,
 for :class:`~reelrl.rewards.judges.VLMJudge`, and over HTTP, for
 :class:`~reelrl.rewards.judges.OpenAIJudge`.
 """

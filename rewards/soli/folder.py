@@ -40,7 +40,7 @@ class Question:
 
     Attributes:
         template: the user's message, ``{prompt}`` where the caption goes.
-        system: the system message; None is the chat template's own.
+        system: the system message; None means the chat template's own.
         num_frames: frames that are shown, spread evenly with both ends in; None shows all.
         clip_fps: frames a second the clips are meant to be shown at.
 

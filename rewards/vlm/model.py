@@ -36,7 +36,7 @@ class Query:
     Attributes:
         clips: each (F, H, W, 3) in [0, 1], the frames the model is to see.
         text: what stands behind them.
-        system: the system message; None is the chat template's own.
+        system: the system message; None means the chat template's own.
         rates: frames a second of each clip, as shown; Qwen2.5-VL's positions are in seconds.
             Without any they are 2.
     """

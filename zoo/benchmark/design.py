@@ -1,4 +1,4 @@
-"""What a benchmark runs: scenarios (reward configurations) by methods by paired seeds.
+"""The runs of a benchmark: scenarios (reward configurations) by methods by paired seeds.
 
 A suite is a yaml file in ``presets/bench``. It names scenarios of ``scenarios.yaml`` and methods of
 ``methods.yaml``; a method that is not there is the estimator of that name. All runs share one base
@@ -56,7 +56,7 @@ class Scenario:
         prediction: what theory says, written before the runs.
         expect: the same for programs, on the gain in gold and against the suite's margin:
             ``better`` and ``same`` hold pairs of methods, ``rises`` and ``falls`` methods.
-        methods: of this scenario; those of the suite if none are given.
+        methods: of this scenario; the suite's methods if none are given.
     """
 
     title: str
@@ -73,8 +73,8 @@ class ExaminationConfig:
 
     Attributes:
         clips: per split; two or more, because their variety is measured.
-        unseen: of the split that gains are read from, at least ``clips``; None is ``clips`` too.
-            More of them take the examination's own noise out of every comparison.
+        unseen: clips of the split that gains are read from, at least ``clips``; None means
+            ``clips`` too. More of them take the examination's own noise out of every comparison.
         every: iterations between two examinations.
         seed: of the noise.
     """
@@ -108,7 +108,7 @@ class Run:
         scenario: name.
         method: name.
         seed: of prompts, sampling noise and order; methods of one seed see the same.
-        values: the settings as given, which is what results are remembered by.
+        values: the settings as given; results are remembered by them.
         truth: what is measured, as the suite names it.
     """
 
@@ -129,7 +129,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Folder below that of the suite."""
+        """Folder below the suite's folder."""
         return Path(self.scenario) / self.method / f"seed_{self.seed}"
 
     @property

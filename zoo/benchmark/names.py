@@ -38,7 +38,7 @@ def check_name(name: Any, path: str) -> str:
 
 
 def named(given: Any, path: str) -> dict[str, Any]:
-    """Names with what is said of them: a list names, a mapping names and says.
+    """Names with their settings: a list has names alone, a mapping has both.
 
     Raises:
         ValueError: for something else, for no names, a name that comes twice or is none, or if

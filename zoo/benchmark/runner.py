@@ -53,7 +53,7 @@ def bench(
         suite: what to run.
         out: folder of the runs.
         results: folder of the results; runs that are there with their present settings are done.
-        jobs: processes at a time, one thread each; None is the number of cores.
+        jobs: processes at a time, one thread each; None means the number of cores.
         command: how this was started, for the record.
         progress: show bars.
 

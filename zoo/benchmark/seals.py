@@ -42,7 +42,7 @@ def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What the ``suite.json`` of a folder of results holds.
+    """The content of the ``suite.json`` of a folder of results holds.
 
     Raises:
         ValueError: in one line that names the file, if it is damaged, or holds something else.
@@ -106,7 +106,7 @@ def _check_shape(facts: Mapping[str, Any], path: Path) -> None:
 
 @dataclass(frozen=True)
 class Damage:
-    """What of a results folder is not as it was written.
+    """Parts of a results folder that differ from the written ones.
 
     Attributes:
         runs: path of a run, as in ``suite.json`` -> what is wrong with its rows.
@@ -153,7 +153,7 @@ Table = Mapping[tuple[str, int], list[dict[str, str]]]
 
 
 def _table(folder: Path, scenario: str) -> tuple[Table, str]:
-    """Rows of a scenario by run, and what is wrong with the whole file."""
+    """Rows of a scenario by run, and the faults of the whole file."""
     path = folder / f"{scenario}.csv"
     if not path.is_file():
         return {}, f"there is no {path.name}"
@@ -164,7 +164,7 @@ def _table(folder: Path, scenario: str) -> tuple[Table, str]:
 
 
 def _fault(table: Table, broken: str, path: str, recorded: Mapping[str, Any]) -> str:
-    """What is wrong with the rows of one run; empty if nothing is."""
+    """Fault of the rows of one run; empty if there is none."""
     if broken:
         return broken
     scenario, method, seed = path.split("/")

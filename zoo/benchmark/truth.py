@@ -81,7 +81,7 @@ register_truth = TRUTHS.register
 
 
 def build_truth(spec: TruthSpec) -> Truth:
-    """A truth from what a suite says of it.
+    """A truth from its description in a suite.
 
     Raises:
         ValueError: for an unknown name, or arguments that the truth does not take.

@@ -94,7 +94,7 @@ def _watch(heard: Connection, interruption: Interruption) -> None:
 
 
 def finish(function: Callable[..., T], *arguments: Any) -> T:
-    """What a function returns; a worker that is to stop calls it no more, and waits for its end.
+    """A function's result; a worker that is to stop calls it no more, and waits for its end.
 
     Args:
         function: looks at :func:`~reelrl.algos.run.signals.interruptible` now and then.

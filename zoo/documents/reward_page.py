@@ -28,9 +28,12 @@ _TEXT = """# Rewards
 
 Every registered component with its formula, its range, where it is from and its licence.
 `make_reward(name)` builds one, `make_reward(name, model=folder)` one with weights; nothing is ever
-downloaded unless `download=True` says so. x_t are the frames in [0, 1], c the caption. *fps* marks
-scores that change when the same scene is sampled at another frame rate, *gradient* those whose
-`score` lets gradients reach the pixels, *group* those that depend on the other clips of a prompt.
+downloaded unless `download=True` says so. x_t are the frames in [0, 1], c the caption. Three
+marks name properties of a component:
+
+- *fps*: the score changes when the same scene is sampled at another frame rate.
+- *gradient*: `score` lets gradients reach the pixels.
+- *group*: the score depends on the other clips of a prompt.
 
 ## Without weights
 
@@ -66,14 +69,14 @@ processor has it, up to Pillow's rounding to bytes.
 - `hpsv2` renames the tensors of the published open_clip checkpoint; neither open_clip nor the
   `hpsv2` package is needed. As in that package a frame is fitted by its long side and padded with
   black, where CLIP crops.
-- The licence of `aesthetic` is that of CLIP and the one its head is commonly said to have; its
+- The licence of `aesthetic` is CLIP's licence and the one its head is commonly said to have; its
   repository holds no licence file that we know of.
 - `aesthetic` takes the head from `head=` or a file with "linear" in its name beside the model. All
   published heads are affine on unit embeddings, so the bounds are b ± ‖w‖ of the head that is
   loaded.
 - `image_reward` reads the published `ImageReward.pt` into transformers' BLIP, without the
-  `image-reward` package. Its tokenizer is that of `google-bert/bert-base-uncased`, or `processor=`.
-- `adversarial` learns along with the policy, from real clips against those of every rollout:
+  `image-reward` package. Its tokenizer comes from `google-bert/bert-base-uncased`, or `processor=`.
+- `adversarial` learns along with the policy, from real clips against the clips of every rollout:
   [a reward that learns along](howto/reward.md#a-reward-that-learns-along).
 - `artifact_free` needs a probe trained on your copy of the encoder:
   `python -m reelrl.zoo.shipped.artifact_probe MODEL` trains it on MovingShapes and says which

@@ -59,7 +59,7 @@ class Probe:
 
 
 def features_of(encoder: PictureEncoder, attack: str, count: int, seed: int) -> Tensor:
-    """Features (M, D) of all frames of ``count`` clips, those of the seed, under an attack."""
+    """Features (M, D) of all frames of ``count`` clips, drawn from the seed, under an attack."""
     clips = sample_clips(count, torch.Generator().manual_seed(seed))
     videos = ATTACKS[attack].generate(clips, torch.Generator().manual_seed(seed))
     frames = videos.clamp(0, 1).mul(255).round().div(255).flatten(0, 1)

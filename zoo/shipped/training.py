@@ -1,4 +1,4 @@
-"""What both training stages share: settings, random streams, averaged weights, a state file."""
+"""Shared parts of both training stages: settings, random streams, averages, a state file."""
 
 from __future__ import annotations
 

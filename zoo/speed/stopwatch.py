@@ -61,7 +61,7 @@ class Took(NamedTuple):
 
 
 def times(work: Callable[[], object], repeats: int) -> list[Took]:
-    """What each call took, after one that warms up."""
+    """Seconds of each call, after one that warms up."""
     work()
     found = []
     for _ in range(repeats):

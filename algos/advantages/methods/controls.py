@@ -105,7 +105,7 @@ class FixedWeights(Estimator):
         """Settings of the control.
 
         Attributes:
-            weights: K weights, in the order of the components; None is 1 / K each.
+            weights: K weights, in the order of the components; None means 1 / K each.
         """
 
         weights: tuple[float, ...] | None = None

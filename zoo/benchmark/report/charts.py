@@ -1,7 +1,7 @@
 """The plots of a report as data: what the page's script draws, one chart per question.
 
-A chart has one or more views (choices of what to plot); a view has one series per method with a
-mean curve, Student's 95 % band for three seeds or more, and every seed's own curve.
+A chart has one or more views (choices of the plotted numbers); a view has one series per method
+with a mean curve, Student's 95 % band for three seeds or more, and every seed's own curve.
 """
 
 from __future__ import annotations
@@ -212,8 +212,8 @@ def kl_chart(results: Results, scenario: RecordedScenario) -> Json | None:
         view["extra"] = _without_training(results, scenario, 1)
     note = (
         "Dashed: d (alpha - beta log d), d = sqrt(KL), over all seeds (Gao et al. 2023); for best "
-        "of n d (alpha - beta d). KL of training is that of the noisy denoising steps, KL of best "
-        "of n that of the clips: compare shapes, not places."
+        "of n d (alpha - beta d). KL of training is over the noisy steps, KL of best of n over the "
+        "clips: compare shapes, not places."
     )
     return _chart("kl", "GOLD against distance from the base model", note, [view])
 

@@ -69,7 +69,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One line that was written before the runs, and what became of it.
+    """One line that was written before the runs, and its outcome.
 
     Attributes:
         scenario: name.
@@ -88,7 +88,7 @@ class Prediction:
 
     @property
     def remark(self) -> str:
-        """What to know of it, in brackets: a common floor, or the side of 0 of one that fails."""
+        """A note in brackets: a common floor, or the side of 0 of one that fails."""
         if self.collapsed:
             return f" {COLLAPSED}"
         return "" if self.found == HOLDS else side(self.measured)
@@ -123,7 +123,7 @@ def methods_of(results: Results, scenario: str) -> list[str]:
 
 
 def gold_difference(results: Results, scenario: str, first: str, second: str) -> Interval:
-    """Gold gain of ``first`` minus that of ``second`` over the seeds both finished."""
+    """Gold gain of ``first`` minus the gain of ``second`` over the seeds both finished."""
     mine, other = (results.get(scenario, m, "gold_gain") for m in (first, second))
     return paired_difference(mine, other)
 
@@ -179,7 +179,7 @@ PREDICTED = {
 
 
 def predictions(results: Results, scenario: RecordedScenario) -> list[Prediction]:
-    """The predicted gold gains, of pairs of methods and of single ones, with what was found.
+    """The predicted gold gains, of pairs of methods and of single ones, with the findings.
 
     Predictions of methods that nobody asked for are left out.
     """

@@ -1,4 +1,4 @@
-"""What a curve says: over-optimisation, its price in KL, speed, and comparisons on equal terms.
+"""Numbers of a curve: over-optimisation, its price in KL, speed, comparisons on equal terms.
 
 Everything here is a function of logged numbers, one array per quantity and one entry per iteration
 (or evaluation); nan is "not measured" and is left out.

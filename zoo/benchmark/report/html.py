@@ -49,7 +49,7 @@ def _inline(text: str) -> str:
 
 
 def _matrix(results: Results) -> str:
-    """Scenario by method, shaded by the gain, with what became of the predictions."""
+    """Scenario by method, shaded by the gain, with the outcome of the predictions."""
     suite = results.suite
     header = "".join(f'<th data-method="{i}">{escape(m)}</th>' for i, m in enumerate(suite.methods))
     rows = []

@@ -60,7 +60,7 @@ AXIS_TEXT = {"gold_align": "alignment", "gold_phys": "physics", "gold_fid": "fid
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
-    """Name and value of what was run, where and how."""
+    """Names and values that tell which runs were made, where and how."""
     suite, meta = results.suite, results.suite.meta
     runs = [run for s in suite.scenarios for run in s.runs.values()]
     seconds = sum(float(np.nanmax(run.column("wall_s"), initial=0)) for run in runs)
@@ -205,7 +205,7 @@ def _table(title: str, about: str, table: Table) -> str:
 
 
 def scenario_text(scenario: RecordedScenario) -> str:
-    """What a scenario is and what was predicted of it."""
+    """Description of a scenario and the predictions about it."""
     about = str(scenario.meta.get("about", ""))
     prediction = scenario.meta.get("prediction")
     return f"{about} *Predicted:* {prediction}" if prediction else about
@@ -257,14 +257,14 @@ DEFINITIONS = """## How to read this
   that both it and the baseline's run of the same seed reach, interpolated; not given where one of
   the two gained less than a tenth of the base model's standard deviation, and no equal proxy where
   methods have rewards of their own, where the proxy is GOLD, or where noise is part of it.
-- **KL** of the noisy steps of the denoising path; it bounds that of the latents after the last of
-  them.
+- **KL** of the noisy steps of the denoising path; it bounds the KL of the latents after the last
+  of them.
 - **s per iteration**: median over all runs of the method. **area**: mean gold gain over the budget
   that every run of the scenario reached, seconds counted by that median. **half way**:
   first evaluation at which GOLD reaches {threshold}, half of the way from the base model to
   {ceiling}; runs that never do count as never.
-- **hypervolume** of ({axes}), reference point 0, above that of the base
-  model: over all checkpoints of a run, and of its last alone.
+- **hypervolume** of ({axes}), reference point 0, minus the base
+  model's: over all checkpoints of a run, and of its last alone.
 - **stopped early**: the checkpoint with the most gold on the {other} prompts, read on the {split}
   ones.
 - **p (Holm)**: paired t-test of equal gains, adjusted over the pairs of the scenario."""
@@ -288,7 +288,7 @@ def definitions(results: Results) -> str:
 
 
 def _gold(suite: RecordedSuite) -> str:
-    """What the score is made of."""
+    """The parts that the score is made of."""
     if suite.truth == DEFAULT_TRUTH:
         return "alignment x physics x fidelity in [0, 1]"
     return (

@@ -57,7 +57,7 @@ def matrix(results: Results) -> Table:
 
 
 def predicted_table(results: Results) -> Table:
-    """What was predicted of methods and pairs of them, and what was found."""
+    """Predictions about methods and pairs of methods, and the findings."""
     rows = [
         [
             p.scenario,
@@ -203,7 +203,7 @@ def speed_table(results: Results, scenario: RecordedScenario) -> Table:
 
 
 def pairs_table(results: Results, scenario: RecordedScenario) -> Table:
-    """All pairs of methods of a scenario; only those with the baseline where methods are many."""
+    """All pairs of methods of a scenario; only pairs with the baseline where methods are many."""
     suite, name = results.suite, scenario.name
     tested = pairs(results, name)
     listed, note = tested, ""
@@ -298,7 +298,7 @@ def control_table(results: Results) -> Table:
 
 
 def missing_table(suite: RecordedSuite) -> Table:
-    """What was asked for and is not in the numbers; "all" where a seed lacks a whole scenario."""
+    """Runs of the suite that the numbers lack; "all" where a seed lacks a whole scenario."""
     asked = {s.name: set(s.meta.get("methods", [])) for s in suite.scenarios}
     cells: dict[tuple[int, str, str], list[str]] = {}
     for (scenario, method, seed), why in suite.missing().items():

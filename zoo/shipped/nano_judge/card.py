@@ -12,7 +12,7 @@ from reelrl.zoo.shipped.nano_judge.judged_clips import MILD
 from reelrl.zoo.shipped.nano_judge.questions import CLEAN, KINDS, PASS
 
 RECORD = "record.json"
-"""What is measured of a judge and how it was trained; ships beside the weights."""
+"""Measurements of a judge and its training; ships beside the weights."""
 RUBRIC_KINDS = KINDS[-4:]
 FOOLED = 0.3
 """Mean gold of an attack up to which a judge that calls most of its clips good is fooled."""
@@ -45,7 +45,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def introduction(found: dict[str, Any]) -> list[str]:
-    """What it is and how it is used."""
+    """Introduction and use of the judge."""
     return [
         "# NanoJudge",
         "",
@@ -142,7 +142,7 @@ def held_out(found: dict[str, Any]) -> Iterator[str]:
 
 
 def groups(found: dict[str, Any]) -> Iterator[str]:
-    """What a policy sees that starts where the benchmark does."""
+    """Scores that a policy sees which starts where the benchmark does."""
     yield from (
         "## As a reward",
         "",
@@ -195,7 +195,7 @@ def attacks(found: dict[str, Any]) -> Iterator[str]:
 
 
 def speed(found: dict[str, Any]) -> list[str]:
-    """What a batch costs."""
+    """Cost of a batch."""
     return [
         "## Cost",
         "",

@@ -1,7 +1,7 @@
 """Many questions about one clip in one forward pass: the clip's tokens are shared.
 
 A question attends to the clip and to itself, and its positions begin behind the clip, so that its
-logits are those of the question asked alone (up to rounding).
+logits equal the logits of the question asked alone (up to rounding).
 """
 
 from __future__ import annotations
