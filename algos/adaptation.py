@@ -71,7 +71,8 @@ class Adaptation:
         if not self.learning:
             return {}, set()
         assert rollout.videos is not None
-        # Everyone learns from everyone's clips, in one order: nobody has to be told the outcome.
+        # Every rank trains on the clips of all ranks in the same order, so that the weights stay
+        # equal without a broadcast.
         videos = rollout.ranks.gather(rollout.videos)
         captions = [prompts[i] for i in rollout.prompt_ids.tolist()]
         metrics: dict[str, float] = {}

@@ -97,7 +97,7 @@ def transition(
 
 
 def restarted(state: State, rows: Int[NDArray[np.int64], " R"], fresh: State) -> State:
-    """``state`` with the episodes ``rows`` replaced by those of ``fresh``, in order."""
+    """``state`` with the episodes ``rows`` replaced by the episodes of ``fresh``, in order."""
     if len(rows) == len(state.step):
         return fresh
     index = torch.from_numpy(rows).to(state.latent.device)

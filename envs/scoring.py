@@ -153,14 +153,14 @@ class RewardList:
 
     Args:
         rewards: the components, as :func:`build_reward` takes them.
-        on_error: what a component that fails, times out or cannot score a clip leads to:
+        on_error: the effect of a component that fails, times out or cannot score a clip:
             ``"mask"`` gives ``nan``, ``valid=False`` and a :class:`RewardWarning`, ``"raise"`` a
-            :class:`RewardError`. Masked are failures that may pass: of files, connections, memory,
+            :class:`RewardError`. Failures that may pass are masked: of files, connections, memory,
             numbers and unexpected replies (``OSError``, ``RuntimeError``, ``ArithmeticError``,
             ``ValueError``, ``LookupError``). A bug (:data:`BUGS`, also scores of a wrong shape or
             type and writes into the clips) raises a :class:`RewardError` in either case.
-        timeout: seconds a component may take for a batch, of one in the background those that its
-            scores are waited for; ``None`` is for ever.
+        timeout: seconds a component may take for a batch; for a component in the background, the
+            seconds of waiting for its scores; ``None`` means no limit.
 
     Attributes:
         failures: name of a component -> what was said of its last failure.

@@ -178,7 +178,7 @@ class Task:
         """
         expected = (*batch, *self.action_space.shape)
         if isinstance(actions, Tensor):
-            # Only output="torch" says that the observed latent is the caller's tensor.
+            # With numpy output the caller may reuse its tensor after `step`, so it is copied.
             tensor = actions.detach().clone() if self.output == "numpy" else actions.detach()
         else:
             tensor = _to_tensor(actions)

@@ -94,9 +94,9 @@ def last_score(answer: str, low: float, high: float) -> float:
     """The score an answer ends on, or ``nan`` if there is none in [low, high].
 
     A JSON object with the key ``score`` that begins the answer, or a line of it, is the answer:
-    what is written in it and after it does not speak. Elsewhere read is what stands last of
-    ``"score": x``, ``<Score>x</Score>`` and ``Score: x`` with any words before the colon, where
-    after an object in the middle of a line only a label that begins a line counts. An answer
+    the words in it and after it do not count. Elsewhere the last one counts of
+    ``"score": x``, ``<Score>x</Score>`` and ``Score: x`` with any words before the colon. After
+    an object in the middle of a line, only a label that begins a line counts. An answer
     without these may be nothing but a number.
 
     A range of scores is none, and an ``x/n``, ``x of n`` or ``x (m to n)`` counts only on the scale

@@ -1,4 +1,4 @@
-"""The door of constructors: arguments that do not fit end in one line that says what would."""
+"""Checks of constructor arguments: a wrong one ends in one line that says what would fit."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def build_with(make: Callable[..., T], arguments: Mapping[str, Any], what: str) 
 def settings_of(
     make: Callable[..., Any],
 ) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """Arguments by name and their annotations, those that ``**config`` passes on included."""
+    """Arguments by name and their annotations, with the arguments that ``**config`` passes on."""
     known: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}
     for number, function in enumerate(_constructors(make)):

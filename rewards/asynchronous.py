@@ -14,10 +14,10 @@ from reelrl.rewards.cache import adopt
 
 
 class AsyncReward(Reward):
-    """Scores a batch in a thread of its own; values are those of the component in it.
+    """Scores a batch in a thread of its own, with the values of the wrapped component.
 
-    :meth:`begin` starts and returns at once; what it returns waits for the scores. Calling the
-    component is both in one, so whoever knows nothing of this class loses nothing but the overlap.
+    :meth:`begin` starts and returns an object at once, whose result waits for the scores. Calling
+    the component does both, so code that does not know this class loses only the overlap.
     Batches are scored one after the other, in the order they were begun: the component is never
     entered twice.
 

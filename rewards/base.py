@@ -148,8 +148,8 @@ class Reward(ABC):
         Args:
             videos: (N, F, H, W, 3) floats in [0, 1], a tensor or a NumPy array.
             prompts: N captions.
-            infos: N dicts of per-clip facts, see :func:`~reelrl.rewards.group.group_rows`; None is
-                empty ones.
+            infos: N dicts of per-clip facts, see :func:`~reelrl.rewards.group.group_rows`; None
+                means N empty dicts.
 
         Raises:
             ValueError: if ``videos`` is not (N, F, H, W, 3) floating point in about [0, 1], or the
@@ -218,7 +218,7 @@ class Reward(ABC):
         prompts: Sequence[str],
         infos: Sequence[Mapping[str, Any]],
     ) -> Tensor:
-        """Scores of all clips; those that are not ``finite`` are left out and get ``nan``."""
+        """Scores of all clips; clips that are not ``finite`` are left out and get ``nan``."""
         if bool(finite.all()):  # a copy of large clips costs more than scoring them
             return self.score(videos, prompts, infos)
         rows = finite.nonzero().flatten()

@@ -20,8 +20,8 @@ def build_reward(spec: RewardSpec) -> Reward:
 
     A function takes (videos, prompts, infos) and returns N scores; its name is the component's.
 
-    Some keys of a dict are not for the component's constructor but say what goes around it:
-    ``transforms`` and ``label`` are those of :class:`~reelrl.rewards.transforms.Transformed`, and
+    Some keys of a dict do not go to the component's constructor; they wrap the component.
+    ``transforms`` and ``label`` belong to :class:`~reelrl.rewards.transforms.Transformed`, and
     ``asynchronous`` makes it an :class:`~reelrl.rewards.asynchronous.AsyncReward`.
 
     Raises:

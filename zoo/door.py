@@ -1,4 +1,4 @@
-"""The door of a command: one line for a wrong value, exit codes for signals, streams that last."""
+"""The frame around a command: one line for a wrong value, exit codes, lasting streams."""
 
 from __future__ import annotations
 

@@ -411,7 +411,7 @@ def finite_bounds(work: Work) -> Float[Tensor, "K 2"]:
         raise ValueError(f"declared bounds are needed for {work.names}, got none")
     if bounds.device.type == "cpu" and not bool(torch.isfinite(bounds).all()):
         bad = [n for n, b in zip(work.names, bounds, strict=True) if not torch.isfinite(b).all()]
-        raise ValueError(f"finite bounds are needed; those of {bad} are infinite")
+        raise ValueError(f"finite bounds are needed; the bounds of {bad} are infinite")
     return bounds
 
 

@@ -1,7 +1,7 @@
 """Tianshou's ``BaseVectorEnv`` over the native batch.
 
-What Tianshou expects: a pool of workers that can be reset and stepped a few at a time, infos as an
-array of dicts with ``env_id``, and the same keys in every step's info, since its buffer makes room
+Tianshou expects a pool of workers that can be reset and stepped a few at a time, infos as an array
+of dicts with ``env_id``, and the same keys in every step's info, since its buffer allocates memory
 for each key in every transition.
 """
 

@@ -16,7 +16,7 @@ R = TypeVar("R")
 def map_ordered(
     function: Callable[[T], R], items: Sequence[T], workers: int, seconds: float, late: R
 ) -> list[R]:
-    """``[function(item) for item in items]`` with several threads; ``late`` for what is late.
+    """``[function(item) for item in items]`` with several threads; a late result becomes ``late``.
 
     The threads are the call's own and no interpreter waits for them, so it works in notebooks, in
     threads and any number of times.
@@ -93,7 +93,7 @@ class Breaker:
             while self._failures >= self.limit:
                 now = time.monotonic()
                 if now >= self._next_try:
-                    # Whoever tries may end without a verdict, so the turn is only lent.
+                    # The trying caller may die without a verdict: its turn ends after cooldown.
                     self._next_try, self._trying = now + self.cooldown, True
                     return True
                 if now >= until or (self._next_try >= until and not self._trying):

@@ -129,7 +129,8 @@ def physics(parsed: Parsed) -> Tensor:
     :math:`\exp(-\mathrm{rmse}^2 / 2 \cdot 0.5^2) \cdot \mathrm{mean(itself)} \cdot
     \exp(-\mathrm{CV}(A)^2 / 2 \cdot 0.25^2)`, the variation of the area over present frames. A
     frame shows the object *itself* if it is present and has the shape that the clip as a whole
-    has; presence alone let a circle that turns into a square pass with 0.48.
+    has. Counting frames in which *any* object is present would give 0.48 to a clip whose circle
+    turns into a square.
     """
     weight = parsed.present.double()
     count = weight.sum(-1)

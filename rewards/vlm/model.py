@@ -276,7 +276,7 @@ def model_folder(folder: str | Path) -> Path:
     if not path.is_dir():
         raise ValueError(
             f"{str(folder)!r} is no folder; models are never downloaded, and "
-            f"{', '.join(SHIPPED)} is what ships"
+            f"only {', '.join(SHIPPED)} ships"
         )
     return path
 

@@ -11,7 +11,7 @@ from torch.nn import Module
 from reelrl.rewards.cache import clip_key
 
 KEPT = 16
-"""A run draws eleven times, four of them with the base model; these last until the next run."""
+"""Size of the cache: a run needs eleven entries, and the next run reuses the base model's four."""
 _drawn: OrderedDict[str, Tensor] = OrderedDict()
 
 

@@ -20,7 +20,7 @@ SEED = 0
 GROUP = 8
 """Clips per set for the components that compare the clips of a prompt."""
 PROGRAMMATIC = ("pixel", "motion", "movement", "jpeg", "group")
-"""Rooms of components that need no weights and no caption, the columns of the hack table."""
+"""Modules of components that need no weights and no caption, the columns of the hack table."""
 COLUMNS = 9
 """Components per part of the hack table."""
 
@@ -67,8 +67,8 @@ processor has it, up to Pillow's rounding to bytes.
 - `pick_score` and `hpsv2` take tokenizer and image processor from `processor=`, by default
   `laion/CLIP-ViT-H-14-laion2B-s32B-b79K`, unless they lie beside the weights.
 - `hpsv2` renames the tensors of the published open_clip checkpoint; neither open_clip nor the
-  `hpsv2` package is needed. As in that package a frame is fitted by its long side and padded with
-  black, where CLIP crops.
+  `hpsv2` package is needed. As in that package, a frame is fitted by its long side and padded with
+  black; CLIP crops instead.
 - The licence of `aesthetic` is CLIP's licence and the one its head is commonly said to have; its
   repository holds no licence file that we know of.
 - `aesthetic` takes the head from `head=` or a file with "linear" in its name beside the model. All
@@ -97,9 +97,9 @@ normalise=False, seed=0` is InstructVideo's sampling and attenuation.
 
 Mean over {count} clean training clips (seed {seed}) and over the same clips under
 [every attack](attacks.md); for the two set components the worth U(S) of sets of {group}, since a
-clip's share in it says nothing of the whole. The column *gold* is the true quality. **Bold** is a
-component that finds the attacked clips better than the clean ones, by more than a tenth of the
-spread of the clean clips: an optimiser of it is drawn there. ↓ marks penalties.
+clip's share says nothing about the whole set. The column *gold* is the true quality. **Bold** marks
+a component that scores the attacked clips above the clean ones by more than a tenth of the spread
+of the clean clips: an optimiser of it is drawn to that attack. ↓ marks penalties.
 
 {hacks}
 
@@ -123,7 +123,7 @@ def room(name: str) -> str:
 
 
 def programmatic() -> list[str]:
-    """Names of the components of the hack table, by room."""
+    """Names of the components of the hack table, by module."""
     names = [name for name in list_rewards() if room(name) in PROGRAMMATIC]
     return sorted(names, key=lambda name: (PROGRAMMATIC.index(room(name)), name))
 

@@ -1,4 +1,4 @@
-"""The plots of a report as data: what the page's script draws, one chart per question.
+"""The plots of a report as data for the page's script, one chart per question.
 
 A chart has one or more views (choices of the plotted numbers); a view has one series per method
 with a mean curve, Student's 95 % band for three seeds or more, and every seed's own curve.
@@ -25,11 +25,11 @@ Curve = Callable[[RecordedRun], tuple[Floats, Floats]]
 
 LEAST_FOR_BAND = 3
 SMOOTHING = 5
-"""Window of the exponential mean over what is measured on every rollout."""
+"""Window of the exponential mean over the measurements on every rollout."""
 
 
 def _round(values: Floats) -> list[float | None]:
-    """Four significant digits; what was not measured is null."""
+    """Four significant digits; a missing measurement is null."""
     return [float(f"{v:.4g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
 
 
@@ -247,8 +247,8 @@ def influence_chart(results: Results, scenario: RecordedScenario) -> Json | None
         for label, c in (("influence of", "influence"), ("correlation with", "corr"))
         for n in scenario.rewards
     ]  # fmt: skip
-    note = "Influence: share of a component's weighted spread in what is summed."
-    return _chart("influence", "Who drives the update", note, views)
+    note = "Influence: share of a component's weighted spread in the sum."
+    return _chart("influence", "Which component drives the update", note, views)
 
 
 def profile_chart(results: Results) -> Json | None:

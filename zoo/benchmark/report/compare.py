@@ -88,7 +88,7 @@ class Prediction:
 
     @property
     def remark(self) -> str:
-        """A note in brackets: a common floor, or the side of 0 of one that fails."""
+        """A note in brackets: both lost all GOLD, or the side of 0 of a failure."""
         if self.collapsed:
             return f" {COLLAPSED}"
         return "" if self.found == HOLDS else side(self.measured)
@@ -101,7 +101,8 @@ class Overall:
     Attributes:
         method: name.
         scenarios: how many.
-        mean: of the scenarios' mean gold gains; unlike the next it hears a collapse.
+        mean: of the scenarios' mean gold gains. Unlike the interquartile mean below, it drops when
+            one scenario collapses.
         mean_baseline: the baseline's over the same scenarios.
         gain: interquartile mean of the gold gain, stratified bootstrap.
         quartiles: median and quartiles of the same runs.
@@ -129,7 +130,7 @@ def gold_difference(results: Results, scenario: str, first: str, second: str) ->
 
 
 def both_collapsed(results: Results, scenario: str, first: str, second: str) -> bool:
-    """Whether both end with GOLD below the margin: at the floor nothing can differ."""
+    """Whether both end with GOLD below the margin, so that they cannot differ."""
     finals = [mean_interval(results.get(scenario, m, "gold_final")) for m in (first, second)]
     return all(final.estimate < results.suite.margin for final in finals)
 

@@ -220,8 +220,8 @@ def report_page(results: Results) -> str:
         _section(
             "equal",
             f"Against {suite.baseline} on equal terms",
-            "<p>Difference of GOLD. At equal iterations a method that merely moves less can look "
-            "safer; at equal proxy gain or equal KL it cannot.</p>"
+            "<p>Difference of GOLD. A method that changes the model less may look safer. "
+            "Methods are therefore also compared at equal proxy gain and at equal KL.</p>"
             if equal_terms_table(results).rows
             else "",
             _table(equal_terms_table(results)),

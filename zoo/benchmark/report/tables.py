@@ -69,9 +69,10 @@ def predicted_table(results: Results) -> Table:
         for p in predictions(results, s)
     ]
     note = (
-        f"a > b: by more than the margin of {results.suite.margin:g}; a = b: within it; a rises, "
-        "a falls: by more than the margin from the base model. A difference that is there but "
-        'smaller than predicted "does not hold (above 0)".'
+        f"a > b: a gains more than b by more than the margin of {results.suite.margin:g}. a = b: "
+        "they differ by less than the margin. a rises, a falls: a ends above or below the base "
+        "model by more than the margin. A prediction whose difference is positive but too small "
+        'reads "does not hold (above 0)".'
     )
     header = ["scenario", "predicted gold gain", "difference or gain found", "prediction"]
     return Table(header, rows, note if rows else "")
@@ -209,7 +210,7 @@ def pairs_table(results: Results, scenario: RecordedScenario) -> Table:
     listed, note = tested, ""
     if len(methods_of(results, name)) > MANY:
         listed = [p for p in tested if suite.baseline in (p.first, p.second)]
-        note = f"All {len(tested)} pairs were tested and adjusted for; listed are {len(listed)}."
+        note = f"All {len(tested)} pairs were tested and adjusted for; {len(listed)} are listed."
     rows = []
     for p in listed:
         collapsed = both_collapsed(results, name, p.first, p.second)
