@@ -105,7 +105,7 @@ class Adaptation:
         }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`state` made.
+        """Restore a result of :meth:`state`.
 
         Raises:
             ValueError: if it is of other components.

@@ -32,7 +32,7 @@ def check_supply(estimator: AdvantageEstimator, rollout: RolloutConfig) -> None:
     """Refuse an estimator that the trainer cannot serve.
 
     Raises:
-        ValueError: naming what is in the way.
+        ValueError: naming the obstacle.
     """
     name = estimator.name
     if wanted := getattr(estimator, "needs_feedback", ""):

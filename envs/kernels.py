@@ -131,7 +131,7 @@ def register_kernel(name: str) -> Callable[[K], K]:
 
 @dataclass(frozen=True)
 class FlowKernel(StepKernel):
-    """The SDE family of the module's docstring; a subclass says what the diffusion is.
+    """The SDE family of the module's docstring; a subclass defines the diffusion.
 
     Attributes:
         stochastic_last: add noise in the step to level 0 too. Off by default, because nothing is
@@ -233,7 +233,7 @@ class WanSDE(FlowKernel):
 @register_kernel("cps")
 @dataclass(frozen=True)
 class CPS(StepKernel):
-    r"""Coefficient-preserving sampling (Wang and Yu 2025): no noise beyond what the level allows.
+    r"""Coefficient-preserving sampling (Wang and Yu 2025): no noise beyond the level's own.
 
     :math:`\mathrm{step\_std} = \sigma' \sin(\eta \pi / 2)` and
     :math:`\mu = (1 - \sigma') \hat x_0 + \sqrt{\sigma'^2 - \mathrm{step\_std}^2}\, \hat x_1`, with

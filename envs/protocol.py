@@ -87,7 +87,7 @@ class DenoisingEnv(DenoisingProblem, Protocol):
 
     @property
     def reward_failures(self) -> dict[str, str]:
-        """Name of a component -> what was said of its last failure."""
+        """Name of a component -> message of its last failure."""
 
     @property
     def reward_components(self) -> Sequence[Reward]:
@@ -108,7 +108,7 @@ def denoising_env(env: Any) -> DenoisingEnv:
     """The environment at the bottom of wrappers.
 
     Raises:
-        TypeError: if it does not offer what :class:`DenoisingEnv` lists.
+        TypeError: if it lacks a member of :class:`DenoisingEnv`.
     """
     _check_offers(DenoisingEnv, env.unwrapped)
     base: DenoisingEnv = env.unwrapped
@@ -119,7 +119,7 @@ def denoising_batch(env: Any) -> DenoisingBatch:
     """The batched environment at the bottom of wrappers.
 
     Raises:
-        TypeError: if it does not offer what :class:`DenoisingBatch` lists.
+        TypeError: if it lacks a member of :class:`DenoisingBatch`.
     """
     _check_offers(DenoisingBatch, env.unwrapped)
     base: DenoisingBatch = env.unwrapped

@@ -119,7 +119,7 @@ class Scores:
 
     Attributes:
         known: K outputs; None where a component is at work in the background.
-        waiting: for these, by column, what waits for the output.
+        waiting: for these, by column, the function that waits for the output.
         like: (M,) of the clips' device.
     """
 
@@ -163,7 +163,7 @@ class RewardList:
             seconds of waiting for its scores; ``None`` means no limit.
 
     Attributes:
-        failures: name of a component -> what was said of its last failure.
+        failures: name of a component -> message of its last failure.
 
     Raises:
         ValueError: for an empty list, two components of one name, or an unknown setting.
@@ -411,7 +411,7 @@ def read_weights(weights: Weights, names: Sequence[str]) -> Float[np.ndarray, " 
     """Weights as a (K,) float64 array.
 
     Args:
-        weights: K numbers, or names with numbers; what is not named has weight 0.
+        weights: K numbers, or names with numbers; a component without a name in it has weight 0.
         names: of the K components.
 
     Raises:

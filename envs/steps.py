@@ -1,6 +1,6 @@
 r"""One step of a kernel on a batch: draw it, score it, compare it.
 
-What :mod:`reelrl.envs.kernels` tabulates is applied here. Everything is computed in float32 or
+The tables of :mod:`reelrl.envs.kernels` are applied here. Everything is computed in float32 or
 better, whatever the latents are stored in.
 """
 

@@ -233,7 +233,7 @@ class Task:
     ) -> Clips:
         """Decode M finished latents once, and begin to score them."""
         videos = self.decode(latent)
-        shown = to_uint8(videos)  # first, so that no reward can write into what is shown
+        shown = to_uint8(videos)  # first, so that no reward can write into the shown clip
         return Clips(shown, self.begin_scores(videos, prompt_id, group_id))
 
     @undisturbed

@@ -110,7 +110,7 @@ def check_fields(config: Any, path: str = "") -> None:
 
     Args:
         config: the dataclass.
-        path: what stands before a field's name in error messages.
+        path: prefix of a field's name in error messages.
 
     Raises:
         ValueError: for a value outside of its limits, or a tuple of another length.

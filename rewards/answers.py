@@ -137,7 +137,7 @@ def named_score(answer: str, name: str, low: float, high: float) -> float:
 
 
 def stands_alone(text: str, place: int, low: float, high: float) -> bool:
-    """Whether what stands at a place is one score in [low, high], judged by the text after it."""
+    """Whether the text at a place is one score in [low, high], judged by the text after it."""
     return not math.isnan(_read(text, place, low, high)[0])
 
 

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: a wrong one ends in one line that says what would fit."""
+"""Checks of constructor arguments: a wrong one ends in one line that names values that fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_with(make: Callable[..., T], arguments: Mapping[str, Any], what: str) 
     Args:
         make: a class or function.
         arguments: by name.
-        what: is made, for the message, such as ``"reward 'gold'"``.
+        what: name of the object, for the message, for example ``"reward 'gold'"``.
 
     Raises:
         ValueError: for an unknown name, with the nearest known one, a missing argument, or a value

@@ -48,7 +48,7 @@ class AsyncReward(Reward):
         """Start scoring N clips (N, F, H, W, 3).
 
         Returns:
-            A function that waits for the scores, and raises what the component raised.
+            A function that waits for the scores, and raises the component's exception.
         """
         # The caller may reuse its memory before the thread has read it.
         clips, texts = videos.detach().clone(), list(prompts)

@@ -32,7 +32,7 @@ class RewardAbort(RuntimeError):
 
 
 class RewardWarning(UserWarning):
-    """A reward component does not do what it declares: most often it failed and is masked."""
+    """A reward component breaks its declaration: most often it failed and is masked."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Reward(ABC):
         least_side: pixels that the height and the width of a frame must have.
     """
 
-    # Not ClassVar: what wraps another component has that one's, per instance.
+    # Not ClassVar: a wrapper takes over its component's values, per instance.
     name: str
     bounds: tuple[float, float]
     higher_is_better: bool = True
@@ -317,7 +317,7 @@ def register_reward(
     """Decorator that makes ``make_reward(name)`` build a class, or wrap a function.
 
     A class without a name of its own takes this one. A function (videos, prompts, infos) -> scores
-    stays what it is, and becomes a component of that name.
+    stays a function, and becomes a component of that name.
 
     Args:
         name: of the component.
@@ -347,7 +347,7 @@ def register_reward(
         if own != name:
             raise ValueError(
                 f"reward class {entry.__name__} has the name {own!r} and is registered as {name!r}:"
-                " the column would not be called what was asked for"
+                " the column would not have the name that was asked for"
             )
         REWARDS.register(name)(entry)
         entry.name = name

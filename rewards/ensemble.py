@@ -1,4 +1,4 @@
-r"""Several components in one: what their disagreement says about a score is put to use.
+r"""Several components in one, whose disagreement lowers the score.
 
 An optimiser finds the clips that a learned reward is wrong about. Rewards trained apart are wrong
 about different ones, so a clip that only some of them like is a suspect (Coste et al. 2023).
@@ -41,7 +41,7 @@ def combine(scores: Tensor, how: str, penalty: float) -> Tensor:
 
 
 def combined_bounds(bounds: Sequence[Bounds], how: str, penalty: float) -> Bounds:
-    """What :func:`combine` of scores in these bounds lies in.
+    """Bounds of :func:`combine` for scores in these bounds.
 
     The mean and the lowest of values rise with each of them. The variance is at least 0 and at most
     a quarter of the squared range of all (Popoviciu).

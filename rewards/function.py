@@ -1,4 +1,4 @@
-"""A plain function as a reward component: what it is called, and whether it can be called."""
+"""A plain function as a reward component: its name, and whether it can be called."""
 
 from __future__ import annotations
 

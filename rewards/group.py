@@ -66,7 +66,7 @@ class GroupReward(Reward):
     def worth(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> Tensor:
-        """Utility of the whole group that every clip is in, (N,): what to log, not what to credit.
+        """Utility of the whole group that every clip is in, (N,): a number to log, not a credit.
 
         Marginals of a mean over pairs sum to zero in every group, so their average tells nothing.
         """
@@ -162,7 +162,7 @@ def vendi_score(kernel: Tensor) -> Tensor:
 
 
 class KernelReward(GroupReward):
-    """A set is worth what its matrix of cosines is worth."""
+    """A utility that depends on the set's matrix of cosines alone."""
 
     differentiable = True
 

@@ -16,7 +16,7 @@ GROUP_SIZE = "group_size"
 
 
 def check_whole(name: str, infos: Sequence[Mapping[str, Any]]) -> None:
-    """See that a batch holds whole groups, as far as its infos tell what they are.
+    """See that a batch holds whole groups, as far as its infos tell the groups.
 
     Args:
         name: of the component that compares clips.

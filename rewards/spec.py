@@ -12,7 +12,7 @@ from reelrl.rewards.transforms import Transform, Transformed, make_transform
 RewardSpec = str | Mapping[str, Any] | Reward | Callable[..., Any]
 """A registered name, ``{"name": ..., **config}``, an instance, or a function."""
 AROUND = ("transforms", "label", "asynchronous")
-"""Keys of a dict that are not for the component's constructor but say what goes around it."""
+"""Keys of a dict that do not go to the component's constructor but wrap the component."""
 
 
 def build_reward(spec: RewardSpec) -> Reward:
@@ -85,7 +85,7 @@ def _label(around: Mapping[str, Any]) -> str | None:
 
 
 def _declared(reward: Reward) -> Reward:
-    """The component, if its class says what the reward space is made of."""
+    """The component, if its class declares the parts of the reward space."""
     missing = [key for key in ("name", "bounds") if not hasattr(reward, key)]
     if missing:
         raise ValueError(f"reward class {type(reward).__name__} declares no {', '.join(missing)}")

@@ -25,7 +25,7 @@ from reelrl.zoo.settings import TrainConfig, build
 
 @dataclass(frozen=True)
 class EnvArguments:
-    """What ``env_args`` may hold, as yaml has it; the environment says the effect of each.
+    """The keys of ``env_args``, as yaml has them; the environment says the effect of each.
 
     Raises:
         ValueError: for a value out of range.

@@ -44,7 +44,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
     Args:
         text: yaml.
-        source: what error messages call it.
+        source: name of the text in error messages.
 
     Raises:
         ValueError: for anything else, in one line with the source and the place in it.

@@ -189,7 +189,7 @@ def step_mask(
 def total_score(
     scores: Masked, weights: Float[Tensor, "*P K"], gather: Gather | None = None
 ) -> Masked:
-    """sum_k w_k r_k of rewards, where a missing one counts as what its group got on average.
+    """sum_k w_k r_k of rewards, where a missing one counts as its group's average.
 
     So it pulls its clip neither up nor down once the group's mean is subtracted; a sum over what
     is present would score it 0, the worst of some scales and the best of others. A component that
@@ -228,7 +228,7 @@ def weighted_sum(scores: Masked, weights: Float[Tensor, "*P K"]) -> Masked:
         weights: (K,), (P, K), or (P, T, K) for per-step weights.
     """
     mask = None if scores.mask is None else scores.mask.any(-1)
-    # Components may cancel, and what is left of them then is their rounding.
+    # Components may cancel, and only their rounding is left then.
     size = None if weights.shape[-1] == 1 else _dot(scores.values.abs(), weights.abs())
     return Masked(_dot(scores.values, weights), mask, size)
 

@@ -85,8 +85,8 @@ class Masked:
     Attributes:
         values: float64, zero where missing.
         mask: bool of the same shape, True where present; None if nothing is missing.
-        size: of sums, the magnitudes that were summed: what is small beside them is rounding. None
-            if the values are no sums; whatever changes values forgets it.
+        size: of sums, the magnitudes that were summed: a number that is small beside them is
+            rounding. None if the values are no sums; whatever changes values forgets it.
     """
 
     values: Float[Tensor, " *shape"]

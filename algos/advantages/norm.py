@@ -39,9 +39,9 @@ class NormSpec:
     """How one number per sample is centred and scaled.
 
     Attributes:
-        baseline: what is subtracted: the group mean, the mean of the *other* members (RLOO), the
+        baseline: the subtracted number: the group mean, the mean of the *other* members (RLOO), the
             batch mean, or nothing.
-        scale: what it is divided by: the std of the group, of the other members (NeMo), of the
+        scale: the divisor: the std of the group, of the other members (NeMo), of the
             batch's values before centring ("global std"), or nothing.
         ddof: delta degrees of freedom of the std; 1 for most language trainers, 0 for most
             diffusion trainers.
@@ -52,7 +52,8 @@ class NormSpec:
             of is float noise and counts as zero, whatever the units; None means 1e-12 for float64
             and integer rewards, 1e-6 for narrower ones.
         clip: bound on the magnitude of the result; None for none.
-        singleton: what a group with one valid member gets: "zero", or its "raw" score (verl).
+        singleton: the advantage in a group with one valid member: "zero", or its "raw" score
+            (verl).
 
     Raises:
         ValueError: for a negative eps or ddof, a clip of 0 or less, or an unknown choice.
@@ -75,7 +76,7 @@ def make_norm(spec: Any, start: NormSpec | None = None) -> NormSpec:
     """A ``NormSpec`` from itself or from a mapping of its fields, as a config file has it.
 
     Args:
-        spec: a mapping says only what differs from ``start``.
+        spec: a mapping names only the differences from ``start``.
         start: None means ``NormSpec()``.
 
     Raises:
@@ -193,7 +194,7 @@ class Normalised:
     """Result of :func:`normalise`.
 
     Attributes:
-        out: what was asked for.
+        out: the requested result.
         scale: the std divided by, before epsilon; None for scale "none".
         clipped: (P, G, ...) True where the clip was at work; None without a clip.
     """

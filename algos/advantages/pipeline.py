@@ -45,7 +45,7 @@ class EstimatorConfig:
         transforms: applied to the rewards first, in order; instances, names, or dicts such as
             ``{"name": "par", "k": 2.0}``.
         post: applied to the advantages last, given likewise.
-        credit: what per-step rewards mean: each step's own reward ("instant"), the discounted sum
+        credit: meaning of per-step rewards: each step's own reward ("instant"), the discounted sum
             from there on ("return_to_go"), or the sum over all steps ("trajectory"). No effect on
             terminal rewards.
         gamma: discount of "return_to_go".
@@ -102,7 +102,7 @@ class Estimator(ABC):
     Attributes:
         name: registry name, set by ``register_estimator``.
         source: where the formula is from.
-        needs: what a batch must have: "bounds", "dense", or keys of ``extras``.
+        needs: parts that a batch must have: "bounds", "dense", or keys of ``extras``.
         presets: preset name -> keyword arguments of the config.
         Config: the config class.
     """
@@ -153,7 +153,7 @@ class Estimator(ABC):
         return {"version": torch.tensor(STATE_VERSION, dtype=torch.int64, device="cpu")}
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
-        """The state without what was learned of the scale of some components.
+        """The state without its knowledge of the scale of some components.
 
         Called when their reward model has been retrained. By default everything is forgotten; an
         estimator overrides this where it can tell components apart, or learns of no scale.
@@ -189,10 +189,10 @@ class Estimator(ABC):
             )
 
     def check(self, batch: RewardBatch) -> None:
-        """See that the batch has what this estimator needs.
+        """Check that the batch meets this estimator's needs.
 
         Raises:
-            ValueError: naming what is missing.
+            ValueError: naming the missing parts.
         """
         have = {*batch.extras, *(["bounds"] if batch.bounds is not None else [])}
         if len(batch.rewards.shape) == 4:

@@ -29,7 +29,7 @@ class Transform(ABC):
 
     Attributes:
         name: registry name.
-        needs: what a batch must have: "bounds", "dense", or keys of ``extras``.
+        needs: parts that a batch must have: "bounds", "dense", or keys of ``extras``.
     """
 
     name: ClassVar[str]

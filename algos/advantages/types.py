@@ -149,7 +149,7 @@ class AdvantageOutput:
         component_weights: (K,), (P, K) or (P, T, K) weights the estimator used.
         aggregated_reward: (P, G[, T]) the scalar that went into the last normalisation.
         sample_weight: (P, G[, T]) 1 for kept and 0 for dropped samples, already applied to
-            ``advantages``: what a loss should divide by.
+            ``advantages``: the number that a loss should divide by.
         kl_gate: (P, G) bool, True where the KL penalty is on.
         diagnostics: a read-only mapping; each entry is computed when it is first read.
     """
@@ -190,7 +190,7 @@ class AdvantageEstimator(Protocol):
         """The state before the first batch."""
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
-        """The state without what was learned of the scale of some components."""
+        """The state without its knowledge of the scale of some components."""
 
     def __call__(
         self, batch: RewardBatch, state: State | None = None, *, gather: Gather | None = None

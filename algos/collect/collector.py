@@ -241,7 +241,7 @@ class _Walk:
         stored = KeptStep(
             t,
             rows,
-            # Pure noise was not rounded by the policy; what came after it was, and loses nothing.
+            # The policy did not round pure noise. It did round later latents, which lose nothing.
             latent if t == 0 else latent.to(dtype),
             action.to(dtype),
             self.policy.log_density(step, action),

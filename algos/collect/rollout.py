@@ -187,7 +187,7 @@ class Rollout:
         rewards: (N, K) float32 as the environment gave them, ``nan`` where not valid.
         valid: (N, K) bool.
         transitions: the stochastic steps; None if the clips were made without any.
-        extras: what else is known of the clips, (N, ...) each: ``ode_rewards`` (N, T + 1, K), the
+        extras: further facts about the clips, (N, ...) each: ``ode_rewards`` (N, T + 1, K), the
             rewards of deterministic completions from each level, if asked for.
         videos: (V, F, H, W, 3) uint8, the first clips, on the process that made them.
         ranks: the processes that the clips were shared out to.

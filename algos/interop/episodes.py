@@ -60,7 +60,7 @@ class EpisodeEstimator:
         calls: batches of episodes seen.
 
     Raises:
-        ValueError: if the estimator needs what episodes alone do not have.
+        ValueError: if the estimator needs inputs that episodes alone do not have.
     """
 
     def __init__(self, estimator: str | AdvantageEstimator) -> None:
@@ -90,7 +90,7 @@ class EpisodeEstimator:
         Args:
             rewards: (N, K), ``nan`` where a component could not be scored.
             prompt_ids: (N,).
-            facts: what the K numbers mean.
+            facts: meaning of the K numbers.
 
         Raises:
             ValueError: if a group of the environment's was cut.

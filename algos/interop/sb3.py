@@ -1,7 +1,7 @@
 """Our learner as an algorithm of Stable-Baselines3.
 
 :class:`~reelrl.algos.interop.sb3_buffer.EstimatorRolloutBuffer` and
-:class:`~reelrl.algos.interop.sb3_policy.DenoisingPolicy` are what it is made of, and work in SB3's
+:class:`~reelrl.algos.interop.sb3_policy.DenoisingPolicy` are its parts, and work in SB3's
 own PPO as well.
 """
 
@@ -240,7 +240,7 @@ class GroupPPO(OnPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """SB3's zip file, what the estimator remembers included."""
+        """SB3's zip file, with the estimator's memory."""
         self.estimator_state = self.rollout_buffer.signal.state_dict()
         super().save(path, exclude, include)
 

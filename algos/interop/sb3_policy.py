@@ -100,8 +100,8 @@ class DenoisingPolicy(ActorCriticPolicy):
             latents (N, C, T', H', W'), values (N, 1) and log-probabilities (N,).
 
         Raises:
-            ValueError: if a latent is beyond the action bounds, where SB3 would clip what it steps
-                with and store what it does not; for a noise level of another schedule.
+            ValueError: if a latent is beyond the action bounds, where SB3 would step with the
+                clipped latent and store the unclipped one; for a noise level of another schedule.
         """
         seen = self._seen(obs)
         latent, log_prob = self.flow.act(seen)

@@ -111,7 +111,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
     Args:
         policy: a :class:`DenoisingPolicy`, or one of Tianshou's whose output has a ``dist``.
         optim: factory of the optimizer.
-        facts: what the reward vector's numbers mean, from the environment's adapter.
+        facts: meaning of the reward vector's numbers, from the environment's adapter.
         estimator: a name for :func:`~reelrl.algos.advantages.make_estimator`, or an instance.
         clip_range: for a denoising policy in the units of
             :func:`~reelrl.algos.learners.losses.clip_range_of`, else of the ratio as it is.
@@ -225,7 +225,7 @@ def _observation(batch: Any) -> dict[str, Any]:
 
 
 def _hand_out(batch: Any, estimate: Estimate, episode: np.ndarray) -> None:
-    """Give every transition what its episode got."""
+    """Give every transition the advantage of its episode."""
     batch.adv = estimate.advantages[episode]
     if estimate.components is not None and estimate.component_weights is not None:
         batch.parts = estimate.components[episode]

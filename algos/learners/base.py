@@ -55,7 +55,7 @@ class Objective(Protocol):
         """The items of ``index`` that this process can replay."""
 
     def weight(self) -> Float[Tensor, ""]:
-        """Sum of the weights of all items: what the sum of their losses is divided by."""
+        """Sum of the weights of all items, the divisor of the sum of their losses."""
 
     def __call__(
         self,
@@ -68,7 +68,7 @@ class Objective(Protocol):
 
         Args:
             index: (M,) items, sorted, on the host.
-            total: what the sum over the update is divided by.
+            total: divisor of the sum over the update.
             only: the loss of this component alone; -1 is no component at all.
             kl: add the penalty.
         """

@@ -20,7 +20,7 @@ def gradient_per_component(
 
     Args:
         backward: leaves the gradient of loss k on the parameters; -1 is the penalty.
-        parameters: what the gradients are of.
+        parameters: the weights of the gradients.
         count: K.
     """
     found = []

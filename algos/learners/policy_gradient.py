@@ -121,7 +121,7 @@ class TransitionObjective:
     Attributes:
         policy: whose forward pass it is.
         transitions: the stored ones.
-        signal: what each of them is worth.
+        signal: the advantage of each of them.
         config: the loss.
         per_component: one clipped loss per reward component.
         bound: on the ratio.
@@ -274,7 +274,7 @@ class TransitionObjective:
         return to_floats(numbers) | {"health/first_pass_log_ratio": floor}
 
     def _check_first_pass(self, log_ratio: float) -> None:
-        """Before any update the ratio is one; what it differs by is the noise of replaying."""
+        """Before any update the ratio is one, up to the noise of replaying."""
         if log_ratio * NOISE_FLOOR_FACTOR > self.bound.clip:
             warnings.warn(
                 f"before any update log-ratios reach {log_ratio:.2g}, too close to the clip range "

@@ -1,4 +1,4 @@
-"""Bounds on the ratio of a policy gradient, by name; each says what it needs of a rollout."""
+"""Bounds on the ratio of a policy gradient, by name; each declares its needs on a rollout."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class ItemSignal:
         components: (M, K) float64 with ``nan`` where one does not apply, or None.
         component_weights: (M, K) float64, or None.
         kl_gate: (M,) float64, 0 or 1.
-        weight: (M,) float64, what the transition counts in the average; 0 leaves it out.
+        weight: (M,) float64, the transition's weight in the average; 0 leaves it out.
     """
 
     advantages: Float[Tensor, " M"]
@@ -119,7 +119,7 @@ def _columns(count: int, transitions: Transitions) -> Int[Tensor, " S"]:
 def _clip_weights(
     output: AdvantageOutput, rollout: Rollout, transitions: Transitions
 ) -> Float[Tensor, "N S"]:
-    """(N, S) float64 on the host, what each clip counts at each kept step; 0 if not scored."""
+    """(N, S) float64 on the host, weight of each clip at each kept step; 0 if not scored."""
     steps = len(transitions.steps)
     scored = rollout.valid.any(dim=1).cpu().double()[:, None].expand(-1, steps)
     if output.sample_weight is None:

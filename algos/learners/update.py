@@ -91,7 +91,7 @@ class Updater:
         Args:
             objective: the loss.
             index: (M,) transitions of this step that are this process's, on the host.
-            total: what the loss is divided by.
+            total: divisor of the loss.
             feedback: balance the gradients of the components by its answer.
 
         Returns:

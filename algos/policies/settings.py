@@ -26,7 +26,7 @@ class FlowPolicyConfig:
         reduction: of the log-probability over the D latent dimensions.
         precision: of the forward pass, by autocast; weights stay as the model was loaded, means
             and densities are float32 or better.
-        latent_dtype: what latents of a rollout are rounded to before they are scored and stored.
+        latent_dtype: dtype to which a rollout's latents are rounded before scoring and storing.
         lora_rank: 0 trains all weights of the experts, which must be float32 for that; adapters
             always are.
         lora_alpha: adapters are scaled by alpha / rank; None means the rank.

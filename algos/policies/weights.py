@@ -41,7 +41,7 @@ class EMA:
     with an average of the weights it started from.
 
     Args:
-        parameters: what to average.
+        parameters: the weights to average.
         decay: share of the average that an update keeps, in [0, 1).
 
     Raises:

@@ -126,7 +126,7 @@ def launched(device: str = "cpu") -> Iterator[Ranks]:
     """The processes ``accelerate launch`` (or torchrun) started with this one; one if neither did.
 
     Args:
-        device: what they train on. ``"cuda"`` is a device of its own for each of them from then on;
+        device: of their training. ``"cuda"`` is a device of its own for each of them from then on;
             on the CPU they talk through gloo.
 
     Raises:
@@ -134,7 +134,7 @@ def launched(device: str = "cpu") -> Iterator[Ranks]:
         RuntimeError: if accelerate knows of fewer processes than were started.
     """
     count = int(os.environ.get("WORLD_SIZE", "0"))
-    # What accelerate sets for several processes before it starts a single one.
+    # Accelerate sets it for several processes, even if it then starts a single one.
     if not count and {"MASTER_PORT", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys():
         raise ValueError(
             "accelerate was asked for several processes and started one, as it does without "

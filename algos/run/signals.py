@@ -25,11 +25,11 @@ class Stopped(SystemExit):
 
     Args:
         number: of the signal.
-        text: what to tell the user; by default the name of the signal.
+        text: message to the user; by default the name of the signal.
 
     Attributes:
         number: of the signal.
-        text: what to tell the user.
+        text: message to the user.
         code: 130 after Ctrl-C and 143 after the others, which a scheduler sends in place of
             SIGTERM.
     """

@@ -253,7 +253,7 @@ class Adversarial(FrameReward, AdaptiveReward):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Become what :meth:`state_dict` was taken of.
+        """Take over a state that :meth:`state_dict` made.
 
         Raises:
             ValueError: for the state of a head on other features.

@@ -21,7 +21,7 @@ from reelrl.rewards.image.frames import FrameReward
 from reelrl.rewards.image.loading import ImageTransform, local_folder, read_state, the_file
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the raw scores on the authors' validation set; what is published are z-scores."""
+"""Of the raw scores on the authors' validation set; the published scores are z-scores."""
 LENGTH = 35
 """Tokens of a caption, padded or cut."""
 TOKENIZER = "google-bert/bert-base-uncased"

@@ -15,7 +15,7 @@ from reelrl.rewards.image.loading import read_state, the_file
 from reelrl.rewards.movement import VBENCH_FPS, Dynamics, fastest_speed
 
 SMALLEST, MULTIPLE = 128, 8
-"""Short side below which RAFT's correlation pyramid is empty; what sides must divide by."""
+"""Short side below which RAFT's correlation pyramid is empty; divisor of the sides."""
 UPDATES = 20
 """Refinements of the flow, VBench's number."""
 

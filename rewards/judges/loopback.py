@@ -1,4 +1,4 @@
-"""A judge server for this machine only: what a client needs to be tried, timed and tested on.
+"""A judge server for this machine only, on which a client can be tried, timed and tested.
 
 It speaks the part of the OpenAI protocol that :class:`~reelrl.rewards.judges.OpenAIJudge` does,
 around any function from request to reply.

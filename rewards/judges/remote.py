@@ -53,7 +53,7 @@ class OpenAIJudge(Judge):
         allow_remote: permit a server on another machine.
         concurrency: requests at a time.
         timeout: seconds per request.
-        deadline: seconds per batch of clips; what is unanswered then is masked.
+        deadline: seconds per batch of clips; questions without an answer by then are masked.
         retries: after a lost connection, HTTP 429 or 5xx.
         max_tokens: longest written answer.
         seed: sent along, and of the waits between retries.
@@ -68,7 +68,7 @@ class OpenAIJudge(Judge):
 
     name = "openai_judge"
     license = "Apache-2.0, and the server's model"
-    # Servers batch what comes in together, and rounding depends on the batch.
+    # Servers batch questions that arrive together, and rounding depends on the batch.
     deterministic = False
 
     def __init__(
@@ -171,7 +171,7 @@ class OpenAIJudge(Judge):
         ]
 
     def _late(self, state: _Progress) -> Answer:
-        # What has waited for a server that was given up is no failure of its own.
+        # A question that waited for a server that was given up is no failure of its own.
         attempts = state.attempts or int(not self.breaker.open)
         return Answer(math.nan, Call(self.deadline, attempts, "deadline of the batch"))
 

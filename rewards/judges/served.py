@@ -18,7 +18,7 @@ from reelrl.rewards.judges.loopback import frames_of, text_reply
 from reelrl.rewards.vlm.model import Query, QwenVL
 
 HEADING = re.compile(r"(?:Video|First video|Second video), (\d+) frames in order, (\S+) a second:")
-"""What :func:`reelrl.rewards.judges.chat.content` writes above the frames of a clip."""
+"""Heading that :func:`reelrl.rewards.judges.chat.content` writes above the frames of a clip."""
 
 
 def query_of(request: Mapping[str, Any]) -> Query:

@@ -24,7 +24,7 @@ class Call:
         mass: probability of yes and no together; None in a written score.
         prompt_tokens: as the server counts them; None if it does not.
         completion_tokens: likewise.
-        model: what the server says it is.
+        model: the server's name for its model.
     """
 
     seconds: float

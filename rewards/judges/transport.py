@@ -98,7 +98,7 @@ def read_address(url: str) -> tuple[bool, str, int | None, str]:
     """Whether it is https, host, port and path of ``http(s)://host[:port]/path``.
 
     Raises:
-        ValueError: for any other address; what may be secret in it is not quoted.
+        ValueError: for any other address; parts that may be secret are not quoted.
     """
     try:
         parts = urlsplit(url)

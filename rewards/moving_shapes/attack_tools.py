@@ -32,7 +32,7 @@ class Attack:
         generate: makes the videos.
         kind: "clean" and "degradation" calibrate the score, "attack" is of the suite the score was
             designed on, "invented" was added afterwards to look for holes.
-        gold: what the mean gold score has to be: at least this for "clean", at most this for the
+        gold: bound on the mean gold score: at least this for "clean", at most this for the
             others; None where nothing is asked.
         hacks: names of the proxies whose mean rises above their mean on the clean clips.
     """

@@ -58,7 +58,7 @@ class GoldAxes:
     """The three axes of N clips, each (N,) float32 in [0, 1]; ``nan`` for a non-finite clip.
 
     Attributes:
-        align: does the clip show what the caption says.
+        align: agreement of the clip with its caption.
         phys: does one shape of constant area move at constant velocity in every frame.
         fid: does the clip look like a clean clip of the world.
     """
@@ -75,11 +75,11 @@ class GoldAxes:
 
 @torch.no_grad()
 def gold_axes(videos: Tensor, factors: Sequence[Factors]) -> GoldAxes:
-    """Score N clips against what they should show; no gradient flows through.
+    """Score N clips against their captioned factors; no gradient flows through.
 
     Args:
         videos: (N, F, S, S, 3) floats in [0, 1].
-        factors: what each clip should show.
+        factors: the factors that each clip should show.
 
     Raises:
         ValueError: for a wrong shape or dtype, or a number of factors that is not N.

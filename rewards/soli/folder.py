@@ -64,13 +64,13 @@ class Facts:
     """All that a reward model is besides its weights.
 
     Attributes:
-        dimension: what it judges, such as ``"phys"``; part of the component's name.
-        head: what the head is made of.
+        dimension: the judged axis, for example ``"phys"``; part of the component's name.
+        head: sizes and parts of the head.
         taps: layers of the language model it reads, counted from 1.
         question: how a clip is put to the model.
         backbone: folder of the model relative to the reward model's, or the name of one that ships.
         backbone_digest: :func:`content_digest` of it.
-        training: what it was trained on, for people.
+        training: its training data and settings, for people.
     """
 
     dimension: str

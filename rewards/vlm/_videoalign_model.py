@@ -108,7 +108,8 @@ def lora_scale(settings: Mapping[str, Any]) -> float:
 def merge_lora(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """The weights of a model with low-rank adapters, merged into plain weights.
 
-    :math:`W + s B A` for every layer that has factors A and B; names lose what ``peft`` added.
+    :math:`W + s B A` for every layer that has factors A and B; names lose the parts that ``peft``
+    added.
 
     Raises:
         ValueError: for adapters of another kind.

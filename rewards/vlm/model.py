@@ -35,7 +35,7 @@ class Query:
 
     Attributes:
         clips: each (F, H, W, 3) in [0, 1], the frames the model is to see.
-        text: what stands behind them.
+        text: the text behind them.
         system: the system message; None means the chat template's own.
         rates: frames a second of each clip, as shown; Qwen2.5-VL's positions are in seconds.
             Without any they are 2.
@@ -206,7 +206,7 @@ class QwenVL:
         if not taps or not all(1 <= tap <= layers for tap in taps):
             raise ValueError(f"expected taps from 1 to {layers}, got {list(taps)}")
         inputs = self.inputs(queries)
-        # Entry 0 is what goes into the first layer.
+        # Entry 0 is the input of the first layer.
         with self._turn:
             states = self.model.model(**inputs, use_cache=False, output_hidden_states=True)
         return [states.hidden_states[tap] for tap in taps], inputs["attention_mask"].bool()

@@ -2,7 +2,7 @@
 
 A suite is a yaml file in ``presets/bench``. It names scenarios of ``scenarios.yaml`` and methods of
 ``methods.yaml``; a method that is not there is the estimator of that name. All runs share one base
-configuration, so that methods differ in what their line says and in nothing else.
+configuration, so that methods differ in their own line and in nothing else.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Scenario:
 
     Attributes:
         title: a few words.
-        about: what is isolated.
+        about: the isolated mechanism.
         rewards: the trained components, as an environment takes them.
-        prediction: what theory says, written before the runs.
+        prediction: the prediction of theory, written before the runs.
         expect: the same for programs, on the gain in gold and against the suite's margin:
             ``better`` and ``same`` hold pairs of methods, ``rises`` and ``falls`` methods.
         methods: of this scenario; the suite's methods if none are given.
@@ -109,7 +109,7 @@ class Run:
         method: name.
         seed: of prompts, sampling noise and order; methods of one seed see the same.
         values: the settings as given; results are remembered by them.
-        truth: what is measured, as the suite names it.
+        truth: the measured truth, as the suite names it.
     """
 
     scenario: str
@@ -157,8 +157,8 @@ class Suite:
         control: method that must not gain anything, if there is one.
         examined: the examination.
         best_of: clips per prompt of the baseline without training; 0 leaves it out.
-        truth: what is measured, as :func:`~reelrl.zoo.benchmark.truth.build_truth` takes it.
-        imports: modules and Python files that register what the suite names.
+        truth: the measured truth, as :func:`~reelrl.zoo.benchmark.truth.build_truth` takes it.
+        imports: modules and Python files that register the names in the suite.
         claims: True tests claims of the literature about the methods, too.
     """
 
@@ -207,7 +207,7 @@ def list_suites() -> list[str]:
 
 
 def read_suite(name_or_path: str) -> Suite:
-    """A suite that ships, or one in a yaml file; what its ``imports`` name is imported first.
+    """A suite that ships, or one in a yaml file; its ``imports`` are imported first.
 
     Raises:
         ValueError: in one line that names file and key, for an unknown suite, scenario, method or
@@ -241,7 +241,7 @@ def _suite(name: str, values: dict[str, Any], imports: tuple[str, ...]) -> Suite
     kept = {key: value for key, value in vars(plain).items() if key in Suite.__dataclass_fields__}
     suite = Suite(name, **kept | {"scenarios": scenarios, "methods": methods, "imports": imports})
     for run in suite.runs():
-        assert run.config  # raises for an unknown key; what the values name is looked up by check
+        assert run.config  # raises for an unknown key; check looks up the names in the values
     return suite
 
 

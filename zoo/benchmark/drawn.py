@@ -16,7 +16,7 @@ _drawn: OrderedDict[str, Tensor] = OrderedDict()
 
 
 def drawn(module: Module, facts: object, draw: Callable[[], Tensor]) -> Tensor:
-    """What ``draw`` returned when weights and facts were these, or returns now.
+    """The result of ``draw`` for these weights and facts, from the cache or made now.
 
     Args:
         module: whose weights decide the clips; read value for value.

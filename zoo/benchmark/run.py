@@ -68,7 +68,7 @@ def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
     One thread and generators of the run's own: the numbers do not depend on other processes.
 
     Args:
-        run: what to do.
+        run: the run to make.
         folder: of this run alone.
         examined: the fixed examination.
 

@@ -36,7 +36,7 @@ def seal_of(rows: Iterable[Mapping[str, str]]) -> dict[str, Any]:
 
 
 def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``suite.json`` holds, with a digest of it as the last key."""
+    """The content of ``suite.json``, with a digest of it as the last key."""
     bare = {key: value for key, value in facts.items() if key != SEAL}
     return {**bare, SEAL: _digest(_canonical(bare))}
 
@@ -69,7 +69,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _check_shape(facts: Mapping[str, Any], path: Path) -> None:
-    """Refuse what nobody wrote: names that are paths, and other kinds of values."""
+    """Refuse values that no writer makes: names that are paths, and other kinds of values."""
 
     def expect(right: bool, key: str, wanted: str) -> None:
         if not right:
@@ -109,8 +109,8 @@ class Damage:
     """Parts of a results folder that differ from the written ones.
 
     Attributes:
-        runs: path of a run, as in ``suite.json`` -> what is wrong with its rows.
-        best_of_n: what is wrong with the baseline without training; empty if nothing is.
+        runs: path of a run, as in ``suite.json`` -> the fault of its rows.
+        best_of_n: fault of the baseline without training; empty if there is none.
         unsealed: True if the folder is from before there were seals.
     """
 

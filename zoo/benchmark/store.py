@@ -72,7 +72,7 @@ def rows_of(run: Run, folder: Path) -> list[Row]:
     clips = run.config.learner.prompts_per_iteration * run.config.learner.group_size
     rows, wall = [], 0.0
     for metrics in read_metrics(folder):
-        # Before the update of this iteration: what it took to get here.
+        # Before the update of this iteration: the cost so far.
         row: Row = {
             "method": run.method,
             "seed": run.seed,
@@ -91,7 +91,7 @@ class Store:
 
     Args:
         folder: made by the first write.
-        suite: what the results are of.
+        suite: the suite of the results.
 
     Attributes:
         best_of_n: rows of the baseline that trains nothing, as they were found; none of another

@@ -63,7 +63,7 @@ class Truth(Protocol):
         """
 
     def factors(self, videos: Tensor) -> Factors | None:
-        """Read off what clips show, whatever they were asked for.
+        """Read off the factors that clips show, whatever their captions say.
 
         Args:
             videos: (N, F, H, W, 3) in [0, 1].

@@ -25,7 +25,7 @@ from reelrl.zoo.streams import last_streams
 
 T = TypeVar("T")
 _busy = threading.Lock()
-"""Held while this process does what must not be cut off."""
+"""Held during work of this process that must not be cut off."""
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def enter(heard: Connection, imports: Sequence[str]) -> None:
 
     Args:
         heard: the reading end of the parent's pipe.
-        imports: modules that register what it works with.
+        imports: modules that register its rewards and estimators.
     """
     # The cores are busy with the other runs.
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """The generated part of estimator pages: ``reelrl report estimator-pages --out docs/estimators``.
 
-Prose is written by hand; what the registry knows (requirements, presets, settings) stands between
+Prose is written by hand; the registry's facts (requirements, presets, settings) stand between
 two markers and is rewritten from it, so that a page cannot disagree with the code. The site shows
 an estimator without a written page by its docstring (:func:`drafted`).
 """

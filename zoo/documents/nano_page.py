@@ -199,7 +199,7 @@ Captions and noise are the same in both sheets; each row is one clip, frame by f
 
 ## Quality
 
-GOLD is the product of three axes, each in [0, 1]: `align` (shows what the caption says), `phys`
+GOLD is the product of three axes, each in [0, 1]: `align` (shows the captioned factors), `phys`
 (one steady shape at constant velocity) and `fid` (looks like a clean clip). Means over {count}
 clips, fixed captions and noise, Euler ODE, shift 3. The `compositional` captions (purple triangles,
 white circles) were never trained on.

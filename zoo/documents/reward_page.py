@@ -40,8 +40,9 @@ marks name properties of a component:
 {without}
 
 Clips with fewer frames than the formula needs have no number: `nan`, and masked. Flow and phase
-correlation work on grey frames of a short side of about 64 pixels. JPEG sizes count what a frame
-adds to the file of a flat clip, since the tables of the format weigh more than a frame of 32x32.
+correlation work on grey frames of a short side of about 64 pixels. JPEG sizes count the bytes that
+a frame adds to the file of a flat clip, since the tables of the format weigh more than a frame of
+32x32.
 
 A clip whose first or last frame has pixels below -0.5 or above 1.5, as bytes kept as floats do, is
 refused: the call raises.
@@ -50,10 +51,10 @@ refused: the call raises.
 become theirs.
 
 `pairwise_distance` and `vendi` score a set: all clips of a batch with one `infos[i]["group_id"]`,
-else one `prompt_id`, else one caption. A clip earns what its set would lose without it. All clips
-of a set must be in one batch, so let `num_envs` be a multiple of the group size. z_i is the clip
-at 16 frames of 16x16 cells, less its mean colour; override `embed` of a `GroupReward` for other
-features, and `utility` for another worth. Clips without texture have nothing to compare: they
+else one `prompt_id`, else one caption. A clip earns the loss of its set without that clip. All
+clips of a set must be in one batch, so let `num_envs` be a multiple of the group size. z_i is the
+clip at 16 frames of 16x16 cells, less its mean colour; override `embed` of a `GroupReward` for
+other features, and `utility` for another worth. Clips without texture have nothing to compare: they
 count as equal to each other and unlike all others.
 
 ## With weights
@@ -93,7 +94,7 @@ normalise=False, seed=0` is InstructVideo's sampling and attenuation.
 
 [The attacks](attacks.md) are the evidence for both.
 
-## What fools which reward
+## Attacks that fool each reward
 
 Mean over {count} clean training clips (seed {seed}) and over the same clips under
 [every attack](attacks.md); for the two set components the worth U(S) of sets of {group}, since a
@@ -129,7 +130,7 @@ def programmatic() -> list[str]:
 
 
 def _section(names: Sequence[str], weights: bool = False) -> str:
-    header = ["name", "what", "formula", "range", "better", "gradient", "fps", "source"]
+    header = ["name", "meaning", "formula", "range", "better", "gradient", "fps", "source"]
     rows = []
     for name in names:
         reward: Any = reward_class(name)
@@ -163,7 +164,7 @@ def _cell(reward: Any, attacked: torch.Tensor, clean: torch.Tensor) -> str:
     sign = 1 if reward.higher_is_better else -1
     gain = sign * float(attacked.mean() - clean.mean())
     mean = float(attacked.mean())
-    # What is left below this is rounding, which no two machines share.
+    # A rest below this is rounding, which no two machines share.
     text = f"{mean if abs(mean) > 5e-7 else 0.0:.2g}"
     return f"**{text}**" if gain > max(0.1 * float(clean.std()), 1e-6) else text
 

@@ -1,4 +1,4 @@
-"""What TaRoS's published formula does to a saturated component, and which options change it.
+"""Effect of TaRoS's published formula on a saturated component, and of its options.
 
 Three tables: the weights of a saturated, a fresh and a half-way component under every option; the
 beta at which a component that saturates begins to lose weight; and who drives the update, as the

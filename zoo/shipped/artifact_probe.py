@@ -4,7 +4,7 @@ Run ``python -m reelrl.zoo.shipped.artifact_probe MODEL``.
 
 Clean MovingShapes clips against the same clips under the attacks that show in a single frame, by
 logistic regression on a frozen encoder's features. Some of those attacks are kept out of training:
-what the probe makes of them is all that is known of artifacts it has not seen.
+the probe's answers on them are the only evidence about artifacts it has not seen.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class MAPOMICA(Estimator):
         Attributes:
             alpha: weight of the per-step part; 0.5 to 0.7 is best in the paper.
             beta: weight of the pooled part.
-            scope: what the immediate reward is pooled over besides the steps.
+            scope: the axis over which the immediate reward is pooled besides the steps.
             group: ddof, epsilon and its place, of both parts.
         """
 
@@ -249,7 +249,7 @@ def _per_step(work: Work, steps: Masked, group: NormSpec) -> Signal:
 
 
 def _counted(work: Work, steps: Float[Tensor, "P G T"]) -> Bool[Tensor, "P G T"] | None:
-    """(P, G, T) what ``step_mask`` and a ``valid`` of steps leave, or None if that is all."""
+    """(P, G, T) steps that ``step_mask`` and ``valid`` leave, or None if they leave all."""
     if work.dense:
         got = work.scores.values.shape[2]
         if got != steps.shape[2]:

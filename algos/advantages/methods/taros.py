@@ -62,7 +62,7 @@ class TaRoS(Estimator):
                 when all before it have passed their thresholds and closes when it passes its own.
             sparsity_ref: the difference is with the "next" component (printed eq. 6) or from the
                 "previous" one, S_{j-1} - S_j (a third-party version of v1).
-            spread: what S is: "hoyer" as published, "cv" std / |mean|, or "std".
+            spread: choice of S: "hoyer" as published, "cv" std / |mean|, or "std".
             scope: statistics of each "group" as published, or of the whole "batch".
             rescale: bring rewards to [0, 1] by their declared bounds first, for the thresholds and
                 for the sum alike.

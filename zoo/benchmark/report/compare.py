@@ -1,4 +1,4 @@
-"""Methods against each other: differences, ranks, what was predicted, and the null control."""
+"""Methods against each other: differences, ranks, predictions, and the null control."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def _chart(chart: Json) -> str:
         f'<option value="{i}">{escape(view["name"])}</option>'
         for i, view in enumerate(chart["views"])
     )
-    select = f'<select aria-label="what to plot">{choices}</select>'
+    select = f'<select aria-label="numbers to plot">{choices}</select>'
     return (
         f'<figure class="chart" id="{escape(chart["id"])}"><div class="bar">'
         f"<h4>{escape(chart['title'])}</h4>{select if len(chart['views']) > 1 else ''}"

@@ -36,7 +36,7 @@ class Results:
     """Every measure of every finished run, lined up by seed so that methods pair.
 
     Attributes:
-        suite: what was read.
+        suite: the results as read.
         split: prompts on which the measures were taken.
         values: (scenario, method) -> measure -> (seeds,), nan for a seed without the run.
     """
@@ -198,7 +198,7 @@ def half_way(suite: RecordedSuite, split: str) -> tuple[float, float]:
 def _pace(scenario: RecordedScenario, method: str) -> float:
     """Seconds an iteration takes by a method: the median over all of its runs.
 
-    A run's own clock also tells what else the machine did at the time, which no method is to blame
+    A run's own clock also counts other work of the machine at the time, which no method is to blame
     for.
     """
     took = [

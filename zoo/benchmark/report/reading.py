@@ -133,7 +133,7 @@ class RecordedSuite:
         methods: in the order of ``suite.json``, unlisted ones behind.
         seeds: sorted.
         best_of_n: rows of the baseline without training, as text.
-        damage: of the files that were read; what is damaged is in no other attribute.
+        damage: of the files that were read; damaged rows are in no other attribute.
     """
 
     folder: Path

@@ -76,7 +76,7 @@ def _train(
     loss_of: Callable[[Tensor, torch.Generator], Tensor],
     log: SummaryWriter,
 ) -> None:
-    """Train what ``training`` holds on fresh clips to the end, logging and saving on the way."""
+    """Train the model of ``training`` on fresh clips to the end, logging and saving on the way."""
     progress = training.progress(title)
     for step in progress:
         stream = generator_for(config, 1, step)

@@ -151,8 +151,8 @@ def groups(found: dict[str, Any]) -> Iterator[str]:
         "standard deviation within a caption, and the variation over clusters of captions, one "
         f"per colour and shape ({found['clusters']}): standard deviation over mean of the "
         "clusters' mean scores, as TaRoS (arXiv 2511.19356, figure 4) reports it for judges: 3.4 % "
-        "for a 72B judge, 55.8 % for a video reward model. Compare "
-        "with the gold axis's own variation, which is honest.",
+        "for a 72B judge, 55.8 % for a video reward model. The "
+        "last column is the gold axis's own variation, which is real.",
         "",
     )
     rows = [

@@ -100,7 +100,7 @@ def model_videos(model: str, split: str, count: int) -> tuple[Tensor, list[str]]
 
 
 def question_sets(count: int) -> dict[str, Callable[[], tuple[Tensor, list[str]]]]:
-    """Name -> what makes clips and captions: origin of the clip, and of its caption."""
+    """Name -> functions that make clips and captions: origin of the clip, and of its caption."""
     sets: dict[str, Callable[[], tuple[Tensor, list[str]]]] = {}
     for place, split in enumerate(("train", "compositional")):
         sets[f"drawn, {split}"] = partial(drawn_clips, count, stream(place), split)
@@ -253,7 +253,7 @@ def speed_report(folder: Path, count: int = 64) -> dict[str, Any]:
 
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
-    """Everything the card says, except what training left in the record."""
+    """Everything the card says, except the part that training left in the record."""
     folder = model_folder(config.model)
     judge = QwenVL.from_pretrained(folder)
     return {

@@ -26,7 +26,7 @@ class Packed:
     Attributes:
         ids: (N, L) tokens.
         positions: (3, N, L) time, row and column of each token.
-        mask: (N, 1, L, L) bool, what sees what.
+        mask: (N, 1, L, L) bool, whether the row attends to the column.
         ends: (N, L) bool, the last token of each question.
         order: for each true entry of ``ends``, in reading order, the question it ends.
     """

@@ -62,8 +62,8 @@ class Question:
     Attributes:
         kind: one of :data:`KINDS`.
         clip: row of the clip in its batch.
-        rubric: what makes the clip good; None for an open question.
-        caption: what it should show; empty if that does not matter.
+        rubric: the criterion of a good clip; None for an open question.
+        caption: of the clip; empty if it does not matter.
         answer: one word.
     """
 

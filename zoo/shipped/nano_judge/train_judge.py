@@ -39,7 +39,7 @@ MODEL_CLIPS = "models.safetensors"
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Everything that decides what is trained."""
+    """Everything that decides the trained weights."""
 
     out: Path = Path("runs/nano-judge")
     """Folder of the run: state file, log, clips of the video models, exported judge."""

@@ -75,11 +75,11 @@ def run_ablation(
     cache: Path = CACHE,
     report: Report = print,
 ) -> int:
-    """Do what is missing of a plan.
+    """Make the missing runs of a plan.
 
     Args:
         config: settings of all runs; dimension, head, loss and seed are the plan's.
-        plan: what is compared.
+        plan: the compared settings.
         out: folder of the runs.
         results: folder of the table.
         cache: of clips and hidden states.

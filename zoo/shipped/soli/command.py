@@ -1,4 +1,4 @@
-"""What ``reelrl train-reward`` does: one reward model, or an ablation."""
+"""The command ``reelrl train-reward``: one reward model, or an ablation."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def make_shard(shard: Shard) -> Labelled:
             prompts = _draw(shard.count, generator)
         attack = ATTACKS.get(shard.source.name)
         videos = clips.videos if attack is None else attack.generate(clips, generator)
-    # Judged is what is stored and shown: 8 bits, as in a rollout.
+    # Clips are judged as they are stored and shown: 8 bits, as in a rollout.
     quantised = (videos.clamp(0, 1) * 255).round().to(torch.uint8)
     axes = gold_axes_of_prompts(quantised.float() / 255, prompts)
     gold = torch.stack([getattr(axes, axis) for axis in AXES], dim=1)
