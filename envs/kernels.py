@@ -65,6 +65,7 @@ class Coefficients:
 
     def index_of(self, sigma: Float[Tensor, " N"] | Float[Tensor, "N 1"]) -> Int[Tensor, " N"]:
         """(N,) step that starts at the level nearest to each of ``sigma`` (N,) or (N, 1)."""
+        # The nearest and not an equal level, because observations carry it in float32.
         distance = self.sigma[None] - sigma.reshape(-1, 1).to(self.sigma.dtype)
         return distance.abs().argmin(dim=1)
 
@@ -112,6 +113,7 @@ class StepKernel(ABC):
             raise ValueError(
                 f"sigmas must fall strictly from exactly 1 to exactly 0, got {sigmas.tolist()}"
             )
+        # Levels fall strictly from 1, so the second one is the highest below 1.
         return self.coefficients(sigmas[:-1], sigmas[1:], sigmas[1])
 
 
@@ -154,6 +156,7 @@ class FlowKernel(StepKernel):
         s = self.diffusion(sigma, ceiling)
         if not self.stochastic_last:
             s = torch.where(following > 0, s, 0.0)
+        # The noise estimate is x + (1 - sigma) v, so the drift enters the weights of both.
         drift = s * s * change / (2 * sigma)
         std = s * (-change).sqrt()
         return Coefficients(sigma, 1 + drift, change + drift * (1 - sigma), s, std)
@@ -261,7 +264,9 @@ class CPS(StepKernel):
         std = following * angle.sin()
         kept = following * angle.cos()
         latent_weight = 1 - following + kept
+        # The mean with both estimates written out in the latent x and the output v.
         output_weight = kept * (1 - sigma) - sigma * (1 - following)
+        # CPS has no diffusion of its own; this is the one that gives its step width.
         diffusion = std / (sigma - following).sqrt()
         return Coefficients(sigma, latent_weight, output_weight, diffusion, std)
 

@@ -141,6 +141,7 @@ class Moments:
         count, mean, m2, top = gather(own[None]).unbind(1)
         total = count.sum(0)
         grand = (count * mean).sum(0) / torch.where(total == 0, 1.0, total)
+        # Within the ranks, plus between them: no difference of large squares that would cancel.
         m2 = m2.sum(0) + (count * (mean - grand) ** 2).sum(0)
         return Moments(total, grand, m2, top.amax(0))
 
@@ -176,6 +177,7 @@ class GroupStats:
         mean = group_sum(x.values) / count.clamp(min=1)
         centred = x.values - mean
         if x.mask is not None:
+            # A missing score is stored as 0, and centring has moved it.
             centred.masked_fill_(~x.mask, 0.0)
         top = group_top(x.sizes)
         return cls(count, mean, group_sum_of(torch.square, centred), top, centred)
@@ -317,6 +319,7 @@ def _batch_factor(
     if spec.scale == "none":
         return torch.ones_like(batch.mean), None
     std = batch.std(spec.ddof)
+    # One sample has no spread, whatever ddof says.
     noise = (batch.count <= max(spec.ddof, 1)) | is_noise(std, batch.top, tol)
     return torch.where(noise, 0.0, _inverse(std, noise, spec)), std
 
@@ -367,6 +370,7 @@ def _std(
 def _finish(
     x: Masked, centred: Tensor, factor: Tensor, scale: Tensor | None, spec: NormSpec
 ) -> Normalised:
+    # In place only where `centred` is a fresh tensor: the caller keeps its scores.
     values = centred * factor if centred is x.values else centred.mul_(factor)
     if x.mask is not None:
         values = values.masked_fill_(~x.mask, 0.0)
@@ -381,6 +385,7 @@ def _clip(x: Masked, spec: NormSpec, scale: Tensor | None) -> Normalised:
 
 
 def _keep_singletons(x: Masked, stats: GroupStats, done: Normalised, spec: NormSpec) -> Normalised:
+    # verl takes 1 as the std of a single member and adds epsilon to it.
     raw = x.values / (1 + spec.eps) if spec.scale == "group" else x.values
     values = torch.where(stats.count == 1, raw, done.out.values)
     return Normalised(Masked(values, x.mask), done.scale, done.clipped)

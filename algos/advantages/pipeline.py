@@ -230,11 +230,13 @@ class Estimator(ABC):
         """Transforms, credit, the estimator and post steps, on an opened batch."""
         for transform in self.config.transforms:
             work = transform(work)
+        # After the transforms, which may need the rewards of single steps.
         work = assign_credit(work, self.config.credit, self.discount)
         if state is None:
             state = self.init_state(work.names)
         else:
             self._check_state(state, work.names)
+        # A state from a checkpoint is on the host.
         state = {key: value.to(work.device, non_blocking=True) for key, value in state.items()}
         signal, state = self.estimate(work, state)
         for post in self.config.post:
@@ -319,6 +321,7 @@ def assign_credit(work: Work, credit: str, gamma: float = 1.0) -> Work:
         some = None if mask is None else mask.any(2, keepdim=True).expand_as(values)
     else:
         credited = return_to_go(values, gamma)
+        # True where this step or a later one is known.
         some = None if mask is None else mask.flip(2).cummax(2).values.flip(2)
     counted = valid_mask(work.batch, values)
     some = some if some is None or counted is None else some & counted
@@ -328,6 +331,7 @@ def assign_credit(work: Work, credit: str, gamma: float = 1.0) -> Work:
 def return_to_go(values: Float[Tensor, "P G T K"], gamma: float) -> Float[Tensor, "P G T K"]:
     """R_t = sum_{t' >= t} gamma^(t' - t) r_t' along axis 2 of (P, G, T, K)."""
     steps, total = [], torch.zeros_like(values[:, :, :1])
+    # Backwards, so that each sum is made from the next one.
     for t in reversed(range(values.shape[2])):
         total = values[:, :, t : t + 1] + gamma * total
         steps.append(total)

@@ -150,6 +150,7 @@ class Transitions:
 
     def _by_step(self, order: Int[Tensor, " M"]) -> list[tuple[int, KeptStep, Tensor]]:
         """Column, step and places in the step of sorted items, for the steps that have any."""
+        # Items are numbered step after step, so each step is one run of the sorted numbers.
         bounds = torch.searchsorted(order, torch.tensor(self._offsets)).tolist()
         places = zip(self.steps, bounds[:-1], bounds[1:], strict=True)
         return [
@@ -166,6 +167,7 @@ class Transitions:
         start, above = 0, 1
         for step in self.steps:
             count = len(step.row) // num_groups
+            # Children of a node are neighbours; nodes are numbered level after level.
             parents.append(start + torch.arange(count) // (count // above))
             edges.append(step.log_prob.to(torch.float32).view(num_groups, count))
             start, above = start + above, count

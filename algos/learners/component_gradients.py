@@ -57,6 +57,7 @@ def balanced(
         alphas: (K,) on the simplex.
         gram: (K, K) of :func:`gram_matrix`.
     """
+    # Rounding may leave a tiny negative number where a gradient is 0.
     norms = gram.diagonal().clamp(min=0).sqrt()
     valid = norms.isfinite() & (norms > 0)
     mean = torch.where(valid, norms, 0.0).sum() / valid.sum().clamp(min=1)

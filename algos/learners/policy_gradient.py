@@ -180,6 +180,7 @@ class TransitionObjective:
     def active(self) -> Int[Tensor, " A"]:
         """Transitions (on the host) that have a gradient."""
         signal = self.signal
+        # A transition without a gradient would cost a forward pass and change nothing.
         moving = signal.advantages != 0
         if self.per_component and signal.components is not None:
             moving = (signal.components.nan_to_num(nan=0.0) != 0).any(dim=1)
@@ -224,6 +225,7 @@ class TransitionObjective:
     ) -> tuple[Float[Tensor, " M"], Shaped[Tensor, " M"]]:
         """(M,) losses, and (M,) whether the bound has stopped each, or the stopped share of it."""
         if only is not None and only < 0:
+            # Only the penalty is asked for, which is no part of this loss.
             return torch.zeros_like(replay.log_ratio), torch.zeros_like(replay.log_ratio)
         if signal.components is None or (only is None and not self.per_component):
             return self.bound.loss(replay, signal.advantages)
@@ -236,6 +238,7 @@ class TransitionObjective:
 
     def _divergence(self, items: Items, output: FlowOutput) -> Float[Tensor, " M"]:
         """(M,) of the policy from its reference; the gradient is the policy's alone."""
+        # The reference is a constant: a gradient through it would pull it towards the policy.
         with torch.no_grad(), self.policy.reference():
             reference = self.policy.forward(items.obs)
         if self.config.kl_kind == "gaussian":
@@ -269,6 +272,7 @@ class TransitionObjective:
         for s, step in enumerate(self.transitions.steps):
             at_step = joined["column"] == s
             numbers[f"health/ratio_mean/step_{step.index}"] = (
+                # A mask keeps the device from waiting, as picking entries would.
                 torch.where(at_step, ratio, 0.0).sum() / at_step.sum()
             )
         return to_floats(numbers) | {"health/first_pass_log_ratio": floor}

@@ -21,6 +21,7 @@ def rate_factor(iteration: int, schedule: Schedule, total: int | None, warmup: i
         warmup: iterations in which it rises.
     """
     if iteration < warmup:
+        # Never 0, which would waste the first iteration.
         return (iteration + 1) / (warmup + 1)
     if schedule == "constant" or total is None:
         return 1.0

@@ -68,6 +68,7 @@ def signal_per_transition(output: AdvantageOutput, rollout: Rollout) -> ItemSign
         weights = torch.ones_like(components)
         if output.component_weights is not None:
             given = torch.as_tensor(output.component_weights)
+            # Weights are one row for all groups, or one row per group.
             where = () if given.ndim == 1 else (group,)
             weights = pick(given, *where, trailing=1).expand_as(components)
     gate = output.kl_gate
@@ -121,6 +122,7 @@ def _clip_weights(
 ) -> Float[Tensor, "N S"]:
     """(N, S) float64 on the host, weight of each clip at each kept step; 0 if not scored."""
     steps = len(transitions.steps)
+    # A clip without any score has no advantage and must not dilute the average.
     scored = rollout.valid.any(dim=1).cpu().double()[:, None].expand(-1, steps)
     if output.sample_weight is None:
         return scored

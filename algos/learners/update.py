@@ -73,6 +73,7 @@ class Updater:
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
+        # bfloat16 has the range of float32, so only float16 needs a loss scale.
         half = policy.config.precision == "float16"
         self.scaler = torch.amp.GradScaler(policy.model.device.type, enabled=half)
         self.ema = EMA(policy.parameters, config.ema_decay) if config.ema_decay else None
@@ -191,6 +192,7 @@ class Updater:
                 lambda part: objective(part, total), index, lambda: None, lambda loss: None
             )
         for parameter, part, extra in zip(self.parameters, mixed, penalty, strict=True):
+            # The penalty belongs to no component, so it is added after the balance.
             parameter.grad = part + extra
         return seen
 
@@ -198,6 +200,7 @@ class Updater:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         length: float
+        # Both numbers in one transfer, so that the host waits for the device once.
         length, value = torch.stack([norm.double(), loss.double()]).tolist()
         if not (math.isfinite(length) and math.isfinite(value)):
             self._skip(value, length)
@@ -283,6 +286,7 @@ class GradientMaker:
         total, numbers = torch.zeros((), dtype=torch.float64), []
         # Of several processes some may have no transition with a signal.
         for chunk in torch.split(index, self.micro_batch) if len(index) else ():
+            # `items` returns transitions in sorted order, and the signal must have the same one.
             loss, seen = part(chunk.sort().values)
             backward(loss)
             total = total.to(loss.device) + loss.detach()
