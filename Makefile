@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := build/src
 
-.PHONY: setup test test-fast lint types check faults bench docs clean
+.PHONY: setup test test-fast lint types prose check faults bench docs clean
 
 setup: .venv/.installed
 
@@ -29,7 +29,10 @@ types: setup
 	$(BIN)/python .ci/link_sources.py
 	MYPYPATH=$(SOURCES) $(BIN)/python -m mypy -p reelrl
 
-# What a change must pass before it is proposed; .ci/run is the whole of it.
+prose: setup
+	$(BIN)/python docs/build/prose.py
+
+# The checks of a change before it is proposed; .ci/run is the whole of it.
 check: lint types test-fast
 
 faults: setup

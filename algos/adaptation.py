@@ -57,7 +57,7 @@ class Adaptation:
     def __call__(
         self, rollout: Rollout, prompts: Sequence[str], seed: int, iteration: int
     ) -> tuple[dict[str, float], set[int]]:
-        """Let each component learn from the clips of a rollout, those that it could score.
+        """Let each component learn from the clips of a rollout that it could score.
 
         Args:
             rollout: with all clips of this process.
@@ -71,7 +71,8 @@ class Adaptation:
         if not self.learning:
             return {}, set()
         assert rollout.videos is not None
-        # Everyone learns from everyone's clips, in one order: nobody has to be told the outcome.
+        # Every rank trains on the clips of all ranks in the same order, so that the weights stay
+        # equal without a broadcast.
         videos = rollout.ranks.gather(rollout.videos)
         captions = [prompts[i] for i in rollout.prompt_ids.tolist()]
         metrics: dict[str, float] = {}
@@ -104,7 +105,7 @@ class Adaptation:
         }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`state` made.
+        """Restore a result of :meth:`state`.
 
         Raises:
             ValueError: if it is of other components.

@@ -19,7 +19,7 @@ class TrainerConfig:
         prompts_per_iteration: P, in the order of a fresh shuffle of all prompts per pass.
         group_size: G clips per prompt.
         rollout: how clips are drawn.
-        loss: settings of the learner, an instance of its ``Config``; None is its defaults.
+        loss: settings of the learner, an instance of its ``Config``; None means its defaults.
         updates_per_iteration: optimizer steps that an iteration's items (transitions, for a policy
             gradient) are split into; fewer if fewer items have a signal.
         epochs: passes over the same items.
@@ -84,7 +84,7 @@ def check_weights(weights: Sequence[float] | None, names: Sequence[str]) -> None
     """Refuse static weights that do not fit the rewards.
 
     Args:
-        weights: of the components; None is ones.
+        weights: of the components; None means ones.
         names: of the K components.
 
     Raises:

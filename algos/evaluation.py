@@ -1,4 +1,4 @@
-"""What the policy makes without noise on the way, from fixed prompts and fixed initial noise."""
+"""Clips of the policy without noise on the way, from fixed prompts and fixed initial noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Examination(Protocol):
-    """What a learner asks for now and then."""
+    """The interface of an evaluation, which a learner calls now and then."""
 
     @property
     def every(self) -> int:

@@ -44,7 +44,7 @@ def rollout_metrics(rollout: Rollout, names: Sequence[str]) -> dict[str, float]:
 
 
 def advantage_metrics(output: AdvantageOutput, names: Sequence[str]) -> dict[str, float]:
-    """The estimator's own diagnostics, and the size of what it gives."""
+    """The estimator's own diagnostics, and the size of its advantages."""
     advantages = torch.as_tensor(output.advantages).double()
     numbers = {
         "advantage/abs_mean": advantages.abs().mean(),

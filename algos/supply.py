@@ -1,4 +1,4 @@
-"""What a rollout supplies to an estimator, and the refusal of one that needs more."""
+"""The supply of a rollout to an estimator, and the refusal of an estimator that needs more."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from reelrl.algos.collect.plan import RolloutConfig
 
 
 def supplied(rollout: RolloutConfig | None) -> frozenset[str]:
-    """Names of what an estimator is given beside rewards.
+    """Names of the inputs that an estimator is given beside rewards.
 
     Args:
-        rollout: settings of the trainer's rollouts; None is a batch of episodes that other
+        rollout: settings of the trainer's rollouts; None means a batch of episodes that other
             libraries collected, of which nothing but the rewards is known.
     """
     if rollout is None or rollout.window == "none":
@@ -24,7 +24,7 @@ def supplied(rollout: RolloutConfig | None) -> frozenset[str]:
 
 
 def missing_from(estimator: AdvantageEstimator, given: Set[str]) -> list[str]:
-    """What the estimator needs and is not given, sorted."""
+    """The needs of the estimator that are not met, sorted."""
     return sorted(estimator.requires - given)
 
 
@@ -32,7 +32,7 @@ def check_supply(estimator: AdvantageEstimator, rollout: RolloutConfig) -> None:
     """Refuse an estimator that the trainer cannot serve.
 
     Raises:
-        ValueError: naming what is in the way.
+        ValueError: naming the obstacle.
     """
     name = estimator.name
     if wanted := getattr(estimator, "needs_feedback", ""):

@@ -65,6 +65,7 @@ class Coefficients:
 
     def index_of(self, sigma: Float[Tensor, " N"] | Float[Tensor, "N 1"]) -> Int[Tensor, " N"]:
         """(N,) step that starts at the level nearest to each of ``sigma`` (N,) or (N, 1)."""
+        # The nearest and not an equal level, because observations carry it in float32.
         distance = self.sigma[None] - sigma.reshape(-1, 1).to(self.sigma.dtype)
         return distance.abs().argmin(dim=1)
 
@@ -112,6 +113,7 @@ class StepKernel(ABC):
             raise ValueError(
                 f"sigmas must fall strictly from exactly 1 to exactly 0, got {sigmas.tolist()}"
             )
+        # Levels fall strictly from 1, so the second one is the highest below 1.
         return self.coefficients(sigmas[:-1], sigmas[1:], sigmas[1])
 
 
@@ -131,7 +133,7 @@ def register_kernel(name: str) -> Callable[[K], K]:
 
 @dataclass(frozen=True)
 class FlowKernel(StepKernel):
-    """The SDE family of the module's docstring; a subclass says what the diffusion is.
+    """The SDE family of the module's docstring; a subclass defines the diffusion.
 
     Attributes:
         stochastic_last: add noise in the step to level 0 too. Off by default, because nothing is
@@ -154,6 +156,7 @@ class FlowKernel(StepKernel):
         s = self.diffusion(sigma, ceiling)
         if not self.stochastic_last:
             s = torch.where(following > 0, s, 0.0)
+        # The noise estimate is x + (1 - sigma) v, so the drift enters the weights of both.
         drift = s * s * change / (2 * sigma)
         std = s * (-change).sqrt()
         return Coefficients(sigma, 1 + drift, change + drift * (1 - sigma), s, std)
@@ -233,14 +236,15 @@ class WanSDE(FlowKernel):
 @register_kernel("cps")
 @dataclass(frozen=True)
 class CPS(StepKernel):
-    r"""Coefficient-preserving sampling (Wang and Yu 2025): no noise beyond what the level allows.
+    r"""Coefficient-preserving sampling (Wang and Yu 2025): no noise beyond the level's own.
 
     :math:`\mathrm{step\_std} = \sigma' \sin(\eta \pi / 2)` and
     :math:`\mu = (1 - \sigma') \hat x_0 + \sqrt{\sigma'^2 - \mathrm{step\_std}^2}\, \hat x_1`, with
     :math:`\hat x_0 = x - \sigma v`. The last step is deterministic by itself. The marginals are
     exact where the clip is known given the latent, at any number of steps. Where it is not, the
-    estimates vary less than what they stand for, and since the fresh noise does not shrink with the
-    step, finer steps do not mend it: of normal data with eta 0.7 a quarter of the variance is lost.
+    estimates vary less than the clips and noises that they estimate, and since the fresh noise does
+    not shrink with the step, finer steps do not mend it: of normal data with eta 0.7 a quarter of
+    the variance is lost.
 
     Attributes:
         eta: share of the noise that is drawn anew, in [0, 1]; a tensor (N,) gives every sample its
@@ -260,7 +264,9 @@ class CPS(StepKernel):
         std = following * angle.sin()
         kept = following * angle.cos()
         latent_weight = 1 - following + kept
+        # The mean with both estimates written out in the latent x and the output v.
         output_weight = kept * (1 - sigma) - sigma * (1 - following)
+        # CPS has no diffusion of its own; this is the one that gives its step width.
         diffusion = std / (sigma - following).sqrt()
         return Coefficients(sigma, latent_weight, output_weight, diffusion, std)
 

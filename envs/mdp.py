@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class State:
     """Where N episodes are.
 
-    What the host decides (how far an episode is, what it is about) stays on the host, so that no
+    The host's own decisions (the step and the prompt of an episode) stay on the host, so that no
     step has to ask the device for it.
 
     Attributes:
@@ -97,7 +97,7 @@ def transition(
 
 
 def restarted(state: State, rows: Int[NDArray[np.int64], " R"], fresh: State) -> State:
-    """``state`` with the episodes ``rows`` replaced by those of ``fresh``, in order."""
+    """``state`` with the episodes ``rows`` replaced by the episodes of ``fresh``, in order."""
     if len(rows) == len(state.step):
         return fresh
     index = torch.from_numpy(rows).to(state.latent.device)
@@ -126,7 +126,7 @@ def terminal(state: State, num_steps: int) -> Bool[NDArray[np.bool_], " N"]:
 def observation(
     state: State, sigmas: Float[Tensor, " levels"], embeddings: Float[Tensor, "P ..."] | None = None
 ) -> dict[str, Tensor]:
-    """What an agent sees of N episodes; the latent is the state's own, not a copy.
+    """The agent's observation of N episodes; the latent is the state's own, not a copy.
 
     Args:
         state: N episodes.

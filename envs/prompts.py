@@ -38,8 +38,8 @@ def resolve_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
     """Texts of a named prompt set, or the texts given.
 
     Raises:
-        ValueError: for an unknown name, an empty list, an entry that is no text, or what has no
-            order, such as a set.
+        ValueError: for an unknown name, an empty list, an entry that is no text, or a collection
+            without an order, for example a set.
     """
     if isinstance(prompts, str):
         if prompts not in PROMPT_SETS:

@@ -1,4 +1,4 @@
-"""What a policy, a learner or a tool may ask of an environment, and nothing behind it.
+"""The interface of an environment: all that a policy, a learner or a tool may ask of it.
 
 ``env.unwrapped`` of the single and of the batched environment offers it, and so does the task that
 the adapters keep of an environment; nobody has to reach through two objects.
@@ -87,11 +87,11 @@ class DenoisingEnv(DenoisingProblem, Protocol):
 
     @property
     def reward_facts(self) -> RewardFacts:
-        """What the K numbers mean: names, bounds, signs."""
+        """Meaning of the K numbers: names, bounds, signs."""
 
     @property
     def reward_failures(self) -> dict[str, str]:
-        """Name of a component -> what was said of its last failure."""
+        """Name of a component -> message of its last failure."""
 
     @property
     def reward_components(self) -> Sequence[Reward]:
@@ -112,7 +112,7 @@ def denoising_env(env: Any) -> DenoisingEnv:
     """The environment at the bottom of wrappers.
 
     Raises:
-        TypeError: if it does not offer what :class:`DenoisingEnv` lists.
+        TypeError: if it lacks a member of :class:`DenoisingEnv`.
     """
     _check_offers(DenoisingEnv, env.unwrapped)
     base: DenoisingEnv = env.unwrapped
@@ -123,7 +123,7 @@ def denoising_batch(env: Any) -> DenoisingBatch:
     """The batched environment at the bottom of wrappers.
 
     Raises:
-        TypeError: if it does not offer what :class:`DenoisingBatch` lists.
+        TypeError: if it lacks a member of :class:`DenoisingBatch`.
     """
     _check_offers(DenoisingBatch, env.unwrapped)
     base: DenoisingBatch = env.unwrapped

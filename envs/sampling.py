@@ -71,7 +71,7 @@ def euler_ode(
         embedding: (N, ...) from :meth:`VideoModel.encode`.
         noise: (N, C, T', H', W') latents at sigma 1.
         num_steps: number of steps.
-        shift: of :meth:`VideoModel.schedule`; None is the model's own.
+        shift: of :meth:`VideoModel.schedule`; None means the model's own.
         guidance_scale: of :meth:`VideoModel.guided`.
 
     Returns:

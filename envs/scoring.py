@@ -49,7 +49,7 @@ class RewardError(RuntimeError):
 
 @dataclass(frozen=True)
 class RewardFacts:
-    """What the K numbers of a reward vector mean, as plain values.
+    """Meaning of the K numbers of a reward vector, as plain values.
 
     Attributes:
         names: of the components.
@@ -119,7 +119,7 @@ class Scores:
 
     Attributes:
         known: K outputs; None where a component is at work in the background.
-        waiting: for these, by column, what waits for the output.
+        waiting: for these, by column, the function that waits for the output.
         like: (M,) of the clips' device.
     """
 
@@ -133,7 +133,7 @@ class Scores:
         return self._stack([unknown if output is None else output for output in self.known])
 
     def result(self) -> tuple[Float[Tensor, "M K"], Bool[Tensor, "M K"]]:
-        """(M, K) values and validity; waits for what is still at work.
+        """(M, K) values and validity; waits for components that are still at work.
 
         Raises:
             RewardError: if a component failed and ``on_error`` is ``"raise"``.
@@ -153,17 +153,17 @@ class RewardList:
 
     Args:
         rewards: the components, as :func:`build_reward` takes them.
-        on_error: what a component that fails, times out or cannot score a clip leads to:
+        on_error: the effect of a component that fails, times out or cannot score a clip:
             ``"mask"`` gives ``nan``, ``valid=False`` and a :class:`RewardWarning`, ``"raise"`` a
-            :class:`RewardError`. Masked are failures that may pass: of files, connections, memory,
+            :class:`RewardError`. Failures that may pass are masked: of files, connections, memory,
             numbers and unexpected replies (``OSError``, ``RuntimeError``, ``ArithmeticError``,
             ``ValueError``, ``LookupError``). A bug (:data:`BUGS`, also scores of a wrong shape or
             type and writes into the clips) raises a :class:`RewardError` in either case.
-        timeout: seconds a component may take for a batch, of one in the background those that its
-            scores are waited for; ``None`` is for ever.
+        timeout: seconds a component may take for a batch; for a component in the background, the
+            seconds of waiting for its scores; ``None`` means no limit.
 
     Attributes:
-        failures: name of a component -> what was said of its last failure.
+        failures: name of a component -> message of its last failure.
 
     Raises:
         ValueError: for an empty list, two components of one name, or an unknown setting.
@@ -412,7 +412,7 @@ def read_weights(weights: Weights, names: Sequence[str]) -> Float[np.ndarray, " 
     """Weights as a (K,) float64 array.
 
     Args:
-        weights: K numbers, or names with numbers; what is not named has weight 0.
+        weights: K numbers, or names with numbers; a component without a name in it has weight 0.
         names: of the K components.
 
     Raises:

@@ -1,6 +1,6 @@
 r"""One step of a kernel on a batch: draw it, score it, compare it.
 
-What :mod:`reelrl.envs.kernels` tabulates is applied here. Everything is computed in float32 or
+The tables of :mod:`reelrl.envs.kernels` are applied here. Everything is computed in float32 or
 better, whatever the latents are stored in.
 """
 
@@ -54,6 +54,7 @@ def advance(
     Returns:
         mean (N, ...) and step_std (N,) in float32 or, for float64 latents, float64.
     """
+    # A mean in half precision would lose the small change of one step.
     dtype = torch.promote_types(latent.dtype, torch.float32)
     rows = coefficients.to(latent.device, dtype)
     a, b = rows_like(rows.latent_weight, latent), rows_like(rows.output_weight, latent)
@@ -65,7 +66,7 @@ def sample(
 ) -> Float[Tensor, " N *rest"]:
     """Draw the next latent from standard normal ``noise`` (N, ...), rounded to ``dtype``.
 
-    What is scored, stored and replayed must be this rounded value.
+    Score, store and replay this rounded value and no other.
     """
     spread = rows_like(step.step_std, step.mean)
     return (step.mean + spread * noise.to(step.mean.dtype)).to(dtype)
@@ -90,6 +91,7 @@ def log_prob(
     std = step.step_std.double()
     squares = _squares(step.mean, value) / torch.where(std > 0, std, 1.0) ** 2
     count = value[0].numel()
+    # It cancels in a ratio of one kernel, but not between kernels of different widths.
     normaliser = std.log() + 0.5 * math.log(2 * math.pi)
     total = torch.where(std > 0, -0.5 * squares - count * normaliser, torch.nan)
     return _reduced(total, count, reduction)
@@ -113,6 +115,7 @@ def _squares(
     mean: Float[Tensor, " N *rest"], value: Float[Tensor, " N *rest"]
 ) -> Float[Tensor, " N"]:
     """Squared distance (N,), summed in float64: a sum over a video latent outgrows float32."""
+    # The stored value may be in half precision; the mean decides the precision of the difference.
     difference = value.to(mean.dtype) - mean
     return difference.square().flatten(1).sum(dim=1, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""What the single and the batched environment share: model, prompts, schedule, rewards, spaces."""
+"""Shared parts of both environments: model, prompts, schedule, rewards, spaces."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the options of a reset say of N episodes; None where they leave it open.
+    """Reset options of N episodes; None where an option is left open.
 
     Attributes:
         prompt_id: (N,).
@@ -179,7 +179,7 @@ class Task:
         """
         expected = (*batch, *self.action_space.shape)
         if isinstance(actions, Tensor):
-            # Only output="torch" says that the observed latent is the caller's tensor.
+            # With numpy output the caller may reuse its tensor after `step`, so it is copied.
             tensor = actions.detach().clone() if self.output == "numpy" else actions.detach()
         else:
             tensor = _to_tensor(actions)
@@ -234,7 +234,7 @@ class Task:
     ) -> Clips:
         """Decode M finished latents once, and begin to score them."""
         videos = self.decode(latent)
-        shown = to_uint8(videos)  # first, so that no reward can write into what is shown
+        shown = to_uint8(videos)  # first, so that no reward can write into the shown clip
         return Clips(shown, self.begin_scores(videos, prompt_id, group_id))
 
     @undisturbed
@@ -262,7 +262,7 @@ class Task:
         Args:
             latents: (N, C, T', H', W'), or (N, D) of a flat environment; array or tensor.
             prompt_ids: N rows in the list of prompts.
-            group_ids: N numbers of groups that are compared; None is a group per prompt.
+            group_ids: N numbers of groups that are compared; None means one group per prompt.
 
         Raises:
             ValueError: for a wrong shape or dtype, or an id out of range.
@@ -285,7 +285,7 @@ class Task:
     def read_options(
         self, options: Mapping[str, Any] | None, count: int, known: Sequence[str]
     ) -> Chosen:
-        """What the reset options say of ``count`` episodes.
+        """Reset options of ``count`` episodes.
 
         Raises:
             ValueError: for an unknown option or a value out of range.

@@ -105,7 +105,7 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
         rewards: list of components: a registered name, `{"name": ..., **config}`, a
             :class:`~reelrl.rewards.Reward`, or a function (videos, prompts, infos) -> scores.
         num_steps: T.
-        shift: of the noise schedule (:func:`~reelrl.envs.schedule.sigma_schedule`); None is the
+        shift: of the noise schedule (:func:`~reelrl.envs.schedule.sigma_schedule`); None means the
             model's own, 3 for the shipped ones.
         num_frames: frames of a clip; Wan needs 4k + 1.
         height: pixels; Wan needs a multiple of 16.
@@ -122,7 +122,7 @@ class TextToVideoEnv(BaseEnv, gym.Env[Any, Any]):
         device: where a model given by name or folder is put; default the CPU.
         on_reward_error: a component that fails, times out or cannot score a clip is masked with a
             warning (`mask`) or stops the run (`raise`). A bug in a component always stops the run.
-        reward_timeout: seconds a component may take for one batch; None is for ever.
+        reward_timeout: seconds a component may take for one batch; None means no limit.
         render_mode: `rgb_array`, a contact sheet of the current estimate of the clean clip where
             whoever acts knows one and of the decoded latent elsewhere; `rgb_array_list`, its
             frames.

@@ -111,7 +111,7 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
         seed: int | Sequence[int | None] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> tuple[Any, Infos]:
-        """Begin all episodes, or those of ``options["reset_mask"]``.
+        """Begin all episodes, or the episodes of ``options["reset_mask"]``.
 
         Args:
             seed: sub-environment i gets ``seed + i``, or entry i; None goes on with its generator.
@@ -244,7 +244,7 @@ class TextToVideoVectorEnv(BaseEnv, VectorEnv[Any, Any, Any]):
         return np.flatnonzero(flags)
 
     def _read_late_scores(self, options: Mapping[str, Any]) -> bool:
-        # Episodes that go on keep what was asked for them.
+        # Episodes that go on keep their own options.
         going_on = options.get("reset_mask") is not None and self._late_scores
         late = options.get("late_scores", going_on)
         if not isinstance(late, bool):

@@ -2,7 +2,7 @@
 
 Four packages, and imports only ever go down a floor:
 
-* :mod:`reelrl.rewards` -- what a clip is worth
+* :mod:`reelrl.rewards` -- scores for clips
 * :mod:`reelrl.envs` -- the denoising MDP and the video models that live in it
 * :mod:`reelrl.algos` -- policies, advantage estimators, learners
 * :mod:`reelrl.zoo` -- presets, benchmark, reports, command line

@@ -84,14 +84,14 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Stated:
-    """What the annotation of a field says of its value.
+    """The rules that a field's annotation sets for its value.
 
     Attributes:
         name: of the field.
-        optional: True if None is a value.
+        optional: True if the field may be None.
         limits: conditions on every other value; none where the annotation is a choice of types.
         is_tuple: True if a list stands for a tuple.
-        length: of the tuple; None is any.
+        length: of the tuple; None means any length.
     """
 
     name: str
@@ -110,7 +110,7 @@ def check_fields(config: Any, path: str = "") -> None:
 
     Args:
         config: the dataclass.
-        path: what stands before a field's name in error messages.
+        path: prefix of a field's name in error messages.
 
     Raises:
         ValueError: for a value outside of its limits, or a tuple of another length.

@@ -26,8 +26,8 @@ class Registry(Mapping[str, T]):
     """Things of one kind by name, in alphabetical order.
 
     Args:
-        kind: what one of them is called in error messages.
-        package: dotted name of a package whose modules register what they define; all of them,
+        kind: name of one entry's kind in error messages.
+        package: dotted name of a package whose modules register their entries; all of them,
             and all of its sub-packages, are imported when the registry is first read. None means
             that whoever registers is imported anyway. A module whose name starts with ``_`` is
             left out: it registers nothing and may need a library that is slow to load.
@@ -84,7 +84,7 @@ class Registry(Mapping[str, T]):
 
     @contextmanager
     def isolated(self, keep: Callable[[T], bool] = lambda entry: True) -> Iterator[None]:
-        """A context that begins with some of the entries and forgets what it registered.
+        """A context that begins with some of the entries and forgets later ones at its end.
 
         Args:
             keep: tells the entries that are known inside; by default all of them.

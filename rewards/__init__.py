@@ -1,4 +1,4 @@
-"""What a clip is worth: reward components, their registry, and the MovingShapes world.
+"""Scores for clips: reward components, their registry, and the MovingShapes world.
 
 Each module of this package and of its sub-packages is found by itself when a component is first
 asked for by name. None of them loads a library of models: components that need weights load it when

@@ -1,10 +1,10 @@
 """Components that learn along with the policy: a score that moves on, version by version.
 
-A component that stays as it is gets optimised until its errors are all that is left. One that is
-retrained on what the policy makes now closes the holes the policy has found, at a price: a number
-of one version cannot be compared with a number of another. So each version says which it is, in
-what caches keep (:attr:`AdaptiveReward.fingerprint`) and to the learner, which forgets whatever it
-had learned of the old scale.
+A component that stays as it is gets optimised until its errors are all that is left. A reward that
+is retrained on the policy's present clips closes the holes the policy has found, at a price: a
+number of one version cannot be compared with a number of another. So each version has a number.
+Caches see it in :attr:`AdaptiveReward.fingerprint`, and the learner forgets all that it had learned
+of the old scale.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class AdaptiveReward(Reward):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Become what :meth:`state_dict` was taken of.
+        """Take over a state that :meth:`state_dict` made.
 
         Raises:
             ValueError: for the state of something else.
@@ -92,7 +92,7 @@ class AdaptiveReward(Reward):
 
 
 def adaptive_parts(reward: Reward) -> dict[str, AdaptiveReward]:
-    """What learns along in a component, by its path: through wrappers, and in each member of many.
+    """The parts of a component that learn along, by path, inside wrappers and ensemble members too.
 
     Raises:
         ValueError: if two of them have one path.
@@ -118,7 +118,7 @@ def check_state(name: str, state: Mapping[str, Tensor], expected: Mapping[str, T
     """See that a state has the tensors it should.
 
     Raises:
-        ValueError: naming what differs.
+        ValueError: naming the difference.
     """
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     wanted = {key: tuple(value.shape) for key, value in expected.items()}

@@ -58,7 +58,7 @@ LABEL_RANGE = re.compile(_TO, re.IGNORECASE)
 ANOTHER = re.compile(
     rf"{_BLANKS}{_BETWEEN}{_BLANKS}\.?[0-9]|[ \t]{{0,9}}%|,[0-9]|[ \t*_]{{1,9}}[0-9]", re.IGNORECASE
 )
-"""What makes a number one end of a range, a share, or one of two."""
+"""Signs next to a number that make it one end of a range, a share, or one of two numbers."""
 UNIT = re.compile(r"[ \t*_]{0,9}(?:points?|stars?|marks?|pts)\b", re.IGNORECASE)
 # After a full stop "out of" begins another sentence, so nothing but blanks may stand between.
 OUT_OF = re.compile(
@@ -84,7 +84,7 @@ def fill(template: str, caption: str) -> str:
 
 
 def after_thinking(answer: str) -> str:
-    """What follows the last ``</think>``; nothing if thinking never ended."""
+    """The text after the last ``</think>``; nothing if thinking never ended."""
     if "<think>" in answer and "</think>" not in answer:
         return ""
     return answer.rsplit("</think>", 1)[-1]
@@ -94,9 +94,9 @@ def last_score(answer: str, low: float, high: float) -> float:
     """The score an answer ends on, or ``nan`` if there is none in [low, high].
 
     A JSON object with the key ``score`` that begins the answer, or a line of it, is the answer:
-    what is written in it and after it does not speak. Elsewhere read is what stands last of
-    ``"score": x``, ``<Score>x</Score>`` and ``Score: x`` with any words before the colon, where
-    after an object in the middle of a line only a label that begins a line counts. An answer
+    the words in it and after it do not count. Elsewhere the last one counts of
+    ``"score": x``, ``<Score>x</Score>`` and ``Score: x`` with any words before the colon. After
+    an object in the middle of a line, only a label that begins a line counts. An answer
     without these may be nothing but a number.
 
     A range of scores is none, and an ``x/n``, ``x of n`` or ``x (m to n)`` counts only on the scale
@@ -137,7 +137,7 @@ def named_score(answer: str, name: str, low: float, high: float) -> float:
 
 
 def stands_alone(text: str, place: int, low: float, high: float) -> bool:
-    """Whether what stands at a place is one score in [low, high], by what follows it."""
+    """Whether the text at a place is one score in [low, high], judged by the text after it."""
     return not math.isnan(_read(text, place, low, high)[0])
 
 
@@ -221,7 +221,7 @@ _DECODER = json.JSONDecoder(parse_int=float)  # an integer of thousands of digit
 def _long_object(said: str) -> tuple[Any] | None:
     """The score of the object that a long answer begins with and ends in, in a 1-tuple.
 
-    Its explanation may be longer than what is kept, and may be cut off.
+    Its explanation may be longer than the text that is kept, and may be cut off.
     """
     opened = said[:16].find("{")
     if opened < 0 or said[:opened].strip("` \njson"):

@@ -1,4 +1,4 @@
-"""The door of constructors: arguments that do not fit end in one line that says what would."""
+"""Checks of constructor arguments: a wrong one ends in one line that names values that fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_with(make: Callable[..., T], arguments: Mapping[str, Any], what: str) 
     Args:
         make: a class or function.
         arguments: by name.
-        what: is made, for the message, such as ``"reward 'gold'"``.
+        what: name of the object, for the message, for example ``"reward 'gold'"``.
 
     Raises:
         ValueError: for an unknown name, with the nearest known one, a missing argument, or a value
@@ -48,7 +48,7 @@ def build_with(make: Callable[..., T], arguments: Mapping[str, Any], what: str) 
 def settings_of(
     make: Callable[..., Any],
 ) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """Arguments by name and their annotations, those that ``**config`` passes on included."""
+    """Arguments by name and their annotations, with the arguments that ``**config`` passes on."""
     known: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}
     for number, function in enumerate(_constructors(make)):
@@ -113,7 +113,7 @@ def _check_names(
 
 
 def _constructors(make: Any) -> list[Any]:
-    """The function itself, or what a class's ``__init__`` hands ``**config`` on to."""
+    """The function itself, or the function that a class's ``__init__`` hands ``**config`` on to."""
     if not inspect.isclass(make):
         return [make]
     own = [k.__dict__["__init__"] for k in make.__mro__[:-1] if "__init__" in k.__dict__]

@@ -14,14 +14,14 @@ from reelrl.rewards.cache import adopt
 
 
 class AsyncReward(Reward):
-    """Scores a batch in a thread of its own; values are those of the component in it.
+    """Scores a batch in a thread of its own, with the values of the wrapped component.
 
-    :meth:`begin` starts and returns at once; what it returns waits for the scores. Calling the
-    component is both in one, so whoever knows nothing of this class loses nothing but the overlap.
+    :meth:`begin` starts and returns an object at once, whose result waits for the scores. Calling
+    the component does both, so code that does not know this class loses only the overlap.
     Batches are scored one after the other, in the order they were begun: the component is never
     entered twice.
 
-    What overlaps is what releases Python's global lock: waiting for a server, work on an
+    Only work that releases Python's global lock overlaps: waiting for a server, work on an
     accelerator, and long tensor operations. A judge that computes on the CPU competes with the
     sampler for the same cores and gains nothing.
 
@@ -48,7 +48,7 @@ class AsyncReward(Reward):
         """Start scoring N clips (N, F, H, W, 3).
 
         Returns:
-            A function that waits for the scores, and raises what the component raised.
+            A function that waits for the scores, and raises the component's exception.
         """
         # The caller may reuse its memory before the thread has read it.
         clips, texts = videos.detach().clone(), list(prompts)

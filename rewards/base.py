@@ -34,7 +34,7 @@ class RewardAbort(RuntimeError):
 
 
 class RewardWarning(UserWarning):
-    """A reward component does not do what it declares: most often it failed and is masked."""
+    """A reward component breaks its declaration: most often it failed and is masked."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Reward(ABC):
     """One component of the reward vector.
 
     Subclasses set the class attributes and implement :meth:`score`; calling the instance checks the
-    input and wraps the scores. What depends on the arguments, such as the name of a component made
-    of another one, is set by the constructor.
+    input and wraps the scores. The constructor sets each attribute that depends on the arguments,
+    for example the name of a component made of another one.
 
     Attributes:
         name: registry name, also the column name in logs.
@@ -98,7 +98,7 @@ class Reward(ABC):
         least_side: pixels that the height and the width of a frame must have.
     """
 
-    # Not ClassVar: what wraps another component has that one's, per instance.
+    # Not ClassVar: a wrapper takes over its component's values, per instance.
     name: str
     bounds: tuple[float, float]
     higher_is_better: bool = True
@@ -150,8 +150,8 @@ class Reward(ABC):
         Args:
             videos: (N, F, H, W, 3) floats in [0, 1], a tensor or a NumPy array.
             prompts: N captions.
-            infos: N dicts of per-clip facts, see :func:`~reelrl.rewards.group.group_rows`; None is
-                empty ones.
+            infos: N dicts of per-clip facts, see :func:`~reelrl.rewards.group.group_rows`; None
+                means N empty dicts.
 
         Raises:
             ValueError: if ``videos`` is not (N, F, H, W, 3) floating point in about [0, 1], or the
@@ -220,7 +220,7 @@ class Reward(ABC):
         prompts: Sequence[str],
         infos: Sequence[Mapping[str, Any]],
     ) -> Tensor:
-        """Scores of all clips; those that are not ``finite`` are left out and get ``nan``."""
+        """Scores of all clips; clips that are not ``finite`` are left out and get ``nan``."""
         if bool(finite.all()):  # a copy of large clips costs more than scoring them
             return self.score(videos, prompts, infos)
         rows = finite.nonzero().flatten()
@@ -241,7 +241,7 @@ class Reward(ABC):
         return f"{type(self).__name__}(name={self.name!r}, bounds=({low:g}, {high:g}))"
 
 
-def writes_into(videos: Tensor) -> tuple[int, float]:
+def writes_into(videos: Tensor) -> tuple[int, int]:
     """A mark of the memory of a tensor, which another one differs from after a write.
 
     Torch counts its own writes. A write through NumPy or ``.data`` is seen in a sample of the
@@ -250,8 +250,9 @@ def writes_into(videos: Tensor) -> tuple[int, float]:
     # Torch counts for autograd, and refuses to tell where autograd is ruled out.
     count = 0 if videos.is_inference() else videos._version
     flat = videos.detach().reshape(-1)
-    sample = flat[:: max(1, len(flat) // SAMPLED)].double()
-    return count, float(sample.sum()) if len(sample) else 0.0
+    # As bytes: nan would differ from itself.
+    sample = flat[:: max(1, len(flat) // SAMPLED)].contiguous().view(torch.uint8)
+    return count, int(sample.sum(dtype=torch.int64))
 
 
 def _extremes(pixels: Tensor) -> tuple[float, float]:
@@ -326,16 +327,16 @@ def register_reward(
     """Decorator that makes ``make_reward(name)`` build a class, or wrap a function.
 
     A class without a name of its own takes this one. A function (videos, prompts, infos) -> scores
-    stays what it is, and becomes a component of that name.
+    stays a function, and becomes a component of that name.
 
     Args:
         name: of the component.
-        bounds: (low, high) of a function's scores; None is unknown. A class declares its own.
+        bounds: (low, high) of a function's scores; None means unknown. A class declares its own.
         higher_is_better: False if a function is a penalty.
 
     Raises:
-        ValueError: if the name is taken, a class has another name, or what is decorated is neither
-            a reward class nor a function.
+        ValueError: if the name is taken, a class has another name, or the decorated object is
+            neither a reward class nor a function.
     """
 
     def decorate(entry: R) -> R:
@@ -356,7 +357,7 @@ def register_reward(
         if own != name:
             raise ValueError(
                 f"reward class {entry.__name__} has the name {own!r} and is registered as {name!r}:"
-                " the column would not be called what was asked for"
+                " the column would not have the name that was asked for"
             )
         REWARDS.register(name)(entry)
         entry.name = name

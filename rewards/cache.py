@@ -44,8 +44,8 @@ def clip_key(clips: Sequence[Tensor], *facts: str) -> str:
 class DiskCache:
     """A folder of scores that several processes may share.
 
-    What cannot be written is not kept: after the first failure, which is warned of, nothing is
-    written any more. Scores are worth more than their copies on disk.
+    After the first failed write, the cache warns once and writes nothing any
+    more. Scores are worth more than their copies on disk.
 
     Args:
         folder: made if missing; files that a killed process left half written are removed from it.
@@ -156,7 +156,7 @@ class CachedReward(Reward):
 
 
 def fingerprint_of(reward: Reward) -> str | None:
-    """What changes with anything a score depends on besides clip and caption; None is unknown."""
+    """Text that changes when a score of one clip and caption could change; None if unknown."""
     found = getattr(reward, "fingerprint", None)
     return found if isinstance(found, str) else None
 

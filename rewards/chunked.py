@@ -29,7 +29,7 @@ def per_clip(videos: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def frame_blocks(clips: Tensor) -> Iterator[Tensor]:
-    """Clips (n, F, H, W, 3) in pieces along F: what looks only at frames by themselves."""
+    """Clips (n, F, H, W, 3) in pieces along F, for scores that look at frames one by one."""
     size = max(1, _pixels(clips.device) // max(1, clips[:, 0, ..., 0].numel()))
     yield from torch.split(clips, size, dim=1)
 
@@ -51,7 +51,7 @@ def spread_blocks(clips: Tensor, count: int) -> Iterator[Tensor]:
 
 
 def pixel_blocks(clips: Tensor) -> Iterator[Tensor]:
-    """Clips (n, F, H, W, 3) in pieces (n, F, p) of all frames: what looks only along time."""
+    """Clips (n, F, H, W, 3) in pieces (n, F, p) of all frames, for scores along time alone."""
     flat = clips.flatten(2)
     size = max(1, 3 * _pixels(clips.device) // max(1, flat[..., 0].numel()))
     yield from torch.split(flat, size, dim=-1)

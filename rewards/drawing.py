@@ -1,7 +1,7 @@
 """Randomness that belongs to a clip: the same in any batch, process and order of calls.
 
-A component with a generator of its own would score a clip by what it has scored before, which no
-checkpoint knows of.
+A component with a generator of its own would give a clip a score that depends on the clips scored
+before, and no checkpoint knows those.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Several components in one: what their disagreement says about a score is put to use.
+r"""Several components in one, whose disagreement lowers the score.
 
 An optimiser finds the clips that a learned reward is wrong about. Rewards trained apart are wrong
 about different ones, so a clip that only some of them like is a suspect (Coste et al. 2023).
@@ -26,7 +26,7 @@ COMBINATIONS = ("mean", "wco", "uwo")
 
 
 def combine(scores: Tensor, how: str, penalty: float) -> Tensor:
-    """One score from those of M members, (N, M) -> (N,); higher must be better.
+    """One score from the M members' scores, (N, M) -> (N,); higher must be better.
 
     Args:
         scores: of the members; ``nan`` in one is ``nan`` in the result.
@@ -41,7 +41,7 @@ def combine(scores: Tensor, how: str, penalty: float) -> Tensor:
 
 
 def combined_bounds(bounds: Sequence[Bounds], how: str, penalty: float) -> Bounds:
-    """What :func:`combine` of scores in these bounds lies in.
+    """Bounds of :func:`combine` for scores in these bounds.
 
     The mean and the lowest of values rise with each of them. The variance is at least 0 and at most
     a quarter of the squared range of all (Popoviciu).
@@ -110,7 +110,7 @@ class Ensemble(Reward):
             raise ValueError(f"members must be all penalties or none, got {names}")
 
     def _describe(self) -> None:
-        """What it declares, from what its members do."""
+        """The ensemble's declaration, derived from its members' declarations."""
         members = self.members
         self.higher_is_better = members[0].higher_is_better
         self.sign = 1.0 if self.higher_is_better else -1.0
@@ -134,7 +134,7 @@ class Ensemble(Reward):
 
     @property
     def fingerprint(self) -> str | None:
-        """Changes with anything a score depends on; known if that of every member is."""
+        """Text that changes when a score could change; None if a member's fingerprint is None."""
         prints = [fingerprint_of(member) for member in self.members]
         return None if None in prints else json.dumps([self.how, self.penalty, *prints])
 

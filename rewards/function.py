@@ -1,4 +1,4 @@
-"""A plain function as a reward component: what it is called, and whether it can be called."""
+"""A plain function as a reward component: its name, and whether it can be called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def described(
     Args:
         function: called as a reward is.
         name: of the component.
-        bounds: (low, high) of the scores; None is unknown.
+        bounds: (low, high) of the scores; None means unknown.
         higher_is_better: False for a penalty.
 
     Raises:
@@ -45,7 +45,7 @@ def described(
 
 
 def function_name(function: Scoring) -> str:
-    """Name of a function, of what a partial one calls, or of a callable's class."""
+    """Name of a function, of the function inside a partial, or of a callable's class."""
     inner = getattr(function, "func", function)
     name: str = getattr(inner, "__name__", type(inner).__name__)
     return "function" if name == "<lambda>" else name

@@ -1,7 +1,7 @@
 r"""Rewards of a set of clips, turned into a score per clip.
 
-Diversity is a property of all clips of a prompt together. A clip's share in it is what the set
-would lose without it, the leave-one-out marginal :math:`\Delta_i = U(S) - U(S \setminus i)`
+Diversity is a property of all clips of a prompt together. A clip's share in it is the loss of
+the set without that clip, the leave-one-out marginal :math:`\Delta_i = U(S) - U(S \setminus i)`
 (DRAGON, Bai et al. 2025). The members of a set must be scored in one batch: make the number of
 environments a multiple of the group size.
 """
@@ -42,9 +42,9 @@ def group_rows(prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]) -> li
 class GroupReward(Reward):
     """Leave-one-out credit for a utility of the set of clips that share a prompt.
 
-    Subclasses say what a set is worth (:meth:`utility`) and by what features its clips are compared
-    (:meth:`embed`). A clip that cannot be scored is not part of its set; in a set of less than two
-    nothing can be compared, and its clip gets ``nan``.
+    Subclasses define the value of a set (:meth:`utility`) and the features that compare its
+    clips (:meth:`embed`). A clip that cannot be scored is not part of its set; in a set of less
+    than two nothing can be compared, and its clip gets ``nan``.
     """
 
     groupwise, deterministic = True, False
@@ -66,7 +66,7 @@ class GroupReward(Reward):
     def worth(
         self, videos: Tensor, prompts: Sequence[str], infos: Sequence[Mapping[str, Any]]
     ) -> Tensor:
-        """Utility of the whole group that every clip is in, (N,): what to log, not what to credit.
+        """Utility of the whole group that every clip is in, (N,): a number to log, not a credit.
 
         Marginals of a mean over pairs sum to zero in every group, so their average tells nothing.
         """
@@ -100,7 +100,7 @@ class GroupReward(Reward):
 
 
 def layout(videos: Tensor) -> Tensor:
-    """What is where and when, (N, D): frames averaged to cells, less the clip's mean colour.
+    """Features of place and time, (N, D): frames averaged to cells, less the clip's mean colour.
 
     Of at most 16 frames, spread evenly, and at most 16x16 cells. The cosine of two such vectors is
     their normalised cross-correlation.
@@ -134,8 +134,8 @@ def _averages(size: int, device: torch.device) -> Tensor:
 def cosines(features: Tensor) -> Tensor:
     """Cosine similarities (..., n, n) of features (..., n, D), exactly 1 on the diagonal.
 
-    Features whose root mean square is below 1e-4 have no direction, as those of flat clips: two of
-    them are alike, and unlike any other.
+    Features whose root mean square is below 1e-4 have no direction; flat clips are an example: two
+    of them are alike, and unlike any other.
     """
     some = features.square().mean(dim=-1, keepdim=True) > FLAT**2
     unit = functional.normalize(torch.where(some, features, 0.0), dim=-1)
@@ -162,7 +162,7 @@ def vendi_score(kernel: Tensor) -> Tensor:
 
 
 class KernelReward(GroupReward):
-    """A set is worth what its matrix of cosines is worth."""
+    """A utility that depends on the set's matrix of cosines alone."""
 
     differentiable = True
 
@@ -185,7 +185,7 @@ class KernelReward(GroupReward):
 
 @register_reward("pairwise_distance")
 class PairwiseDistance(KernelReward):
-    """What a clip adds to the mean distance between the clips of its prompt."""
+    """How much a clip adds to the mean distance between the clips of its prompt."""
 
     name, bounds = "pairwise_distance", (-2.0, 2.0)
     formula = "U(S) - U(S∖i), U = mean_{i<j} 1 - cos(z_i, z_j)"
@@ -198,7 +198,7 @@ class PairwiseDistance(KernelReward):
 
 @register_reward("vendi")
 class Vendi(KernelReward):
-    """What a clip adds to the share of distinct clips among those of its prompt."""
+    """How much a clip adds to the share of distinct clips among its prompt's clips."""
 
     name, bounds = "vendi", (-1.0, 1.0)
     formula = "U(S) - U(S∖i), U = exp(-Σ λ log λ)/n, λ = eig(K/n), K = cos(z_i, z_j)"

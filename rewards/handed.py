@@ -1,4 +1,4 @@
-"""What a component is handed: clips in any array, and facts that tell whether groups are whole."""
+"""Inputs of a component: clips in any array type, and facts that tell whether groups are whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP_SIZE = "group_size"
 
 
 def check_whole(name: str, infos: Sequence[Mapping[str, Any]]) -> None:
-    """See that a batch holds whole groups, as far as its infos tell what they are.
+    """See that a batch holds whole groups, as far as its infos tell the groups.
 
     Args:
         name: of the component that compares clips.

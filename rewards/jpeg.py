@@ -56,7 +56,7 @@ def columns(clips: Tensor) -> NDArray[np.uint8]:
 
 
 def kilobytes_per_frame(videos: Tensor) -> Tensor:
-    """Mean kB (1000 bytes) of a frame beyond those of a flat one, (N,) on the videos' device."""
+    """Mean kB (1000 bytes) of a frame, less the kB of a flat frame, (N,) on the videos' device."""
     count = min(videos.shape[1], MAX_FRAMES)
 
     def sizes(clips: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Rewards of consecutive frames without weights: differences of the first and second order.
 
-None of them can tell motion from flicker, or smoothness from standing still; that is what makes
-them good company for each other and bad masters alone.
+None of them can tell motion from flicker, or smoothness from standing still; therefore use several
+of them together, and never one alone.
 """
 
 from __future__ import annotations

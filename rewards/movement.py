@@ -93,7 +93,7 @@ def warp_error(videos: Tensor) -> Tensor:
 
 @register_reward("flow_warp_error")
 class FlowWarpError(PixelReward):
-    """What of a frame cannot be moved there from the one before, a penalty."""
+    """Mean difference between a frame and the frame before, warped onto it, a penalty."""
 
     name, bounds, higher_is_better = "flow_warp_error", (0.0, 1.0), False
     fps_sensitive = True

@@ -12,7 +12,7 @@ from reelrl.rewards.transforms import Transform, Transformed, make_transform
 RewardSpec = str | Mapping[str, Any] | Reward | Callable[..., Any]
 """A registered name, ``{"name": ..., **config}``, an instance, or a function."""
 AROUND = ("transforms", "label", "asynchronous")
-"""Keys of a dict that are not for the component's constructor but say what goes around it."""
+"""Keys of a dict that do not go to the component's constructor but wrap the component."""
 
 
 def build_reward(spec: RewardSpec) -> Reward:
@@ -20,8 +20,8 @@ def build_reward(spec: RewardSpec) -> Reward:
 
     A function takes (videos, prompts, infos) and returns N scores; its name is the component's.
 
-    Some keys of a dict are not for the component's constructor but say what goes around it:
-    ``transforms`` and ``label`` are those of :class:`~reelrl.rewards.transforms.Transformed`, and
+    Some keys of a dict do not go to the component's constructor; they wrap the component.
+    ``transforms`` and ``label`` belong to :class:`~reelrl.rewards.transforms.Transformed`, and
     ``asynchronous`` makes it an :class:`~reelrl.rewards.asynchronous.AsyncReward`.
 
     Raises:
@@ -85,7 +85,7 @@ def _label(around: Mapping[str, Any]) -> str | None:
 
 
 def _declared(reward: Reward) -> Reward:
-    """The component, if its class says what the reward space is made of."""
+    """The component, if its class declares the parts of the reward space."""
     missing = [key for key in ("name", "bounds") if not hasattr(reward, key)]
     if missing:
         raise ValueError(f"reward class {type(reward).__name__} declares no {', '.join(missing)}")

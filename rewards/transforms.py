@@ -40,7 +40,7 @@ class Transform(ABC):
 
     @abstractmethod
     def bounds(self, bounds: Bounds) -> Bounds:
-        """What the mapped values lie in, if the values lie in ``bounds``."""
+        """Bounds of the mapped values, if the values lie in ``bounds``."""
 
 
 TRANSFORMS: Registry[type[Transform]] = Registry("transform")
@@ -250,8 +250,8 @@ class Transformed(Reward):
     Args:
         of: that component.
         transforms: applied first to last.
-        label: the name in logs; by default that of ``of`` with the names of the transforms, because
-            a column must not be taken for the scores it was made of.
+        label: the name in logs; by default the name of ``of`` with the names of the transforms,
+            because a column must not be taken for the scores it was made of.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Less credit for a score that hangs on what nobody sees: Ctrl-U's weight as a wrapper."""
+"""Less credit for a score that depends on invisible detail: Ctrl-U's weight as a wrapper."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def second_look(videos: Tensor, std: float, seed: int) -> Tensor:
 class CtrlU(Reward):
     r"""Ctrl-U: a reward counts the less, the more two looks at one clip disagree.
 
-    Ctrl-U (Zhang et al. 2025, arXiv 2410.11236) takes what a reward model says of two generations
+    Ctrl-U (Zhang et al. 2025, arXiv 2410.11236) takes a reward model's scores of two generations
     from one condition; their difference is the uncertainty U (eq. 2), and the loss becomes
     :math:`L / e^{U} + \lambda U` (eq. 3). Here the looks are the clip and the clip with faint
     noise, and

@@ -72,7 +72,7 @@ QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4.0, 1.0
 
 @dataclass(frozen=True)
 class VBenchScore:
-    """What VBench would say, as far as it was measured.
+    """VBench's aggregate, as far as its dimensions were measured.
 
     Attributes:
         normalised: score of every measured dimension, 0 and 1 being VBench's bounds.

@@ -25,7 +25,7 @@ from reelrl.zoo.settings import TrainConfig, build
 
 @dataclass(frozen=True)
 class EnvArguments:
-    """What ``env_args`` may hold, as yaml has it; see the environment for what each of them does.
+    """The keys of ``env_args``, as yaml has them; the environment says the effect of each.
 
     Raises:
         ValueError: for a value out of range.
@@ -57,7 +57,7 @@ def check_arguments(spec: EnvSpec, arguments: Mapping[str, Any]) -> None:
 
     Args:
         spec: of the environment.
-        arguments: those that differ from the spec's own.
+        arguments: the arguments that differ from the spec's own.
 
     Raises:
         ValueError: in one line that names the key.
@@ -111,7 +111,7 @@ def check_device(name: str | None, path: str = "env_args.device") -> None:
     """Refuse a device that this machine does not have.
 
     Args:
-        name: as torch has it; None is the default.
+        name: as torch has it; None means the default.
         path: the key.
 
     Raises:
@@ -151,7 +151,7 @@ def _check_reward(reward: Any, path: str) -> None:
 
 
 def _label(reward: Any) -> str:
-    """What a reward's column is called."""
+    """Name of a reward's column."""
     given = reward if isinstance(reward, Mapping) else {"name": reward}
     return str(given.get("label", given.get("name")))
 

@@ -1,4 +1,4 @@
-"""The door of a command: one line for a wrong value, exit codes for signals, streams that last."""
+"""The frame around a command: one line for a wrong value, exit codes, lasting streams."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def door(name: str = "reelrl") -> Iterator[LastingStreams]:
         name: of the command, before its messages.
 
     Raises:
-        SystemExit: 2 with one line for what was wrong; 1 with one line for a run that learned
+        SystemExit: 2 with one line that names the error; 1 with one line for a run that learned
             nothing, or whose policy cannot act any longer; 130 or 143 if a signal ended the work.
     """
     with lasting_streams() as streams, handled_by(end_at_once):
@@ -54,7 +54,7 @@ def _is_failed_run(error: Exception) -> bool:
 
 
 def _from_outside(error: Exception) -> bool:
-    """True for what a setting, a file or a disk is to blame for; all else shows its traceback."""
+    """True for an error that a setting, a file or a disk caused; all else shows its traceback."""
     # Here, because whoever asks for help does not wait for torch.
     from reelrl.algos.run.checkpoint import CheckpointError
 

@@ -27,7 +27,7 @@ class Sampler:
     Attributes:
         latent_shape: (C, T', H', W') of one clip.
         num_steps: denoising steps.
-        shift: of the model's schedule; None is the model's own.
+        shift: of the model's schedule; None means the model's own.
     """
 
     latent_shape: tuple[int, ...]
@@ -86,7 +86,7 @@ def generate(
         prompts: N texts.
         seeds: N seeds of the initial noise.
         num_steps: denoising steps.
-        shift: of the model's schedule; None is the model's own.
+        shift: of the model's schedule; None means the model's own.
         guidance_scale: classifier-free guidance; 1 is none.
         num_frames: F.
         height: H in pixels.

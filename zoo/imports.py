@@ -11,7 +11,7 @@ from typing import Any
 
 
 def import_all(names: Any, source: Path) -> tuple[str, ...]:
-    """Import modules by dotted name, or Python files by path, and return what was imported.
+    """Import modules by dotted name, or Python files by path, and return the imported names.
 
     A module runs with the rights of the user: a file with ``imports`` is a program.
 
@@ -52,7 +52,7 @@ def import_one(name: str) -> None:
     if spec is None or spec.loader is None:
         raise ImportError("no Python file")
     module = importlib.util.module_from_spec(spec)
-    # Before it runs, so that what it defines can be pickled.
+    # Before it runs, so that its classes can be pickled.
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
@@ -62,7 +62,7 @@ def import_one(name: str) -> None:
 
 
 def import_again(names: Sequence[str]) -> None:
-    """Import in this process what :func:`import_all` returned in another one."""
+    """Import in this process the names that :func:`import_all` returned in another one."""
     for name in names:
         import_one(name)
 

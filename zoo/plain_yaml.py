@@ -13,7 +13,7 @@ LONGEST = 1_000_000
 DEEPEST = 40
 """Levels of lists and mappings in each other."""
 MOST = 200_000
-"""Values of a text, those that an alias repeats counted again."""
+"""Values of a text; a value that an alias repeats is counted again."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float"))
 
@@ -44,7 +44,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
     Args:
         text: yaml.
-        source: what error messages call it.
+        source: name of the text in error messages.
 
     Raises:
         ValueError: for anything else, in one line with the source and the place in it.

@@ -59,7 +59,7 @@ class TrainConfig:
         env_args: arguments of the environment that differ from the id's own.
         policy: the policy's settings.
         learner: the learner's settings.
-        evaluation: what is watched.
+        evaluation: rewards, prompts and clips of the evaluation.
 
     Raises:
         ValueError: for a negative number of iterations.
@@ -78,7 +78,7 @@ class TrainConfig:
 
 
 def read_preset(name_or_path: str) -> dict[str, Any]:
-    """Values of a shipped preset, or of a yaml file; what its ``imports`` name is imported.
+    """Values of a shipped preset, or of a yaml file; its ``imports`` are imported.
 
     Raises:
         ValueError: if there is no such preset and no such file, it is no mapping or no yaml, or an
@@ -98,8 +98,8 @@ def find_yaml(name_or_path: str, kind: str, folder: Path, but: Collection[str] =
     """The file of a name that ships, or the yaml file itself.
 
     Args:
-        name_or_path: of what.
-        kind: what it is called in error messages.
+        name_or_path: name of a file that ships, or path of a yaml file.
+        kind: name of the kind in error messages.
         folder: of the files that ship.
         but: names of files in it that are of another kind.
 

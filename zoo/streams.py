@@ -15,7 +15,7 @@ NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)
 
 
 class _Lasting(io.FileIO):
-    """A descriptor that takes everything: what cannot be written is lost, and nothing raises.
+    """A descriptor that takes everything: unwritable output is lost, and nothing raises.
 
     Attributes:
         error: the first failure; None if there was none.
@@ -30,7 +30,7 @@ class _Lasting(io.FileIO):
         except OSError as error:
             self.error = self.error or error
             if error.errno in NOBODY_READS:
-                # What is written past this object, as by a child process, finds no reader either.
+                # Output past this object, for example by a child process, finds no reader either.
                 _open_null(self.fileno())
             return len(memoryview(data))
 

@@ -9,7 +9,7 @@ run it in an environment of its own::
 The files are ``<prompt>-<index>.mp4``, the index from 0 to 4: the standard mode looks for exactly
 these five of every prompt of its suite, the custom mode reads the prompt off the name.
 ``FOLDER-prompts.json`` maps names to prompts for its ``--prompt_file``. It lies beside the folder,
-since VBench takes the ending of whatever file it finds first for that of the videos.
+since VBench takes the ending of the first file it finds for the ending of the videos.
 """
 
 from __future__ import annotations

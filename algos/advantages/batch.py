@@ -105,7 +105,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Signal:
-    """What an estimator computed, before it is cast and handed out.
+    """The result of an estimator, before it is cast and handed out.
 
     Attributes:
         advantages: (P, G) or (P, G, T).
@@ -189,7 +189,7 @@ def step_mask(
 def total_score(
     scores: Masked, weights: Float[Tensor, "*P K"], gather: Gather | None = None
 ) -> Masked:
-    """sum_k w_k r_k of rewards, where a missing one counts as what its group got on average.
+    """sum_k w_k r_k of rewards, where a missing one counts as its group's average.
 
     So it pulls its clip neither up nor down once the group's mean is subtracted; a sum over what
     is present would score it 0, the worst of some scales and the best of others. A component that
@@ -198,7 +198,7 @@ def total_score(
     Args:
         scores: (P, G, K) or (P, G, T, K); every step has group means of its own.
         weights: as of :func:`weighted_sum`.
-        gather: makes the batch's mean that of all ranks.
+        gather: makes the batch's mean the mean over all ranks.
     """
     if scores.mask is None and gather is None:
         return weighted_sum(scores, weights)
@@ -228,7 +228,7 @@ def weighted_sum(scores: Masked, weights: Float[Tensor, "*P K"]) -> Masked:
         weights: (K,), (P, K), or (P, T, K) for per-step weights.
     """
     mask = None if scores.mask is None else scores.mask.any(-1)
-    # Components may cancel, and what is left of them then is their rounding.
+    # Components may cancel, and only their rounding is left then.
     size = None if weights.shape[-1] == 1 else _dot(scores.values.abs(), weights.abs())
     return Masked(_dot(scores.values, weights), mask, size)
 
@@ -247,7 +247,7 @@ def expect_shape(name: str, got: tuple[int, ...], wanted: tuple[int | None, ...]
     """Compare a shape with one that may have free lengths.
 
     Raises:
-        ValueError: naming both, and what the array holds.
+        ValueError: names both, and the content of the array.
     """
     agrees = len(got) == len(wanted) and all(
         w is None or w == g for g, w in zip(got, wanted, strict=True)

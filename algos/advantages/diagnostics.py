@@ -1,4 +1,4 @@
-"""What a call reports besides the advantages.
+"""Diagnostics that a call reports besides the advantages.
 
 Every entry is a function of tensors the estimator had at hand anyway, run when it is first read: a
 training loop that logs three numbers pays for three, and nothing here ever waits for a device.
@@ -50,13 +50,13 @@ def diagnose(work: Work, signal: Signal) -> dict[str, Thunk]:
     Per component, (K,): ``reward_mean``, ``reward_std_within`` (mean group std, ddof 1),
     ``reward_std_between`` (std of group means), ``hoyer`` and ``cv`` (group means), ``saturation``
     (position of the mean within bounds), ``zero_std_frac``, ``nan_frac``, ``weight``,
-    ``influence`` (w_k std_k / sum over what was summed: who drives the update), ``advantage_corr``
-    (with the final advantage), ``conflict_rate`` (share of samples where the component's sign is
-    against another's), and ``agreement``, the (K, K) mean Kendall tau-b.
+    ``influence`` (w_k std_k / sum over the components: which one drives the update),
+    ``advantage_corr`` (with the final advantage), ``conflict_rate`` (share of samples where the
+    component's sign is against another's), and ``agreement``, the (K, K) mean Kendall tau-b.
 
     Scalars: ``effective_group_count``, ``small_group_count`` (fewer than two valid members),
     ``distinct_adv_per_group``, ``adv_abs_mean``, ``adv_std``, ``kept_frac``, ``kl_gate_frac``, and
-    what the estimator notes (``batch_norm_scale``, ``frac_clipped``, ``tau``, ``utility``, ...).
+    the estimator's own notes (``batch_norm_scale``, ``frac_clipped``, ``tau``, ``utility``, ...).
     """
     view = _View(work, signal)
     thunks: dict[str, Thunk] = {

@@ -60,7 +60,7 @@ def statistics_dtype(device: torch.device) -> torch.dtype:
 
 
 def output_dtype(array: Array) -> torch.dtype:
-    """The dtype of advantages: that of the rewards, at least float32; float64 for integers."""
+    """The dtype of advantages: the rewards' dtype, at least float32; float64 for integers."""
     dtype = to_tensor(array).dtype
     if not dtype.is_floating_point:
         return torch.float64
@@ -85,8 +85,8 @@ class Masked:
     Attributes:
         values: float64, zero where missing.
         mask: bool of the same shape, True where present; None if nothing is missing.
-        size: of sums, the magnitudes that were summed: what is small beside them is rounding. None
-            if the values are no sums; whatever changes values forgets it.
+        size: of sums, the magnitudes that were summed: a number that is small beside them is
+            rounding. None if the values are no sums; whatever changes values forgets it.
     """
 
     values: Float[Tensor, " *shape"]
@@ -116,7 +116,7 @@ class Masked:
         return Masked.of(function(self.values), self.mask)
 
     def share(self, flags: Tensor) -> Float[Tensor, ""]:
-        """Share of what is present where ``flags`` (bool, same shape) holds; 0 of nothing."""
+        """Share of present entries where ``flags`` (bool, same shape) holds; 0 of nothing."""
         dtype = self.values.dtype
         held = (flags if self.mask is None else flags & self.mask).sum().to(dtype)
         count = self.values.numel() if self.mask is None else self.mask.sum()

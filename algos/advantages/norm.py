@@ -39,9 +39,9 @@ class NormSpec:
     """How one number per sample is centred and scaled.
 
     Attributes:
-        baseline: what is subtracted: the group mean, the mean of the *other* members (RLOO), the
+        baseline: the subtracted number: the group mean, the mean of the *other* members (RLOO), the
             batch mean, or nothing.
-        scale: what it is divided by: the std of the group, of the other members (NeMo), of the
+        scale: the divisor: the std of the group, of the other members (NeMo), of the
             batch's values before centring ("global std"), or nothing.
         ddof: delta degrees of freedom of the std; 1 for most language trainers, 0 for most
             diffusion trainers.
@@ -49,10 +49,11 @@ class NormSpec:
         eps_mode: "add" std + eps; "floor" max(std, eps); "insqrt" sqrt(var + eps); "clampvar"
             sqrt(max(var, eps)); "where" std + eps where std > 0, undivided elsewhere.
         zero_tol: a std of at most ``zero_tol`` times the largest magnitude among the numbers it is
-            of is float noise and counts as zero, whatever the units; None is 1e-12 for float64 and
-            integer rewards, 1e-6 for narrower ones.
+            of is float noise and counts as zero, whatever the units; None means 1e-12 for float64
+            and integer rewards, 1e-6 for narrower ones.
         clip: bound on the magnitude of the result; None for none.
-        singleton: what a group with one valid member gets: "zero", or its "raw" score (verl).
+        singleton: the advantage in a group with one valid member: "zero", or its "raw" score
+            (verl).
 
     Raises:
         ValueError: for a negative eps or ddof, a clip of 0 or less, or an unknown choice.
@@ -75,8 +76,8 @@ def make_norm(spec: Any, start: NormSpec | None = None) -> NormSpec:
     """A ``NormSpec`` from itself or from a mapping of its fields, as a config file has it.
 
     Args:
-        spec: a mapping says only what differs from ``start``.
-        start: None is ``NormSpec()``.
+        spec: a mapping names only the differences from ``start``.
+        start: None means ``NormSpec()``.
 
     Raises:
         ValueError: for an unknown field, the message naming the nearest known one, or a value that
@@ -140,6 +141,7 @@ class Moments:
         count, mean, m2, top = gather(own[None]).unbind(1)
         total = count.sum(0)
         grand = (count * mean).sum(0) / torch.where(total == 0, 1.0, total)
+        # Within the ranks, plus between them: no difference of large squares that would cancel.
         m2 = m2.sum(0) + (count * (mean - grand) ** 2).sum(0)
         return Moments(total, grand, m2, top.amax(0))
 
@@ -175,6 +177,7 @@ class GroupStats:
         mean = group_sum(x.values) / count.clamp(min=1)
         centred = x.values - mean
         if x.mask is not None:
+            # A missing score is stored as 0, and centring has moved it.
             centred.masked_fill_(~x.mask, 0.0)
         top = group_top(x.sizes)
         return cls(count, mean, group_sum_of(torch.square, centred), top, centred)
@@ -193,7 +196,7 @@ class Normalised:
     """Result of :func:`normalise`.
 
     Attributes:
-        out: what was asked for.
+        out: the requested result.
         scale: the std divided by, before epsilon; None for scale "none".
         clipped: (P, G, ...) True where the clip was at work; None without a clip.
     """
@@ -295,7 +298,7 @@ def _centre(
 def _group_factor(
     x: Masked, stats: GroupStats, batch: Moments | None, spec: NormSpec, tol: float
 ) -> tuple[Tensor, Tensor | None]:
-    """What to multiply the centred values by, and the std it came from."""
+    """The factor on the centred values, and the std it came from."""
     dead = stats.dead(spec.ddof, tol)
     if spec.scale == "batch":
         assert batch is not None
@@ -316,6 +319,7 @@ def _batch_factor(
     if spec.scale == "none":
         return torch.ones_like(batch.mean), None
     std = batch.std(spec.ddof)
+    # One sample has no spread, whatever ddof says.
     noise = (batch.count <= max(spec.ddof, 1)) | is_noise(std, batch.top, tol)
     return torch.where(noise, 0.0, _inverse(std, noise, spec)), std
 
@@ -366,6 +370,7 @@ def _std(
 def _finish(
     x: Masked, centred: Tensor, factor: Tensor, scale: Tensor | None, spec: NormSpec
 ) -> Normalised:
+    # In place only where `centred` is a fresh tensor: the caller keeps its scores.
     values = centred * factor if centred is x.values else centred.mul_(factor)
     if x.mask is not None:
         values = values.masked_fill_(~x.mask, 0.0)
@@ -380,6 +385,7 @@ def _clip(x: Masked, spec: NormSpec, scale: Tensor | None) -> Normalised:
 
 
 def _keep_singletons(x: Masked, stats: GroupStats, done: Normalised, spec: NormSpec) -> Normalised:
+    # verl takes 1 as the std of a single member and adds epsilon to it.
     raw = x.values / (1 + spec.eps) if spec.scale == "group" else x.values
     values = torch.where(stats.count == 1, raw, done.out.values)
     return Normalised(Masked(values, x.mask), done.scale, done.clipped)

@@ -102,7 +102,7 @@ ALONE = (
 
 
 def _by_name(weights: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
-    """Weights (K,) float64 from those of some components by name, the others 0."""
+    """Weights (K,) float64 from weights of some components by name; the others get 0."""
     for name in weights:
         if name not in names:
             raise ValueError(f"a weight is given for the reward {name!r}{nearest(name, names)}")

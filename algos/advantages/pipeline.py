@@ -1,4 +1,4 @@
-"""What all estimators share: opening a batch, composing the steps, closing the result.
+"""Steps that all estimators share: open a batch, compose the steps, close the result.
 
 An estimator is ``Transform* -> estimate -> Post*``, where ``estimate`` is mostly one of the two
 pipelines of this file: sum the components and normalise the sum, or normalise each and sum those.
@@ -45,7 +45,7 @@ class EstimatorConfig:
         transforms: applied to the rewards first, in order; instances, names, or dicts such as
             ``{"name": "par", "k": 2.0}``.
         post: applied to the advantages last, given likewise.
-        credit: what per-step rewards mean: each step's own reward ("instant"), the discounted sum
+        credit: meaning of per-step rewards: each step's own reward ("instant"), the discounted sum
             from there on ("return_to_go"), or the sum over all steps ("trajectory"). No effect on
             terminal rewards.
         gamma: discount of "return_to_go".
@@ -102,7 +102,7 @@ class Estimator(ABC):
     Attributes:
         name: registry name, set by ``register_estimator``.
         source: where the formula is from.
-        needs: what a batch must have: "bounds", "dense", or keys of ``extras``.
+        needs: parts that a batch must have: "bounds", "dense", or keys of ``extras``.
         presets: preset name -> keyword arguments of the config.
         Config: the config class.
     """
@@ -130,7 +130,7 @@ class Estimator(ABC):
 
     @property
     def requires(self) -> frozenset[str]:
-        """What a batch must have for this instance, its transforms and post steps included."""
+        """Needs of this instance on a batch, with the needs of its transforms and post steps."""
         steps: tuple[Transform | Post, ...] = (*self.config.transforms, *self.config.post)
         return self.needs.union(*(step.needs for step in steps))
 
@@ -153,7 +153,7 @@ class Estimator(ABC):
         return {"version": torch.tensor(STATE_VERSION, dtype=torch.int64, device="cpu")}
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
-        """The state without what was learned of the scale of some components.
+        """The state without its knowledge of the scale of some components.
 
         Called when their reward model has been retrained. By default everything is forgotten; an
         estimator overrides this where it can tell components apart, or learns of no scale.
@@ -168,7 +168,7 @@ class Estimator(ABC):
         """The state back from :meth:`state_dict`.
 
         Raises:
-            ValueError: if the version, the entries or a shape are not those of this estimator.
+            ValueError: if the version, the entries or a shape do not belong to this estimator.
         """
         state = {key: torch.from_numpy(np.array(value)) for key, value in saved.items()}
         self._check_state(state, names)
@@ -179,7 +179,7 @@ class Estimator(ABC):
         return state
 
     def _check_state(self, state: State, names: Sequence[str]) -> None:
-        """Entries and shapes are those of this estimator; looks at no values."""
+        """Check that entries and shapes belong to this estimator; values are not read."""
         shapes = {key: tuple(value.shape) for key, value in state.items()}
         wanted = {key: tuple(value.shape) for key, value in self.init_state(names).items()}
         if shapes != wanted:
@@ -189,10 +189,10 @@ class Estimator(ABC):
             )
 
     def check(self, batch: RewardBatch) -> None:
-        """See that the batch has what this estimator needs.
+        """Check that the batch meets this estimator's needs.
 
         Raises:
-            ValueError: naming what is missing.
+            ValueError: naming the missing parts.
         """
         have = {*batch.extras, *(["bounds"] if batch.bounds is not None else [])}
         if len(batch.rewards.shape) == 4:
@@ -214,7 +214,7 @@ class Estimator(ABC):
             state: from :meth:`init_state` or the last call; None starts afresh. Behind transforms
                 that change the components it is the state of those they make.
             gather: concatenates a tensor over ranks along axis 0; batch statistics then are
-                those of all ranks.
+                taken over all ranks.
 
         Returns:
             The advantages with their diagnostics, and the next state.
@@ -230,11 +230,13 @@ class Estimator(ABC):
         """Transforms, credit, the estimator and post steps, on an opened batch."""
         for transform in self.config.transforms:
             work = transform(work)
+        # After the transforms, which may need the rewards of single steps.
         work = assign_credit(work, self.config.credit, self.discount)
         if state is None:
             state = self.init_state(work.names)
         else:
             self._check_state(state, work.names)
+        # A state from a checkpoint is on the host.
         state = {key: value.to(work.device, non_blocking=True) for key, value in state.items()}
         signal, state = self.estimate(work, state)
         for post in self.config.post:
@@ -305,7 +307,7 @@ def _normalise_sum(
 
 
 def assign_credit(work: Work, credit: str, gamma: float = 1.0) -> Work:
-    """Replace per-step rewards by what their step is credited with; see :class:`EstimatorConfig`.
+    """Replace per-step rewards by the credit of their step; see :class:`EstimatorConfig`.
 
     A missing step adds nothing to the sums, and is credited like any other unless ``valid`` or
     ``step_mask`` rules it out; of "return_to_go" only where a later reward is known. Terminal
@@ -319,6 +321,7 @@ def assign_credit(work: Work, credit: str, gamma: float = 1.0) -> Work:
         some = None if mask is None else mask.any(2, keepdim=True).expand_as(values)
     else:
         credited = return_to_go(values, gamma)
+        # True where this step or a later one is known.
         some = None if mask is None else mask.flip(2).cummax(2).values.flip(2)
     counted = valid_mask(work.batch, values)
     some = some if some is None or counted is None else some & counted
@@ -328,6 +331,7 @@ def assign_credit(work: Work, credit: str, gamma: float = 1.0) -> Work:
 def return_to_go(values: Float[Tensor, "P G T K"], gamma: float) -> Float[Tensor, "P G T K"]:
     """R_t = sum_{t' >= t} gamma^(t' - t) r_t' along axis 2 of (P, G, T, K)."""
     steps, total = [], torch.zeros_like(values[:, :, :1])
+    # Backwards, so that each sum is made from the next one.
     for t in reversed(range(values.shape[2])):
         total = values[:, :, t : t + 1] + gamma * total
         steps.append(total)

@@ -25,7 +25,7 @@ class Post(ABC):
 
     Attributes:
         name: registry name.
-        needs: what a batch must have.
+        needs: parts that a batch must have.
         drops_only: True if all it does is to leave samples out.
     """
 

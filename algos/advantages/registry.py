@@ -37,10 +37,10 @@ def make_estimator(name: str, preset: str | None = None, **config: Any) -> Estim
 
     Args:
         name: one of :func:`list_estimators`; ``"gdpo@trl"`` is short for ``preset="trl"``.
-        preset: one of the estimator's ``presets``; None is the canonical reading.
+        preset: one of the estimator's ``presets``; None means the canonical reading.
         **config: fields of the estimator's config, which override the preset. Where the config has
             a ``group`` normalisation, fields of :class:`NormSpec` (``ddof``, ``eps``, ...) are
-            taken too and change that. A mapping given for a normalisation likewise says only what
+            taken too and change that. A mapping given for a normalisation likewise names only what
             differs.
 
     Raises:
@@ -59,7 +59,7 @@ def make_estimator(name: str, preset: str | None = None, **config: Any) -> Estim
         )
     base = dict(cls.presets[preset]) if preset else {}
     for key, spec in base.items():
-        # A mapping says what differs from the preset's own.
+        # A mapping names differences from the preset's own.
         if isinstance(spec, NormSpec) and isinstance(config.get(key), Mapping):
             config[key] = make_norm(config[key], spec)
     return cls(_build_config(cls, {**base, **config}))

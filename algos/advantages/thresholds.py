@@ -1,7 +1,8 @@
 """Thresholds learnt from the history of group means.
 
 TaRoS calibrates its thresholds on the historical distribution of group-wise rewards and gives no
-rule; of the two here one is this library's proposal, one that of a third-party version of v1.
+rule; of the two here one is this library's proposal, and the other is the rule of a third-party
+version of v1.
 """
 
 from __future__ import annotations
@@ -110,6 +111,6 @@ class Calibration:
         mean = torch.nanmean(means, 0) if len(means) else state["baseline"]
         baseline = torch.where(torch.isnan(state["baseline"]), mean, state["baseline"])
         moved = self.ema * state["gain"] + (1 - self.ema) * (mean - baseline)
-        # What nobody scored has not gained nothing: it is not known.
+        # The gain of an unscored component is unknown, not 0.
         gain = torch.where(torch.isnan(moved), state["gain"], moved)
         return {**state, "baseline": baseline, "gain": gain}

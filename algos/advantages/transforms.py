@@ -29,7 +29,7 @@ class Transform(ABC):
 
     Attributes:
         name: registry name.
-        needs: what a batch must have: "bounds", "dense", or keys of ``extras``.
+        needs: parts that a batch must have: "bounds", "dense", or keys of ``extras``.
     """
 
     name: ClassVar[str]
@@ -153,6 +153,7 @@ class Ensemble(Transform):
         count = scores.present.to(scores.values.dtype).sum(2)
         mean = safe_divide(scores.values.sum(2), count)
         deviation = (scores.values - mean.unsqueeze(2)) * scores.present
+        # Fewer scorers than ddof have no variance.
         left = (count - self.ddof).clamp(min=0)
         variance = safe_divide(deviation.square().sum(2), left)
         values = {
@@ -193,6 +194,7 @@ class Conditioned(Transform):
         if work.scores.mask is None:
             return work.with_scores(Masked(values))
         mask = work.scores.mask.clone()
+        # Without the other score the gate is unknown, and 0 would be a verdict.
         mask[..., k] &= mask[..., other]
         return work.with_scores(Masked.of(values, mask))
 
@@ -279,7 +281,7 @@ class Harmonic(Transform):
     A component at or below zero makes the result 0, its limit from above.
 
     Attributes:
-        lam: K weights; None is 1 / K each.
+        lam: K weights; None means 1 / K each.
     """
 
     lam: tuple[float, ...] | None = None
@@ -356,6 +358,7 @@ class Tiered(Transform):
         limit = constant(self.thresholds, work.scores.values)
         passed = (work.scores.values[..., :-1] >= limit) & work.scores.present[..., :-1]
         first = torch.ones_like(passed[..., :1]) if components > 1 else work.scores.present
+        # A product over the earlier tiers, because one closed tier closes all later ones.
         gates = torch.cat([first, passed.cumprod(-1).to(torch.bool)], -1)[..., :components]
         return work.with_scores(
             Masked(torch.where(gates, work.scores.values, 0.0), work.scores.mask)
@@ -385,6 +388,7 @@ def pairwise_points(work: Work) -> Masked:
     points = work.extra("pairwise", *shape)
     values = points.values if deep else points.values.unsqueeze(-1)
     present = points.present if deep else points.present.unsqueeze(-1)
+    # A comparison given in one direction decides the other one.
     mirrored = present.transpose(1, 2) & ~present
     values = torch.where(mirrored, 1 - values.transpose(1, 2), values)
     others = ~torch.eye(members, dtype=torch.bool, device=values.device)[None, :, :, None]
@@ -411,7 +415,7 @@ def finite_bounds(work: Work) -> Float[Tensor, "K 2"]:
         raise ValueError(f"declared bounds are needed for {work.names}, got none")
     if bounds.device.type == "cpu" and not bool(torch.isfinite(bounds).all()):
         bad = [n for n, b in zip(work.names, bounds, strict=True) if not torch.isfinite(b).all()]
-        raise ValueError(f"finite bounds are needed; those of {bad} are infinite")
+        raise ValueError(f"finite bounds are needed; the bounds of {bad} are infinite")
     return bounds
 
 

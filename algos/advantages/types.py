@@ -1,4 +1,4 @@
-"""What goes into an estimator and what comes out.
+"""Input and output of an estimator.
 
 Dimension letters: P prompts, G group members, T denoising steps, K reward components, M references,
 ensemble or auxiliary scorers, D embedding width.
@@ -33,7 +33,7 @@ class RewardBatch:
         rewards: (P, G, K), or (P, G, T, K) with one score per denoising step. NumPy or torch, any
             real dtype; ``nan`` means "not scored", infinity is an error.
         names: K component names. The order is meaningful to TaRoS.
-        weights: (K,) or (P, K) static weights; None is all ones.
+        weights: (K,) or (P, K) static weights; None means all ones.
         valid: (P, G) or (P, G, T) bool; False marks padding and failed rollouts.
         bounds: (K, 2) declared (low, high) per component; ``taros`` and ``sa_mrpo`` need it.
         prompt_ids: (P,) integers naming prompts across batches.
@@ -41,7 +41,7 @@ class RewardBatch:
         step: iteration counter, for schedules and random signs.
 
     Raises:
-        ValueError: if a shape disagrees; the message carries what was expected and what came.
+        ValueError: if a shape disagrees; the message carries the expected and the actual shape.
         TypeError: if an array is not numeric.
     """
 
@@ -134,12 +134,12 @@ EXTRAS: dict[str, str] = {
     "step_mask": "(P, G, T) True where a step counts",
     "tokens": "(P, G) number of equal steps each sample stands for in a batch statistic",
 }
-"""Keys of :attr:`RewardBatch.extras` and what each holds."""
+"""Keys of :attr:`RewardBatch.extras` and the content of each."""
 
 
 @dataclass(frozen=True)
 class AdvantageOutput:
-    """One learning signal, and what it was made of.
+    """One learning signal, and the numbers it was made of.
 
     Attributes:
         advantages: (P, G) for terminal rewards, (P, G, T) for per-step ones; finite, 0 where the
@@ -149,7 +149,7 @@ class AdvantageOutput:
         component_weights: (K,), (P, K) or (P, T, K) weights the estimator used.
         aggregated_reward: (P, G[, T]) the scalar that went into the last normalisation.
         sample_weight: (P, G[, T]) 1 for kept and 0 for dropped samples, already applied to
-            ``advantages``: what a loss should divide by.
+            ``advantages``: the number that a loss should divide by.
         kl_gate: (P, G) bool, True where the KL penalty is on.
         diagnostics: a read-only mapping; each entry is computed when it is first read.
     """
@@ -190,7 +190,7 @@ class AdvantageEstimator(Protocol):
         """The state before the first batch."""
 
     def reset(self, state: State, names: Sequence[str], components: Sequence[str]) -> State:
-        """The state without what was learned of the scale of some components."""
+        """The state without its knowledge of the scale of some components."""
 
     def __call__(
         self, batch: RewardBatch, state: State | None = None, *, gather: Gather | None = None

@@ -1,7 +1,7 @@
 """Collecting: P prompts times G clips, with all that learning from them needs.
 
 Noise is drawn from (seed, iteration, clip, step) alone, so a clip depends neither on the batch it
-is made in nor on what was drawn before it.
+is made in nor on earlier draws.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def collect(
     own = ranks.part(len(ids))
     for start in range(own.start, own.stop, base.num_envs):
         rows = slice(start, start + base.num_envs)
+        # The limit counts clips of the whole rollout, and this batch begins at `start`.
         kept_videos = max(0, min(base.num_envs, config.keep_videos - start))
         walk = _Walk(env, policy, plan, group_size, config.keep_means, kept_videos)
         walks.append(walk.run(ids[rows], initial[rows], during[rows], start))
@@ -100,6 +101,7 @@ def completion_rewards(
     out = own[:, None].repeat(1, transitions.num_steps + 1, 1)
     after = 0
     for step in transitions.steps:
+        # Clips that shared this step have one completion among them.
         share = len(own) // len(step.latent)
         scores = [
             _complete(base, policy, rollout, step, rows)
@@ -108,6 +110,7 @@ def completion_rewards(
             )
         ]
         values = torch.cat(scores).repeat_interleave(share, dim=0).to(out.device)
+        # A deterministic step leads to the same completion, so earlier levels share its score.
         out[:, after : step.index + 1] = values[:, None]
         after = step.index + 1
     return rollout.ranks.gather(out)
@@ -138,7 +141,7 @@ def _complete(
 
 
 def _euler(policy: FlowPolicy, obs: dict[str, Any]) -> Float[Tensor, "N C t h w"]:
-    """The next latents of a deterministic step, rounded as those of a stochastic one are."""
+    """The next latents of a deterministic step, rounded like the latents of a stochastic step."""
     latent: Tensor = policy.predict(obs, deterministic=True)
     return latent.to(DTYPES[policy.config.latent_dtype]).to(torch.float32)
 
@@ -228,11 +231,12 @@ class _Walk:
         seeds: np.ndarray,
         children: int,
     ) -> tuple[KeptStep, Float[Tensor, "B C t h w"]]:
-        """What is stored of the children of every node, and the children."""
+        """The stored data of every node's children, and the children."""
         step = self.policy.forward(nodes).step
         latent = nodes["latent"].to(step.mean.device)
         if children > 1:
             latent = latent.repeat_interleave(children, dim=0)
+            # Each child draws its own noise around the mean of its node.
             step = Step(
                 step.mean.repeat_interleave(children, dim=0),
                 step.step_std.repeat_interleave(children, dim=0),
@@ -243,7 +247,7 @@ class _Walk:
         stored = KeptStep(
             t,
             rows,
-            # Pure noise was not rounded by the policy; what came after it was, and loses nothing.
+            # The policy did not round pure noise. It did round later latents, which lose nothing.
             latent if t == 0 else latent.to(dtype),
             action.to(dtype),
             self.policy.log_density(step, action),
@@ -298,8 +302,10 @@ def _seeds(
     count: int, group_size: int, plan: Plan, seed: int, iteration: int
 ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Seeds (N,) of the initial latents and of the noise on the way."""
+    # A pair of words per clip of all processes, so that no seed depends on their number.
     words = np.random.SeedSequence([seed, iteration]).generate_state(2 * count, np.uint64)
     pairs = (words >> np.uint64(1)).astype(np.int64).reshape(count, 2)
+    # Members that share their way take the seed of the group's first clip.
     first = np.arange(count) // group_size * group_size
     initial = pairs[first, 0] if plan.shared else pairs[:, 0]
     return initial % NOISE_SEEDS, pairs[:, 1]

@@ -144,6 +144,7 @@ def _window(
     if config.window == "sliding":
         start = iteration // config.window_stride % places
         return tuple(candidates[start : start + config.window_size])
+    # Of seed and iteration alone: every process draws the same window.
     rng = np.random.default_rng([seed, iteration])
     return tuple(sorted(rng.choice(candidates, config.window_size, replace=False).tolist()))
 
@@ -154,6 +155,7 @@ def _blocks(
     if not config.branch_steps:
         if config.initial_noise == "independent":
             return (1,) * (num_steps + 1)
+        # Members stay one latent up to the first stochastic step, which is the first to part them.
         apart = steps[0] + 1
         return (group_size,) * apart + (1,) * (num_steps + 1 - apart)
     outside = sorted(set(config.branch_steps) - set(steps))

@@ -1,4 +1,4 @@
-"""What collecting leaves: finished clips, and the stochastic steps they were made with, if any."""
+"""Result of collecting: finished clips, and the stochastic steps that made them, if any."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KeptStep:
 
     Attributes:
         index: t, the step starts at ``sigmas[t]``.
-        row: (M,) int64 on the host, clip that the transition belongs to, or the first one of those
+        row: (M,) int64 on the host, clip that the transition belongs to, or the first of the clips
             that share it.
         latent: (M', C, T', H', W') before the step.
         action: (M', C, T', H', W') after it, as rounded for storage.
@@ -151,6 +151,7 @@ class Transitions:
 
     def _by_step(self, order: Int[Tensor, " M"]) -> list[tuple[int, KeptStep, Tensor]]:
         """Column, step and places in the step of sorted items, for the steps that have any."""
+        # Items are numbered step after step, so each step is one run of the sorted numbers.
         offsets = torch.tensor(self._offsets, dtype=torch.int64, device="cpu")
         bounds = torch.searchsorted(order, offsets).tolist()
         places = zip(self.steps, bounds[:-1], bounds[1:], strict=True)
@@ -168,6 +169,7 @@ class Transitions:
         start, above = 0, 1
         for step in self.steps:
             count = len(step.row) // num_groups
+            # Children of a node are neighbours; nodes are numbered level after level.
             parents.append(
                 start + torch.arange(count, dtype=torch.int64, device="cpu") // (count // above)
             )
@@ -191,7 +193,7 @@ class Rollout:
         rewards: (N, K) float32 as the environment gave them, ``nan`` where not valid.
         valid: (N, K) bool.
         transitions: the stochastic steps; None if the clips were made without any.
-        extras: what else is known of the clips, (N, ...) each: ``ode_rewards`` (N, T + 1, K), the
+        extras: further facts about the clips, (N, ...) each: ``ode_rewards`` (N, T + 1, K), the
             rewards of deterministic completions from each level, if asked for.
         videos: (V, F, H, W, 3) uint8, the first clips, on the process that made them.
         ranks: the processes that the clips were shared out to.
@@ -275,7 +277,7 @@ def signed_batch(
     Args:
         rewards: (P, G, K) as the environment gave them, array or tensor.
         facts: names, signs and bounds of the K components.
-        valid: (P, G) bool; None is all.
+        valid: (P, G) bool; None means all.
         weights: (K,) static weights, or None.
         prompt_ids: (P,).
         extras: by the names of :data:`~reelrl.algos.advantages.EXTRAS`.

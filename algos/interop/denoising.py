@@ -1,4 +1,4 @@
-"""A flow policy without its environment: what it must know of one, small enough to be saved."""
+"""A flow policy's knowledge of its environment, small enough to be saved."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIGMA_TOLERANCE = 1e-4
 
 @dataclass
 class DenoisingTask:
-    """What :class:`~reelrl.algos.policies.flow.FlowPolicy` asks of an environment.
+    """The facts that :class:`~reelrl.algos.policies.flow.FlowPolicy` asks of an environment.
 
     Pickling carries the model's folder, the texts and the schedule, neither weights nor embeddings:
     other libraries pickle the arguments of a policy when they save a learner.
@@ -115,13 +115,13 @@ class DenoisingTask:
         return self
 
     def policy(self, **settings: Any) -> FlowPolicy:
-        """A policy over the model, bound; ``settings`` are those of a flow policy."""
+        """A policy over the model, bound; ``settings`` are a flow policy's settings."""
         return FlowPolicy(self.model, **settings).bind(self)
 
     def clip_range(self, epsilon: float = 0.025, reduction: Reduction = "mean") -> float:
         """Clip range of PPO's ratio; see :func:`~reelrl.algos.learners.losses.clip_range_of`.
 
-        PPO's usual 0.2 is of the ratio of whole actions and never reached by that of means.
+        PPO's usual 0.2 is for the ratio of whole actions; the ratio of means never reaches it.
         """
         return clip_range_of(epsilon, self.dimensions, reduction)
 
@@ -168,5 +168,5 @@ def check_bounds(latent: Tensor, bound: float) -> None:
     if not largest <= bound:
         raise ValueError(
             f"a latent holds {largest:.3g}, beyond the action bound {bound:g}: it would be clipped "
-            "on its way to the environment and no longer be what was scored"
+            "on its way to the environment and differ from the scored one"
         )

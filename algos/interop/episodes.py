@@ -28,7 +28,7 @@ CALLS = "episodes/calls"
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator says about N episodes.
+    """An estimator's answer about N episodes.
 
     Attributes:
         advantages: (N,) float32.
@@ -47,9 +47,9 @@ class Estimate:
 
 
 class EpisodeEstimator:
-    """An estimator and what it remembers, for learners that know episodes and no groups.
+    """An estimator with its memory, for learners that know episodes and no groups.
 
-    Episodes of one prompt are one group. What a component's numbers mean is handled as in
+    Episodes of one prompt are one group. The meaning of a component's numbers is handled as in
     :class:`~reelrl.algos.grpo.GRPO`: penalties change sign before anything is estimated.
 
     Args:
@@ -60,7 +60,7 @@ class EpisodeEstimator:
         calls: batches of episodes seen.
 
     Raises:
-        ValueError: if the estimator needs what episodes alone do not have.
+        ValueError: if the estimator needs inputs that episodes alone do not have.
     """
 
     def __init__(self, estimator: str | AdvantageEstimator) -> None:
@@ -90,7 +90,7 @@ class EpisodeEstimator:
         Args:
             rewards: (N, K), ``nan`` where a component could not be scored.
             prompt_ids: (N,).
-            facts: what the K numbers mean.
+            facts: meaning of the K numbers.
 
         Raises:
             ValueError: if a group of the environment's was cut.
@@ -127,14 +127,14 @@ class EpisodeEstimator:
         return _flat(output, at, (~np.isnan(rewards)).any(axis=1))
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What it remembers, as arrays to save."""
+        """The estimator's memory, as arrays to save."""
         if self._state is None:
             return self._saved
         saved = self.estimator.state_dict(self._state)
         return {**saved, CALLS: np.array(self.calls)}
 
     def load_state_dict(self, saved: Mapping[str, np.ndarray]) -> None:
-        """Go on from what :meth:`state_dict` gave; checked when the first episodes come."""
+        """Go on from the result of :meth:`state_dict`; checked when the first episodes come."""
         self._saved, self._state = dict(saved), None
         self.calls = int(self._saved.get(CALLS, 0))
 

@@ -1,7 +1,7 @@
 """Our learner as an algorithm of Stable-Baselines3.
 
 :class:`~reelrl.algos.interop.sb3_buffer.EstimatorRolloutBuffer` and
-:class:`~reelrl.algos.interop.sb3_policy.DenoisingPolicy` are what it is made of, and work in SB3's
+:class:`~reelrl.algos.interop.sb3_policy.DenoisingPolicy` are its parts, and work in SB3's
 own PPO as well.
 """
 
@@ -67,7 +67,7 @@ class GroupPPO(OnPolicyAlgorithm):
     ```
 
     Callbacks, ``save``, ``load`` and the logger are SB3's: ``rollout/`` has the mean reward and
-    that of every component, ``train/`` the update, ``time/`` the clock. What it leaves to ``GRPO``:
+    every component's mean, ``train/`` the update, ``time/`` the clock. These are left to ``GRPO``:
     windows of steps, trees, dense rewards, the penalty towards a reference, averages of weights.
 
     Args:
@@ -78,7 +78,7 @@ class GroupPPO(OnPolicyAlgorithm):
         estimator: a name for :func:`~reelrl.algos.advantages.make_estimator`, or an instance.
         learning_rate: a number, or a function of the progress left (1 to 0).
         episodes: per sub-environment and update.
-        batch_size: transitions per optimizer step; None is all of them.
+        batch_size: transitions per optimizer step; None means all of them.
         n_epochs: passes over a rollout.
         clip_range: for a denoising policy in the units of
             :func:`~reelrl.algos.learners.losses.clip_range_of`, else of the ratio as it is; a
@@ -240,7 +240,7 @@ class GroupPPO(OnPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """SB3's zip file, what the estimator remembers included."""
+        """SB3's zip file, with the estimator's memory."""
         self.estimator_state = self.rollout_buffer.signal.state_dict()
         super().save(path, exclude, include)
 

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class Estimating(RolloutBuffer):
-    """What both buffers share: whole episodes of reward vectors, advantages by an estimator.
+    """Base of both buffers: whole episodes of reward vectors, advantages by an estimator.
 
     Transitions that teach nothing are not handed out: deterministic steps, whose log-probability is
     0, and episodes that could not be scored or that the estimator dropped.
 
     Attributes:
-        signal: the estimator and what it remembers; a saved PPO does not hold it.
-        estimate: what the estimator said last, an entry per episode, those of one step side by
-            side.
+        signal: the estimator with its memory; a saved PPO does not hold it.
+        estimate: the estimator's last answer, an entry per episode, where the episodes of one step
+            lie side by side.
     """
 
     signal: EpisodeEstimator
@@ -93,14 +93,14 @@ class Estimating(RolloutBuffer):
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """(episodes, K) reward vectors of the rollout, those of one step side by side."""
+        """(episodes, K) reward vectors of the rollout; episodes of one step lie side by side."""
         return np.concatenate(
             [step.vectors for step in self._steps[self._horizon - 1 :: self._horizon]]
         )
 
     @property
     def facts(self) -> RewardFacts:
-        """What the K numbers mean."""
+        """Meaning of the K numbers."""
         facts = self._steps[0].facts
         assert facts is not None  # add() has seen to it
         return facts

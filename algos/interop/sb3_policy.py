@@ -30,7 +30,7 @@ class DenoisingPolicy(ActorCriticPolicy):
     Log-probabilities are means over the latent (see ``reduction`` of
     :class:`~reelrl.algos.policies.FlowPolicyConfig`), where SB3 sums: with many dimensions the
     ratio of sums overflows. Steps without noise have log-probability 0 and no gradient. Values are
-    zeros. Noise comes from torch's global generator, which is what SB3's ``seed`` seeds.
+    zeros. Noise comes from torch's global generator, the one that SB3's ``seed`` seeds.
 
     Saving writes the trainable weights alone. A loaded learner opens the model's folder again and
     keeps the task it was saved with; :func:`shared_task` gives it the environment's.
@@ -42,7 +42,7 @@ class DenoisingPolicy(ActorCriticPolicy):
         use_sde: SB3 passes it; must be False.
         task: of the environment, which shares its model.
         optimizer_class: of the trainable weights.
-        optimizer_kwargs: its settings beside the learning rate; the default is that of our learner.
+        optimizer_kwargs: its settings beside the learning rate; the default is our learner's.
         **flow: settings of the flow policy, such as ``eta`` or ``lora_rank``.
 
     Attributes:
@@ -100,8 +100,8 @@ class DenoisingPolicy(ActorCriticPolicy):
             latents (N, C, T', H', W'), values (N, 1) and log-probabilities (N,).
 
         Raises:
-            ValueError: if a latent is beyond the action bounds, where SB3 would clip what it steps
-                with and store what it does not; for a noise level of another schedule.
+            ValueError: if a latent is beyond the action bounds, where SB3 would step with the
+                clipped latent and store the unclipped one; for a noise level of another schedule.
         """
         seen = self._seen(obs)
         latent, log_prob = self.flow.act(seen)
@@ -178,7 +178,7 @@ class DenoisingPolicy(ActorCriticPolicy):
 
 
 def shared_task(path: str | Path, env: Any) -> dict[str, Any]:
-    """What lets a saved learner share the environment's model: ``custom_objects`` for its ``load``.
+    """``custom_objects`` by which the ``load`` of a saved learner shares the environment's model.
 
     ```python
     again = PPO.load(path, env=venv, custom_objects=shared_task(path, venv))

@@ -111,14 +111,14 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
     Args:
         policy: a :class:`DenoisingPolicy`, or one of Tianshou's whose output has a ``dist``.
         optim: factory of the optimizer.
-        facts: what the reward vector's numbers mean, from the environment's adapter.
+        facts: meaning of the reward vector's numbers, from the environment's adapter.
         estimator: a name for :func:`~reelrl.algos.advantages.make_estimator`, or an instance.
         clip_range: for a denoising policy in the units of
             :func:`~reelrl.algos.learners.losses.clip_range_of`, else of the ratio as it is.
         max_grad_norm: gradients longer than this are shortened; None leaves them.
 
     Attributes:
-        signal: the estimator and what it remembers; saved with ``state_dict``.
+        signal: the estimator with its memory; saved with ``state_dict``.
 
     Raises:
         ValueError: if the estimator needs more than the rewards of episodes.
@@ -196,7 +196,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
         return torch.cat(parts).cpu().numpy()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Weights, optimizer, and what the estimator remembers."""
+        """Weights, optimizer, and the estimator's memory."""
         state = super().state_dict(*args, **kwargs)
         arrays = self.signal.state_dict()
         return {
@@ -207,7 +207,7 @@ class EstimatorPG(OnPolicyAlgorithm[Policy]):  # type: ignore[misc]  # likewise
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Go on from what :meth:`state_dict` gave."""
+        """Go on from the result of :meth:`state_dict`."""
         state = dict(state_dict)
         saved = cast(dict[str, Tensor], state.pop(self._ESTIMATOR, {}))
         self.signal.load_state_dict({key: value.numpy() for key, value in saved.items()})
@@ -228,7 +228,7 @@ def _observation(batch: Any) -> dict[str, Any]:
 
 
 def _hand_out(batch: Any, estimate: Estimate, episode: np.ndarray) -> None:
-    """Give every transition what its episode got."""
+    """Give every transition the advantage of its episode."""
     batch.adv = estimate.advantages[episode]
     if estimate.components is not None and estimate.component_weights is not None:
         batch.parts = estimate.components[episode]

@@ -1,4 +1,4 @@
-"""What a learner is: it sees a rollout and the estimator's answer, and moves the weights.
+"""The learner's interface: it sees a rollout and the estimator's answer, and moves the weights.
 
 The trainer (:mod:`reelrl.algos.trainer`) collects, estimates, adapts, logs and saves. All of that
 is the same for every learner.
@@ -55,7 +55,7 @@ class Objective(Protocol):
         """The items of ``index`` that this process can replay."""
 
     def weight(self) -> Float[Tensor, ""]:
-        """Sum of the weights of all items: what the sum of their losses is divided by."""
+        """Sum of the weights of all items, the divisor of the sum of their losses."""
 
     def __call__(
         self,
@@ -68,13 +68,13 @@ class Objective(Protocol):
 
         Args:
             index: (M,) items, sorted, on the host.
-            total: what the sum over the update is divided by.
+            total: divisor of the sum over the update.
             only: the loss of this component alone; -1 is no component at all.
             kl: add the penalty.
         """
 
     def metrics(self, parts: Sequence[Numbers], first: Sequence[Numbers]) -> dict[str, float]:
-        """What an iteration's log says of its updates.
+        """Facts about the updates in an iteration's log.
 
         Args:
             parts: numbers of all updates.
@@ -86,7 +86,7 @@ class Learner(ABC):
     """A way to move the weights of a policy.
 
     Args:
-        config: its settings; None is the defaults.
+        config: its settings; None means the defaults.
 
     Attributes:
         name: registry name.
@@ -171,7 +171,7 @@ class Learner(ABC):
         return {}, {}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Go on from the result of :meth:`state`."""
         return
 
 
@@ -209,7 +209,7 @@ def make_learner(name: str, config: Any = None) -> Learner:
 
     Args:
         name: one of :func:`list_learners`.
-        config: of the learner's ``Config``; None is its defaults.
+        config: of the learner's ``Config``; None means its defaults.
 
     Raises:
         ValueError: for an unknown name; the message names the nearest known one.

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def gradient_per_component(
     backward: Callable[[int], None], parameters: Sequence[Parameter], count: int
 ) -> list[list[Tensor]]:
-    """Gradients of K losses and, last, of what no component is part of (the penalty).
+    """Gradients of K losses and, last, of the terms that belong to no component (the penalty).
 
     Args:
         backward: leaves the gradient of loss k on the parameters; -1 is the penalty.
-        parameters: what the gradients are of.
+        parameters: the weights of the gradients.
         count: K.
     """
     found = []
@@ -57,6 +57,7 @@ def balanced(
         alphas: (K,) on the simplex.
         gram: (K, K) of :func:`gram_matrix`.
     """
+    # Rounding may leave a tiny negative number where a gradient is 0.
     norms = gram.diagonal().clamp(min=0).sqrt()
     valid = norms.isfinite() & (norms > 0)
     mean = torch.where(valid, norms, 0.0).sum() / valid.sum().clamp(min=1)

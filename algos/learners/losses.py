@@ -82,6 +82,7 @@ def clipped_loss(
     """
     ratio = log_ratio.exp()
     bounded = ratio.clamp(1 - clip, 1 + clip)
+    # The minimum keeps the gradient where the clip alone would hide a step in the wrong direction.
     return -torch.minimum(advantages * ratio, advantages * bounded)
 
 
@@ -110,6 +111,7 @@ def component_loss(
         weights: (M, K).
         clip: as in :func:`clipped_loss`.
     """
+    # An advantage of 0 makes the loss and the gradient of the component 0.
     known = component_advantages.nan_to_num(nan=0.0)
     return (weights * clipped_loss(log_ratio[:, None], known, clip)).sum(dim=1)
 
@@ -123,7 +125,7 @@ def guard_log_ratio(
         + \frac{\lVert\Delta\mu\rVert^2}{2\,\mathrm{step\_std}^2}\Bigr)
 
     with the squared norm reduced as the log-density. Its expectation under the old policy is 0,
-    where that of the plain log-ratio is negative. The paper divides the loss by the size of the
+    where the plain log-ratio's is negative. The paper divides the loss by the size of the
     step too: :func:`step_weights` ``"inverse_dt"``.
 
     Args:
@@ -165,10 +167,11 @@ def is_masked(
 ) -> Bool[Tensor, " M"]:
     r"""(M,) bool, items that moved too far and would move further.
 
-    Those of which :math:`\lVert\Delta\mu\rVert^2 / (2\,\mathrm{step\_std}^2)`, averaged over
+    Items of which :math:`\lVert\Delta\mu\rVert^2 / (2\,\mathrm{step\_std}^2)`, averaged over
     dimensions, reaches the threshold while A > 0 and r > 1, or A < 0 and r < 1.
     """
     far = gaussian_kl(step, old, "mean") >= threshold
+    # A clip range of 0 leaves the sign test: the ratio has moved in the advantage's direction.
     return far & is_clipped(log_ratio, advantages, 0.0)
 
 

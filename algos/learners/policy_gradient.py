@@ -1,6 +1,6 @@
 """The policy gradient of a denoising policy: the clipped ratio through the stored transitions.
 
-Flow-GRPO (Liu et al. 2025), DanceGRPO and what came after differ in the estimator, in the bound on
+Flow-GRPO (Liu et al. 2025), DanceGRPO and later methods differ in the estimator, in the bound on
 the ratio and in the penalty; all three are settings here.
 """
 
@@ -121,7 +121,7 @@ class TransitionObjective:
     Attributes:
         policy: whose forward pass it is.
         transitions: the stored ones.
-        signal: what each of them is worth.
+        signal: the advantage of each of them.
         config: the loss.
         per_component: one clipped loss per reward component.
         bound: on the ratio.
@@ -180,6 +180,7 @@ class TransitionObjective:
     def active(self) -> Int[Tensor, " A"]:
         """Transitions (on the host) that have a gradient."""
         signal = self.signal
+        # A transition without a gradient would cost a forward pass and change nothing.
         moving = signal.advantages != 0
         if self.per_component and signal.components is not None:
             moving = (signal.components.nan_to_num(nan=0.0) != 0).any(dim=1)
@@ -222,8 +223,9 @@ class TransitionObjective:
     def _ratio_loss(
         self, replay: Replay, signal: ItemSignal, only: int | None
     ) -> tuple[Float[Tensor, " M"], Shaped[Tensor, " M"]]:
-        """(M,) losses, and (M,) which of them, or what share of one, the bound has stopped."""
+        """(M,) losses, and (M,) whether the bound has stopped each, or the stopped share of it."""
         if only is not None and only < 0:
+            # Only the penalty is asked for, which is no part of this loss.
             return torch.zeros_like(replay.log_ratio), torch.zeros_like(replay.log_ratio)
         if signal.components is None or (only is None and not self.per_component):
             return self.bound.loss(replay, signal.advantages)
@@ -236,6 +238,7 @@ class TransitionObjective:
 
     def _divergence(self, items: Items, output: FlowOutput) -> Float[Tensor, " M"]:
         """(M,) of the policy from its reference; the gradient is the policy's alone."""
+        # The reference is a constant: a gradient through it would pull it towards the policy.
         with torch.no_grad(), self.policy.reference():
             reference = self.policy.forward(items.obs)
         if self.config.kl_kind == "gaussian":
@@ -269,12 +272,13 @@ class TransitionObjective:
         for s, step in enumerate(self.transitions.steps):
             at_step = joined["column"] == s
             numbers[f"health/ratio_mean/step_{step.index}"] = (
+                # A mask keeps the device from waiting, as picking entries would.
                 torch.where(at_step, ratio, 0.0).sum() / at_step.sum()
             )
         return to_floats(numbers) | {"health/first_pass_log_ratio": floor}
 
     def _check_first_pass(self, log_ratio: float) -> None:
-        """Before any update the ratio is one; what it differs by is the noise of replaying."""
+        """Before any update the ratio is one, up to the noise of replaying."""
         if log_ratio * NOISE_FLOOR_FACTOR > self.bound.clip:
             warnings.warn(
                 f"before any update log-ratios reach {log_ratio:.2g}, too close to the clip range "

@@ -1,4 +1,4 @@
-"""Bounds on the ratio of a policy gradient, by name; each says what it needs of a rollout."""
+"""Bounds on the ratio of a policy gradient, by name; each declares its needs on a rollout."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ class RatioBound:
     ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
         """(M,) sums of one loss per component (M, K), and (M,) the share that is stopped."""
         log_ratio = self.log_ratio(replay)
+        # A component without a signal is never stopped, and must not lower the share.
         counted = components * weights != 0
         stopped = counted & losses.is_clipped(log_ratio[:, None], components, self.clip)
         share = stopped.sum(dim=1) / counted.sum(dim=1).clamp(min=1)

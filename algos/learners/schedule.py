@@ -17,10 +17,11 @@ def rate_factor(iteration: int, schedule: Schedule, total: int | None, warmup: i
     Args:
         iteration: number of it, from 0.
         schedule: how it falls.
-        total: iterations of the run; after them the factor is that of the last one.
+        total: iterations of the run; after them the factor stays at its last value.
         warmup: iterations in which it rises.
     """
     if iteration < warmup:
+        # Never 0, which would waste the first iteration.
         return (iteration + 1) / (warmup + 1)
     if schedule == "constant" or total is None:
         return 1.0

@@ -24,7 +24,7 @@ class ItemSignal:
         components: (M, K) float64 with ``nan`` where one does not apply, or None.
         component_weights: (M, K) float64, or None.
         kl_gate: (M,) float64, 0 or 1.
-        weight: (M,) float64, what the transition counts in the average; 0 leaves it out.
+        weight: (M,) float64, the transition's weight in the average; 0 leaves it out.
     """
 
     advantages: Float[Tensor, " M"]
@@ -68,6 +68,7 @@ def signal_per_transition(output: AdvantageOutput, rollout: Rollout) -> ItemSign
         weights = torch.ones_like(components)
         if output.component_weights is not None:
             given = torch.as_tensor(output.component_weights)
+            # Weights are one row for all groups, or one row per group.
             where = () if given.ndim == 1 else (group,)
             weights = pick(given, *where, trailing=1).expand_as(components)
     gate = output.kl_gate
@@ -102,7 +103,8 @@ def clip_of_transition(
 def _columns(count: int, transitions: Transitions) -> Int[Tensor, " S"]:
     """(S,) which of an estimator's ``count`` steps each kept one is.
 
-    Dense estimators have all denoising steps, those of trees the edges, one per stochastic step.
+    Dense estimators have one per denoising step; estimators of trees have one per edge, and thus
+    per stochastic step.
     """
     steps = torch.tensor(
         [kept.index for kept in transitions.steps], dtype=torch.int64, device="cpu"
@@ -120,8 +122,9 @@ def _columns(count: int, transitions: Transitions) -> Int[Tensor, " S"]:
 def _clip_weights(
     output: AdvantageOutput, rollout: Rollout, transitions: Transitions
 ) -> Float[Tensor, "N S"]:
-    """(N, S) float64 on the host, what each clip counts at each kept step; 0 if not scored."""
+    """(N, S) float64 on the host, weight of each clip at each kept step; 0 if not scored."""
     steps = len(transitions.steps)
+    # A clip without any score has no advantage and must not dilute the average.
     scored = rollout.valid.any(dim=1).cpu().double()[:, None].expand(-1, steps)
     if output.sample_weight is None:
         return scored

@@ -1,4 +1,4 @@
-"""Optimizer steps: gradients in parts, and what to do when one of them cannot be right.
+"""Optimizer steps: gradients in parts, and the reaction when one of them cannot be right.
 
 A loss or gradient that is not finite skips the update and is counted; running out of memory halves
 the micro-batch once.
@@ -51,7 +51,8 @@ class Updater:
     Args:
         policy: its trainable weights are updated.
         config: of the trainer.
-        ranks: processes whose gradients are summed; each makes those of its own transitions.
+        ranks: processes whose gradients are summed; each computes the gradients of its own
+            transitions.
 
     Attributes:
         updates: optimizer steps done.
@@ -72,6 +73,7 @@ class Updater:
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
+        # bfloat16 has the range of float32, so only float16 needs a loss scale.
         half = policy.config.precision == "float16"
         self.scaler = torch.amp.GradScaler(policy.model.device.type, enabled=half)
         self.ema = EMA(policy.parameters, config.ema_decay) if config.ema_decay else None
@@ -90,7 +92,7 @@ class Updater:
         Args:
             objective: the loss.
             index: (M,) transitions of this step that are this process's, on the host.
-            total: what the loss is divided by.
+            total: divisor of the loss.
             feedback: balance the gradients of the components by its answer.
 
         Returns:
@@ -140,7 +142,7 @@ class Updater:
     def restore(
         self, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
     ) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Go on from the result of :meth:`state`."""
         unpack_optimizer(self.optimizer, tensors["optimizer"], facts["optimizer_groups"])
         self.scaler.load_state_dict(facts["scaler"])
         if self.ema:
@@ -190,6 +192,7 @@ class Updater:
                 lambda part: objective(part, total), index, lambda: None, lambda loss: None
             )
         for parameter, part, extra in zip(self.parameters, mixed, penalty, strict=True):
+            # The penalty belongs to no component, so it is added after the balance.
             parameter.grad = part + extra
         return seen
 
@@ -197,6 +200,7 @@ class Updater:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         length: float
+        # Both numbers in one transfer, so that the host waits for the device once.
         length, value = torch.stack([norm.double(), loss.double()]).tolist()
         if not (math.isfinite(length) and math.isfinite(value)):
             self._skip(value, length)
@@ -282,6 +286,7 @@ class GradientMaker:
         total, numbers = torch.zeros((), dtype=torch.float64, device="cpu"), []
         # Of several processes some may have no transition with a signal.
         for chunk in torch.split(index, self.micro_batch) if len(index) else ():
+            # `items` returns transitions in sorted order, and the signal must have the same one.
             loss, seen = part(chunk.sort().values)
             backward(loss)
             total = total.to(loss.device) + loss.detach()
@@ -290,7 +295,7 @@ class GradientMaker:
 
 
 def _joined(ranks: Ranks, numbers: Numbers) -> Numbers:
-    """The numbers of all processes; those of one stay where they are."""
+    """The numbers of all processes; with one process, its numbers unchanged."""
     if ranks.count == 1:
         return numbers
     host = [{name: value.cpu() for name, value in part.items()} for part in numbers]

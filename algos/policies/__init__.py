@@ -1,4 +1,4 @@
-"""Policies: distributions over the next latent, given what an environment shows."""
+"""Policies: distributions over the next latent, given an environment's observation."""
 
 from reelrl.algos.policies.flow import FlowPolicy
 from reelrl.algos.policies.settings import FlowPolicyConfig

@@ -1,7 +1,7 @@
 """A flow-matching video model as a policy: each denoising step is a Gaussian over the next latent.
 
 Sampling and replaying go through :meth:`FlowPolicy.forward`, so the ratio of two
-log-probabilities differs from one only by what training did to the weights.
+log-probabilities differs from one only because training changed the weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Observation = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class FlowOutput:
-    """What the policy says about N latents.
+    """The policy's prediction for N latents.
 
     Attributes:
         velocity: (N, C, T', H', W') float32, guided.
@@ -186,8 +186,8 @@ class FlowPolicy:
         """Take noise schedule and prompts from an environment; a learner does so by itself.
 
         Args:
-            env: single or batched environment, wrapped or not; prompt embeddings are those of
-                its table, encoded once.
+            env: single or batched environment, wrapped or not; prompt embeddings come from its
+                table and are encoded once.
 
         Raises:
             ValueError: if the environment's model has other weights than the policy's: its text
@@ -233,7 +233,7 @@ class FlowPolicy:
         return trainable_of(dict(self.experts.items()))
 
     def trainable(self) -> list[nn.Parameter]:
-        """What an optimizer may work on, the values of :attr:`parameters`.
+        """Parameters that an optimizer may change, the values of :attr:`parameters`.
 
         Raises:
             ValueError: for weights below float32, where a small update is rounded away.
@@ -325,7 +325,7 @@ class FlowPolicy:
 
         Args:
             obs: see :meth:`forward`.
-            generator: source of the noise, on its own device; None is torch's global one.
+            generator: source of the noise, on its own device; None means torch's global one.
             noise: (N, C, T', H', W') standard normal, instead of drawing it.
 
         Returns:
@@ -393,7 +393,7 @@ class FlowPolicy:
         return snapshot(self.parameters)
 
     def load_state_dict(self, weights: Weights, reference: Weights | None = None) -> None:
-        """Set the trainable weights, and those of the reference.
+        """Set the trainable weights, and the reference's weights.
 
         Raises:
             ValueError: if names or shapes differ.

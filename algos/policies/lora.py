@@ -27,7 +27,7 @@ def add_lora(
     Args:
         module: gets the adapters in place.
         rank: of the adapters.
-        alpha: their output is scaled by alpha / rank; None is the rank.
+        alpha: their output is scaled by alpha / rank; None means the rank.
         targets: endings of the names of the layers.
         seed: of the random half of every adapter.
 

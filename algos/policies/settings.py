@@ -20,17 +20,18 @@ class FlowPolicyConfig:
 
     Attributes:
         kernel: key of :data:`~reelrl.envs.kernels.KERNELS`.
-        eta: noise level of the kernel; None is the kernel's own default (``flow_sde`` 0.7).
-        guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 is none, None is the
-            model's own. Both branches run in one forward and both carry gradients.
+        eta: noise level of the kernel; None means the kernel's own default (``flow_sde`` 0.7).
+        guidance_scale: of classifier-free guidance (Ho and Salimans 2022); 1 means no guidance,
+            None the model's own. Both branches run in one forward and both carry gradients.
         reduction: of the log-probability over the D latent dimensions.
         precision: of the forward pass, by autocast; weights stay as the model was loaded, means
             and densities are float32 or better.
-        latent_dtype: what latents of a rollout are rounded to before they are scored and stored.
+        latent_dtype: dtype to which a rollout's latents are rounded before scoring and storing.
         lora_rank: 0 trains all weights of the experts, which must be float32 for that; adapters
             always are.
-        lora_alpha: adapters are scaled by alpha / rank; None is the rank.
-        lora_targets: endings of the names of the layers that get adapters; None is the model's own.
+        lora_alpha: adapters are scaled by alpha / rank; None means the rank.
+        lora_targets: endings of the names of the layers that get adapters; None means the model's
+            own.
         lora_seed: of the adapters' initialisation.
         gradient_checkpointing: recompute blocks in the backward pass instead of keeping them.
         compile: run the experts through ``torch.compile``.

@@ -23,7 +23,7 @@ def snapshot(parameters: Mapping[str, Parameter]) -> Weights:
 
 @contextmanager
 def swapped(parameters: Mapping[str, Parameter], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Run with other weights in place; leave before a backward pass through the own ones."""
+    """Run with other weights in place; exit before `backward` on a graph of the own weights."""
     own = {name: parameter.data for name, parameter in parameters.items()}
     try:
         for name, parameter in parameters.items():
@@ -41,7 +41,7 @@ class EMA:
     with an average of the weights it started from.
 
     Args:
-        parameters: what to average.
+        parameters: the weights to average.
         decay: share of the average that an update keeps, in [0, 1).
 
     Raises:

@@ -48,7 +48,7 @@ class CheckpointWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         iteration: iterations done.
@@ -62,7 +62,7 @@ class Checkpoint:
 
     @property
     def folder_name(self) -> str:
-        """Name of its folder below that of the run's checkpoints."""
+        """Name of its folder below the folder of the run's checkpoints."""
         return f"{PREFIX}{self.iteration:08d}"
 
 
@@ -73,7 +73,7 @@ def save_checkpoint(
 
     Args:
         root: the run's folder of checkpoints; made if it does not exist.
-        checkpoint: what to write.
+        checkpoint: the checkpoint to write.
         keep: checkpoints to keep besides the best and this one.
         best: this is the best one so far.
 
@@ -139,7 +139,7 @@ def load_latest(root: Path, needed: Collection[str] = ()) -> Checkpoint:
         needed: see :func:`load_checkpoint`.
 
     Raises:
-        CheckpointError: if there is none; names what was wrong with the newest.
+        CheckpointError: if there is none; names the fault of the newest.
     """
     if (root / STATE).exists():
         return load_checkpoint(root, needed)
@@ -221,7 +221,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: Any
 ) -> None:
-    """Restore what :func:`pack_optimizer` made."""
+    """Restore a result of :func:`pack_optimizer`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
@@ -242,7 +242,8 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "digests": digests,
         "facts": checkpoint.facts,
     }
-    # Read back first: keys that are numbers come back as texts, and the digest is of what is read.
+    # Read back first: keys that are numbers come back as texts, and the digest is over the values
+    # as read.
     state = json.loads(json.dumps(state))
     write_text(folder / STATE, json.dumps({"digest": _digest(state), **state}, indent=1))
     sync(folder)

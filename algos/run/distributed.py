@@ -1,4 +1,4 @@
-"""Data parallelism: the processes that train one policy together, and what they tell each other.
+"""Data parallelism: the processes that train one policy together, and their exchange of numbers.
 
 Each process collects and replays its share of an iteration's groups. Scores are gathered, so that
 all of them estimate the same advantages and keep the same estimator state, and gradients are
@@ -127,7 +127,7 @@ def launched(device: str = "cpu") -> Iterator[Ranks]:
     """The processes ``accelerate launch`` (or torchrun) started with this one; one if neither did.
 
     Args:
-        device: what they train on. ``"cuda"`` is a device of its own for each of them from then on;
+        device: of their training. ``"cuda"`` is a device of its own for each of them from then on;
             on the CPU they talk through gloo.
 
     Raises:
@@ -135,7 +135,7 @@ def launched(device: str = "cpu") -> Iterator[Ranks]:
         RuntimeError: if accelerate knows of fewer processes than were started.
     """
     count = int(os.environ.get("WORLD_SIZE", "0"))
-    # What accelerate sets for several processes before it starts a single one.
+    # Accelerate sets it for several processes, even if it then starts a single one.
     if not count and {"MASTER_PORT", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys():
         raise ValueError(
             "accelerate was asked for several processes and started one, as it does without "

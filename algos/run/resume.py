@@ -1,4 +1,4 @@
-"""Whether a run may go on in an environment: what it was trained in, and how that differs."""
+"""Whether a run may go on in an environment, and how that differs from its first one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_same_environment(facts: Mapping[str, Any], env: Any, *, allow_changes:
         allow_changes: pass over everything but the names of the rewards.
 
     Raises:
-        ValueError: names what differs, with both values.
+        ValueError: names each difference, with both values.
     """
     base = denoising_env(env)
     if facts["rewards"] != base.reward_names:

@@ -58,7 +58,7 @@ class RunLog:
                 self._board.add_scalar(name, value, iteration)
 
     def histogram(self, iteration: int, name: str, values: Tensor) -> None:
-        """Write a distribution; what is not finite is left out."""
+        """Write a distribution, without numbers that are not finite."""
         finite = values[values.isfinite()]
         if self._board is not None and len(finite):
             self._board.add_histogram(name, finite.float().cpu(), iteration)
@@ -85,7 +85,7 @@ class RunLog:
         self._board.file_writer.add_summary(summary, iteration)
 
     def close(self) -> None:
-        """Flush what is open."""
+        """Flush the open files."""
         if self._board is not None:
             self._board.close()
 

@@ -14,8 +14,8 @@ SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
     if hasattr(signal, name)
 )
-"""Ctrl-C, and what schedulers, closing terminals and ``sbatch --signal`` send. A system without one
-of them, such as Windows, has the others."""
+"""Ctrl-C, and the signals that schedulers, closing terminals and ``sbatch --signal`` send. A system
+without one of them, such as Windows, has the others."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -25,11 +25,11 @@ class Stopped(SystemExit):
 
     Args:
         number: of the signal.
-        text: what to tell the user; by default the name of the signal.
+        text: message to the user; by default the name of the signal.
 
     Attributes:
         number: of the signal.
-        text: what to tell the user.
+        text: message to the user.
         code: 130 after Ctrl-C and 143 after the others, which a scheduler sends in place of
             SIGTERM.
     """
@@ -54,7 +54,7 @@ def signal_name(number: int) -> str:
 
 
 class Interruption:
-    """What has asked this process to stop; the handler of all :data:`SIGNALS`.
+    """The signal that asked this process to stop; the handler of all :data:`SIGNALS`.
 
     Args:
         patient: True lets every signal after the first pass. A process that is told to stop by its
@@ -140,7 +140,7 @@ def telling(text: str) -> Iterator[None]:
     """A context in which a signal that ends the work tells the user ``text``, such as how to go on.
 
     Raises:
-        Stopped: in the place of what a signal raised.
+        Stopped: in place of the exception that a signal raised.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What both adapters do to the native batch: they reset it, weigh its rewards, split its infos."""
+"""Shared work of both adapters: reset the native batch, weigh its rewards, split its infos."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class NativeBatch:
     Args:
         env: the native batch, wrapped or not, of ``autoreset_mode="Disabled"`` and
             ``output="numpy"``.
-        weights: K weights of the reward components; None is their mean, penalties counted
-            negative. An environment that weighs for itself keeps its own number.
+        weights: K weights of the reward components; None means 1 / K each,
+            negative for a penalty. An environment that weighs for itself keeps its own number.
 
     Attributes:
         env: as given.
@@ -99,7 +99,7 @@ class NativeBatch:
 
     @property
     def facts(self) -> RewardFacts:
-        """What the numbers of the reward vector mean, and how large the groups of a wrapper are."""
+        """Meaning of the numbers in the reward vector, and the size of a wrapper's groups."""
         sizes = [env.group_size for env in self.chain() if isinstance(env, VectorPromptGroups)]
         return replace(self.base.task.rewards.facts(), group_size=sizes[0] if sizes else 1)
 
@@ -117,7 +117,7 @@ class NativeBatch:
         seed: int | Sequence[int | None] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> tuple[Any, list[dict[str, Any]]]:
-        """Begin episodes: observations of all, and infos, empty for those that go on."""
+        """Begin episodes: all observations, and infos, which are empty where an episode goes on."""
         options = dict(options or {})
         if mask is not None:
             options["reset_mask"] = mask

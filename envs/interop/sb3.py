@@ -1,6 +1,6 @@
 """Stable-Baselines3's ``VecEnv`` over the native batch.
 
-What SB3 expects, and Gymnasium's ``VectorEnv`` does differently: ``reset`` gives observations
+SB3's expectations that differ from Gymnasium's ``VectorEnv``: ``reset`` gives observations
 only; ``step`` gives ``(obs, rewards, dones, infos)`` with one info dict per sub-environment; an
 episode that ended is begun anew within the same step, and its last observation is in
 ``infos[i]["terminal_observation"]``; seeds and options are set beforehand and used once.
@@ -29,7 +29,7 @@ SINGLE = {
     "action_space": "single_action_space",
     "observation_space": "single_observation_space",
 }
-"""What an attribute of one sub-environment is called on the batch."""
+"""Name on the batch for each attribute of one sub-environment."""
 ONE_EACH = ("np_random", "np_random_seed", "render")
 """Attributes and methods of the batch that give one value per sub-environment."""
 
@@ -38,12 +38,12 @@ class RewardArray(np.ndarray):
     """Rewards (N,) float32 that carry the vectors they were made of.
 
     SB3 hands this one array from environment to rollout buffer and nothing else, through whatever
-    ``VecEnvWrapper`` lies between; arithmetic on it keeps what it carries.
+    ``VecEnvWrapper`` lies between; arithmetic on it keeps the vectors.
 
     Attributes:
         vectors: (N, K) float32 reward vectors, ``nan`` where a component could not be scored.
         prompt_id: (N,) int64, which group an episode belongs to.
-        facts: what the K numbers mean.
+        facts: meaning of the K numbers.
         num_steps: T, steps of an episode.
     """
 
@@ -82,7 +82,8 @@ class SB3VecEnv(VecEnv):
 
     Args:
         env: the native batch, wrapped or not, with ``autoreset_mode="Disabled"``.
-        weights: K weights of the reward components; None is their mean, penalties counted negative.
+        weights: K weights of the reward components; None means 1 / K each,
+            negative for a penalty.
 
     Attributes:
         native: the batch as given.
@@ -115,7 +116,7 @@ class SB3VecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step, and begin anew what has ended."""
+        """Step, and begin the ended episodes anew."""
         step = self.batch.step(self._actions)
         dones = step.terminated | step.truncated
         for i, info in enumerate(step.infos):

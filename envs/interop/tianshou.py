@@ -1,7 +1,7 @@
 """Tianshou's ``BaseVectorEnv`` over the native batch.
 
-What Tianshou expects: a pool of workers that can be reset and stepped a few at a time, infos as an
-array of dicts with ``env_id``, and the same keys in every step's info, since its buffer makes room
+Tianshou expects a pool of workers that can be reset and stepped a few at a time, infos as an array
+of dicts with ``env_id``, and the same keys in every step's info, since its buffer allocates memory
 for each key in every transition.
 """
 
@@ -24,7 +24,7 @@ SINGLE = {
     "action_space": "single_action_space",
     "observation_space": "single_observation_space",
 }
-"""What an attribute of one sub-environment is called on the batch."""
+"""Name on the batch for each attribute of one sub-environment."""
 Rows = int | list[int] | np.ndarray | None
 
 
@@ -47,7 +47,8 @@ class TianshouVectorEnv(BaseVectorEnv):  # type: ignore[misc]
 
     Args:
         env: the native batch, wrapped or not, with ``autoreset_mode="Disabled"``.
-        weights: K weights of the reward components; None is their mean, penalties counted negative.
+        weights: K weights of the reward components; None means 1 / K each,
+            negative for a penalty.
         mask_failed: put zeros where a component could not be scored, False in ``reward_valid``
             beside it; for algorithms that read that, as
             :class:`~reelrl.algos.interop.tianshou.EstimatorPG` does. Otherwise such a component is
@@ -82,7 +83,7 @@ class TianshouVectorEnv(BaseVectorEnv):  # type: ignore[misc]
 
     @property
     def facts(self) -> RewardFacts:
-        """What the numbers of the reward vector mean."""
+        """Meaning of the numbers in the reward vector."""
         return self.batch.facts
 
     def get_env_attr(self, key: str, id: Rows = None) -> list[Any]:
@@ -106,10 +107,10 @@ class TianshouVectorEnv(BaseVectorEnv):  # type: ignore[misc]
 
         An episode in which nothing has happened yet is not begun again, unless a seed or options
         are given: Tianshou's Collector resets finished rows and then, at the end, all of them, and
-        what was drawn for the first time would be thrown away, a group of one prompt cut in two.
+        the first draw would be thrown away and a group of one prompt cut in two.
 
         Args:
-            env_id: rows to reset; None is all.
+            env_id: rows to reset; None means all rows.
             **kwargs: ``seed`` and ``options`` of Gymnasium's ``reset``.
 
         Returns:

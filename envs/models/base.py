@@ -1,4 +1,4 @@
-"""What the environment and the policy need of a text-to-video model, and nothing more."""
+"""The interface to a text-to-video model: only the parts that environment and policy need."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class VideoModel(ABC):
     Gymnasium deep-copies these arguments into the environment's spec.
 
     Attributes:
-        name: what the model was asked for by.
+        name: the name or path by which the model was asked for.
         device: where latents live.
         max_prompt_tokens: L, the length every embedding is padded to with zeros.
         default_shift: shift of the noise schedule that the model was made for.
@@ -92,7 +92,7 @@ class VideoModel(ABC):
                 f"{folder} holds a {pipeline}, which no model opens{nearest(pipeline, PIPELINES)}"
             )
         kind = PIPELINES[pipeline]
-        # A class of one's own, derived from the registered one, opens what that one opens.
+        # A class of one's own, derived from the registered one, opens the same folders.
         opener = cls if issubclass(cls, kind) else kind
         if not issubclass(opener, cls):
             raise ValueError(
@@ -129,7 +129,7 @@ class VideoModel(ABC):
     def fresh(self) -> Self:
         """A model that opens the same folder again, without trained weights; else the model itself.
 
-        What is pickled of it is small.
+        Its pickle is small.
         """
         return self
 
@@ -165,7 +165,7 @@ class VideoModel(ABC):
         """Refuse prompts the model cannot read, without loading a text encoder; default: none.
 
         Raises:
-            ValueError: names the prompt and what is wrong with it.
+            ValueError: names the prompt and its fault.
         """
 
     @abstractmethod
@@ -274,7 +274,7 @@ class VideoModel(ABC):
         trained.save_trained(Path(folder), type(self).__name__, self.experts)
 
     def save_lora(self, folder: str | Path) -> None:
-        """Write the adapters of the experts; by default they are what :meth:`save_trained` writes.
+        """Write the adapters of the experts; by default :meth:`save_trained` writes them.
 
         Args:
             folder: made if it does not exist.
@@ -282,7 +282,7 @@ class VideoModel(ABC):
         self.save_trained(folder)
 
     def load_trained(self, folder: str | Path) -> None:
-        """Read back what :meth:`save_trained` or :meth:`save_lora` wrote.
+        """Read back the files of :meth:`save_trained` or :meth:`save_lora`.
 
         Adapters are read into adapters: make the policy with its ``lora_rank`` first.
 

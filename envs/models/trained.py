@@ -44,7 +44,7 @@ def save_trained(folder: Path, kind: str, experts: Mapping[str, nn.Module]) -> N
 
 
 def load_trained(folder: Path, kind: str, experts: Mapping[str, nn.Module]) -> None:
-    """Read back what :func:`save_trained` wrote, into experts of the same trainable weights.
+    """Read back the files of :func:`save_trained`, into experts of the same trainable weights.
 
     Raises:
         FileNotFoundError: for a folder without :data:`RECORD` or :data:`WEIGHTS`.

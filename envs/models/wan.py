@@ -26,7 +26,7 @@ VAE_DEFAULTS = {"z_dim": 16, "scale_factor_temporal": 4, "scale_factor_spatial":
 VOCABULARY_SHOWN = 200
 """An error lists a vocabulary of at most this many tokens; UMT5's has 256,000."""
 LORA_FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file of an adapter."""
+"""File name of an adapter in diffusers."""
 TIMESTEPS = 1000
 """Wan transformers are conditioned on ``1000 * sigma``."""
 
@@ -40,12 +40,12 @@ class WanVideoModel(VideoModel):
 
     Args:
         folder: a folder ``WanPipeline.from_pretrained`` would load.
-        name: what to call it; default the folder's name.
+        name: of the model; the folder's name by default.
         device: where the components go.
         dtype: of transformer and text encoder; VAE and everything returned are float32.
-        max_prompt_tokens: L; must equal what the model was trained with, since the zeros that pad
-            an embedding take part in its cross-attention. Default: the tokenizer's own length, at
-            most the 512 that ``WanPipeline`` has.
+        max_prompt_tokens: L; must equal the length in the model's training, since the zeros that
+            pad an embedding take part in its cross-attention. Default: the tokenizer's own length,
+            at most the 512 that ``WanPipeline`` has.
 
     Raises:
         ValueError: for a folder that is not a one-transformer ``WanPipeline``.
@@ -182,7 +182,7 @@ class WanVideoModel(VideoModel):
             if len(ids) > self.max_prompt_tokens:
                 raise ValueError(
                     f"prompt {prompt!r} has {len(ids)} tokens, {self.name!r} takes at most "
-                    f"{self.max_prompt_tokens}: what is cut off would not be drawn"
+                    f"{self.max_prompt_tokens}: the cut part would not be drawn"
                 )
 
     def _refuse_unknown_words(self, prompts: Sequence[str], ids: Int[Tensor, "N L"]) -> None:
@@ -242,8 +242,8 @@ class WanVideoModel(VideoModel):
         """(C, T', H', W') of a clip.
 
         Raises:
-            ValueError: unless ``num_frames`` is 4k+1 and both sides are multiples of 16 and of what
-                VAE and transformer divide them by.
+            ValueError: unless ``num_frames`` is 4k+1 and both sides are multiples of 16 and of the
+                factors by which VAE and transformer divide them.
         """
         temporal = int(self.vae_config["scale_factor_temporal"])
         spatial = int(self.vae_config["scale_factor_spatial"])
@@ -284,7 +284,7 @@ class WanVideoModel(VideoModel):
         share(Path(folder) / LORA_FILE)
 
     def load_trained(self, folder: str | Path) -> None:
-        """Read back what :meth:`save_trained` or :meth:`save_lora` wrote.
+        """Read back the files of :meth:`save_trained` or :meth:`save_lora`.
 
         Raises:
             FileNotFoundError: for a folder that neither wrote.

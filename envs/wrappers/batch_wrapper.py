@@ -9,7 +9,7 @@ from reelrl.envs.base_env import BaseEnv
 
 
 class BatchWrapper(VectorWrapper):
-    """A wrapper of the batch that shows what Gymnasium's own does not hand on."""
+    """A wrapper of the batch that hands on attributes which Gymnasium's own hides."""
 
     @property
     def autoreset_mode(self) -> AutoresetMode:

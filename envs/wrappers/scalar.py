@@ -33,7 +33,7 @@ class ScalarReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Args:
         env: an environment with a ``reward_space`` on ``env.unwrapped``.
         weights: one per component, or by name where a component not named has weight 0. They are
-            taken as they are: that of a penalty should be negative. ``None`` is the components'
+            taken as they are: give a penalty a negative weight. ``None`` is the components'
             signs, 1 where higher is better and -1 for a penalty.
 
     Raises:
@@ -69,7 +69,7 @@ class VectorScalarReward(BatchWrapper):
         expect_batch(self, env)
         super().__init__(env)
         self.weights = _weights(env, weights)
-        # What TorchRL would read: the reward is no vector any longer.
+        # TorchRL would read it, but the reward is no vector any longer.
         vars(env.unwrapped).pop("reward_space", None)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -79,7 +79,7 @@ class VectorScalarReward(BatchWrapper):
         if isinstance(rewards, Tensor):
             every = torch.from_numpy(every).to(rewards.device)
         infos = {**infos, "vector_reward": rewards, "_vector_reward": every}
-        if "final_info" in infos:  # autoreset_mode="SameStep" puts there what ended episodes say
+        if "final_info" in infos:  # autoreset_mode="SameStep" puts ended episodes' infos there
             mask = infos["_final_info"]
             final = {"vector_reward": rewards, "_vector_reward": mask}
             infos["final_info"] = {**infos["final_info"], **final}

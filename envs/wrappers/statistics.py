@@ -51,7 +51,7 @@ class VectorRecordEpisodeStatistics(BatchWrapper):
         seed: int | Sequence[int | None] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin episodes; those that go on keep their return."""
+        """Begin episodes; the episodes that go on keep their return."""
         # As in VectorPromptGroups: Gymnasium types the seed of a batch as one integer.
         result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         mask = (options or {}).get("reset_mask")

@@ -68,7 +68,7 @@ def hinge(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of the class tokens plus 0.3 times that of the patches.
+    """Hinge loss of the class tokens plus 0.3 times the hinge loss of the patches.
 
     Args:
         real: (M, 1 + patches) scores of the tokens of real frames, class token first.
@@ -86,7 +86,7 @@ class Adversarial(FrameReward, AdaptiveReward):
 
     .. math:: \tfrac12 \left[(1 - D(\text{real}))_+ + (1 + D(\text{fake}))_+\right]
 
-    of the class tokens plus 0.3 times that of 64 random patches a frame, against as many real
+    of the class tokens plus 0.3 times the loss of 64 random patches a frame, against as many real
     clips; the reward is 0.7 D of the class token plus 0.3 D averaged over the patches. By default
     real clips are MovingShapes clips, drawn anew for the rollout's captions.
 
@@ -151,7 +151,7 @@ class Adversarial(FrameReward, AdaptiveReward):
 
     @property
     def settings(self) -> str:
-        """The encoder, which frames are scored, and what they weigh."""
+        """The encoder, the scored frames and their weights."""
         frames = (self.segments, self.lambda_per_frame, self.normalise)
         return json.dumps([folder_digest(self.folder), str(self.dtype), *frames])
 
@@ -253,7 +253,7 @@ class Adversarial(FrameReward, AdaptiveReward):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Become what :meth:`state_dict` was taken of.
+        """Take over a state that :meth:`state_dict` made.
 
         Raises:
             ValueError: for the state of a head on other features.

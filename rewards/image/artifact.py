@@ -3,9 +3,8 @@
 "Understanding Reward Hacking in Text-to-Image Reinforcement Learning" (Hong et al. 2026, arXiv
 2601.03468) finds that policies drift to pictures with artifacts whatever they are rewarded for, and
 adds a small classifier of them to the reward as a regulariser. Neither that model nor its data are
-published. This is a classifier in its place and not that one: it knows the artifacts it was trained
-on, by ``python -m reelrl.zoo.shipped.artifact_probe`` on those that can be drawn, and nothing says
-that it knows others.
+published. This is another classifier in its place. ``python -m reelrl.zoo.shipped.artifact_probe``
+trains it on artifacts that can be drawn; whether it knows others has not been tested.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class ArtifactFree(FrameReward):
 
     name, bounds = "artifact_free", (0.0, 1.0)
     formula = "mean_t σ(w·e_t + b), e_t = f(x_t)/‖f(x_t)‖"
-    source = "the role is that of Hong et al. 2026 (arXiv 2601.03468); the classifier is our own"
+    source = "role as in Hong et al. 2026 (arXiv 2601.03468); the classifier is our own"
     weights, license, memory_gb = "facebook/dinov2-base", "Apache-2.0", 0.2
 
     def __init__(

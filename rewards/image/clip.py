@@ -62,7 +62,7 @@ class TextImageReward(FrameReward):
         """Score of a cosine, elementwise."""
 
     def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and mask of prompts; what is beyond the model's length is cut, as published."""
+        """Token ids and mask of prompts, cut at the model's length, as published."""
         length = self.module.config.text_config.max_position_embeddings
         self.tell_cut(self.tokenizer, prompts, length)
         tokens: dict[str, Tensor] = self.tokenizer(

@@ -37,7 +37,7 @@ class ModelReward(Reward):
             for in the hub's local cache.
         batch_size: frames per forward pass.
         dtype: of the model, "float32", "bfloat16" or "float16".
-        download: fetch what is not local.
+        download: fetch files that are not local.
 
     Raises:
         ValueError: for an argument out of its range.
@@ -118,7 +118,7 @@ class FrameReward(ModelReward):
             self.bounds = self.bounds_of(self.bounds)
 
     def bounds_of(self, bounds: tuple[float, float]) -> tuple[float, float]:
-        """What the score of a clip lies in, if those of its frames lie in ``bounds``."""
+        """Bounds of a clip's score, if the scores of its frames lie in ``bounds``."""
         low, high = bounds
         # Weights that sum to less than 1 pull towards 0.
         return bounds if self.normalise else (min(0.0, low), max(0.0, high))
@@ -139,7 +139,7 @@ class FrameReward(ModelReward):
             self._told_cut = True
             warnings.warn(
                 f"reward {self.name!r} reads {limit} tokens of a caption, got {cut} of "
-                f"{len(captions)} captions that are longer: what is beyond is not scored",
+                f"{len(captions)} captions that are longer: the rest is not scored",
                 RewardWarning,
                 stacklevel=2,
             )
@@ -149,7 +149,7 @@ class FrameReward(ModelReward):
         """Scores (M,) of frames (M, H, W, 3) with the rows of :meth:`embed_prompts` for each."""
 
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """What :meth:`score_frames` needs of N prompts, (N, D); by default nothing, D = 0."""
+        """Features of N prompts for :meth:`score_frames`, (N, D); by default none, D = 0."""
         return torch.zeros(len(prompts), 0, dtype=torch.float32, device="cpu")
 
     def score(

@@ -21,7 +21,7 @@ from reelrl.rewards.image.frames import FrameReward
 from reelrl.rewards.image.loading import ImageTransform, local_folder, read_state, the_file
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the raw scores on the authors' validation set; what is published are z-scores."""
+"""Of the raw scores on the authors' validation set; the published scores are z-scores."""
 LENGTH = 35
 """Tokens of a caption, padded or cut."""
 TOKENIZER = "google-bert/bert-base-uncased"
@@ -167,7 +167,7 @@ class ImageRewardModel(nn.Module):
         return hidden[:, 0].float() @ self.weight + self.bias
 
     def bounds(self) -> tuple[float, float]:
-        """What no score can leave.
+        """Bounds that no score can leave.
 
         The last layer normalises, y = γ u + β with mean(u) = 0 and ‖u‖ at most √D, so w·y stays
         within √D ‖P(w γ)‖ of w·β, P being the projection that takes the mean away.
@@ -187,7 +187,7 @@ class ImageReward(FrameReward):
 
     Args:
         model: see :class:`~reelrl.rewards.image.frames.FrameReward`.
-        processor: folder or repository of the tokenizer; by default beside the model, else that of
+        processor: folder or repository of the tokenizer; by default beside the model, else from
             ``google-bert/bert-base-uncased``, which the published repository does not hold.
         **config: of :class:`~reelrl.rewards.image.frames.FrameReward`.
     """

@@ -20,7 +20,7 @@ def local_folder(source: str | Path, download: bool = False) -> Path:
 
     Args:
         source: folder, or repository such as ``openai/clip-vit-base-patch32``.
-        download: fetch what is not cached; otherwise the network is never asked.
+        download: fetch files that are not cached; otherwise the network is never asked.
 
     Raises:
         FileNotFoundError: if there is no local copy and ``download`` is False.

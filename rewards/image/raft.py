@@ -15,7 +15,7 @@ from reelrl.rewards.image.loading import read_state, the_file
 from reelrl.rewards.movement import VBENCH_FPS, Dynamics, fastest_speed
 
 SMALLEST, MULTIPLE = 128, 8
-"""Short side below which RAFT's correlation pyramid is empty; what sides must divide by."""
+"""Short side below which RAFT's correlation pyramid is empty; divisor of the sides."""
 UPDATES = 20
 """Refinements of the flow, VBench's number."""
 
@@ -25,7 +25,7 @@ class RaftDynamicDegree(Dynamics, ModelReward):
     """VBench's dynamic degree by RAFT, small or large as the weights are.
 
     Frames are stretched to a short side of at least 128 and padded to multiples of 8; speeds are
-    those of the original pixels. Needs torchvision (extra ``raft``).
+    in original pixels. Needs torchvision (extra ``raft``).
 
     Args:
         model: folder with a state dict of torchvision's ``raft_large`` or ``raft_small``; VBench's
@@ -75,7 +75,7 @@ class RaftDynamicDegree(Dynamics, ModelReward):
     def flow(self, before: Tensor, after: Tensor) -> Tensor:
         """Displacements (2, M, h, w) of frames (M, H, W, 3), x then y, in pixels of the frames.
 
-        h and w are those of the stretched frames.
+        h and w are the size of the stretched frames.
         """
         height, width = before.shape[1:3]
         scale = max(1.0, SMALLEST / min(height, width))

@@ -66,7 +66,7 @@ class ReferenceClips:
     ) -> Tensor:
         """As many real clips as there are generated ones, (N, F, H, W, 3) uint8.
 
-        Rendered clips show what the captions say; given ones are drawn without regard to them.
+        Rendered clips follow the captions; given clips are drawn without regard to them.
 
         Args:
             shape: of the generated clips, (N, F, H, W, 3).

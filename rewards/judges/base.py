@@ -1,4 +1,4 @@
-"""The judge: which questions a batch of clips leads to, and what the answers are worth.
+"""The judge: the questions that a batch of clips leads to, and the scores of the answers.
 
 Where the answers come from, a model in the process or a server, is the subclass's business.
 """
@@ -55,7 +55,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a question: a value in [0, 1], or ``nan`` and the reason in ``call``."""
+    """Outcome of a question: a value in [0, 1], or ``nan`` and the reason in ``call``."""
 
     value: float
     call: Call
@@ -87,7 +87,7 @@ class Judge(Reward):
     Attributes:
         telemetry: the last calls.
         pairs: comparisons made in both orders.
-        inconsistent: those of them where the position decided.
+        inconsistent: pairs among them where the position decided.
 
     Raises:
         ValueError: for an unknown rubric, form or comparison, or settings that do not fit.

@@ -71,7 +71,7 @@ class VLMJudge(Judge):
         return json.dumps([folder_digest(self.folder), str(self.dtype), self.max_new_tokens])
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
-        """Answers to M questions; what stays open is asked once more in the strict wording."""
+        """Answers to M questions; an open one is asked once more in the strict wording."""
         answers = self._round([(ask, ask.text) for ask in asks], 1)
         again = [i for i, answer in enumerate(answers) if math.isnan(answer.value)]
         second = self._round([(asks[i], asks[i].strict) for i in again], 2)
@@ -81,7 +81,7 @@ class VLMJudge(Judge):
 
     def _round(self, asked: Sequence[tuple[Ask, str]], attempt: int) -> list[Answer]:
         queries = [Query(ask.clips, text, SYSTEM, ask.rates) for ask, text in asked]
-        # Padding costs what the longest costs: neighbours of one length share a forward.
+        # Padding makes each question cost as much as the longest: group them by length.
         order = sorted(range(len(queries)), key=lambda i: (len(queries[i].text), i))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), self.batch_size):

@@ -1,4 +1,4 @@
-"""A judge server for this machine only: what a client needs to be tried, timed and tested on.
+"""A judge server for this machine only, on which a client can be tried, timed and tested.
 
 It speaks the part of the OpenAI protocol that :class:`~reelrl.rewards.judges.OpenAIJudge` does,
 around any function from request to reply.
@@ -99,8 +99,8 @@ class LoopbackServer:
     """A server on a free port of 127.0.0.1, up inside a ``with`` block.
 
     Args:
-        reply: gives the reply to a chat request; called from several threads, and what it raises
-            becomes HTTP 500.
+        reply: gives the reply to a chat request; called from several threads. An error that it
+            raises becomes HTTP 500.
         models: names listed under ``/v1/models``.
 
     Attributes:

@@ -16,7 +16,7 @@ R = TypeVar("R")
 def map_ordered(
     function: Callable[[T], R], items: Sequence[T], workers: int, seconds: float, late: R
 ) -> list[R]:
-    """``[function(item) for item in items]`` with several threads; ``late`` for what is late.
+    """``[function(item) for item in items]`` with several threads; a late result becomes ``late``.
 
     The threads are the call's own and no interpreter waits for them, so it works in notebooks, in
     threads and any number of times.
@@ -26,7 +26,7 @@ def map_ordered(
         items: M of them.
         workers: most threads.
         seconds: after which the rest is given up.
-        late: result of what was given up.
+        late: result for a question that was given up.
     """
     results = [late] * len(items)
     queue: SimpleQueue[int] = SimpleQueue()
@@ -86,14 +86,14 @@ class Breaker:
     def allows(self, until: float) -> bool:
         """Whether to ask; while open, one caller per cooldown is let through.
 
-        The others wait for what becomes of it, or for their own turn, if either can come by the
+        The others wait for its outcome, or for their own turn, if either can come by the
         time ``until`` of :func:`time.monotonic`.
         """
         with self._changed:
             while self._failures >= self.limit:
                 now = time.monotonic()
                 if now >= self._next_try:
-                    # Whoever tries may end without a verdict, so the turn is only lent.
+                    # The trying caller may die without a verdict: its turn ends after cooldown.
                     self._next_try, self._trying = now + self.cooldown, True
                     return True
                 if now >= until or (self._next_try >= until and not self._trying):

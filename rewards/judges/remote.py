@@ -18,9 +18,9 @@ from reelrl.rewards.judges.telemetry import Call
 from reelrl.rewards.judges.transport import Reply, RequestTooLarge, Transport, TransportError
 
 REFUSES_SETTING = (400, 404, 415, 422, 501)
-"""What servers answer to a request that holds a setting they do not know."""
+"""Statuses that servers send for a request with a setting they do not know."""
 REFUSES_LOGPROBS = (400, 422, 501)
-"""Those of them that may mean log-probabilities; 404 is the model's, 415 that of the pictures."""
+"""Statuses that may mean log-probabilities; 404 is about the model, 415 about the pictures."""
 
 
 class _Failed(Exception):
@@ -53,7 +53,7 @@ class OpenAIJudge(Judge):
         allow_remote: permit a server on another machine.
         concurrency: requests at a time.
         timeout: seconds per request.
-        deadline: seconds per batch of clips; what is unanswered then is masked.
+        deadline: seconds per batch of clips; questions without an answer by then are masked.
         retries: after a lost connection, HTTP 429 or 5xx.
         max_tokens: longest written answer.
         seed: sent along, and of the waits between retries.
@@ -68,7 +68,7 @@ class OpenAIJudge(Judge):
 
     name = "openai_judge"
     license = "Apache-2.0, and the server's model"
-    # Servers batch what comes in together, and rounding depends on the batch.
+    # Servers batch questions that arrive together, and rounding depends on the batch.
     deterministic = False
 
     def __init__(
@@ -171,7 +171,7 @@ class OpenAIJudge(Judge):
         ]
 
     def _late(self, state: _Progress) -> Answer:
-        # What has waited for a server that was given up is no failure of its own.
+        # A question that waited for a server that was given up is no failure of its own.
         attempts = state.attempts or int(not self.breaker.open)
         return Answer(math.nan, Call(self.deadline, attempts, "deadline of the batch"))
 
@@ -245,7 +245,7 @@ class OpenAIJudge(Judge):
         raise _Failed(problem)
 
     def _once(self, parts: Sequence[dict[str, Any]], state: _Progress) -> tuple[Reply | None, str]:
-        """One attempt; the reply or None, and what is wrong with it.
+        """One attempt: the reply or None, and the fault of the attempt.
 
         Raises:
             _Failed: if asking again cannot help.

@@ -1,4 +1,4 @@
-"""What a judge is asked: the axes, and the words around clip and caption."""
+"""The question to a judge: the axes, and the words around clip and caption."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A local model behind the loopback server: chat requests in, its own log-probabilities out.
 
-What a client of a real server is tried on without one: the same weights answer in the process,
+Tests of a client use it in place of a real server: the same weights answer in the process,
 for :class:`~reelrl.rewards.judges.VLMJudge`, and over HTTP, for
 :class:`~reelrl.rewards.judges.OpenAIJudge`.
 """
@@ -18,14 +18,14 @@ from reelrl.rewards.judges.loopback import frames_of, text_reply
 from reelrl.rewards.vlm.model import Query, QwenVL
 
 HEADING = re.compile(r"(?:Video|First video|Second video), (\d+) frames in order, (\S+) a second:")
-"""What :func:`reelrl.rewards.judges.chat.content` writes above the frames of a clip."""
+"""Heading that :func:`reelrl.rewards.judges.chat.content` writes above the frames of a clip."""
 
 
 def query_of(request: Mapping[str, Any]) -> Query:
     """The question that a chat request of our client asks, its frames gathered into clips again.
 
     Raises:
-        ValueError: if the frames are not those that the headings announce.
+        ValueError: if the frames differ from the headings' announcement.
     """
     texts = [p["text"] for p in request["messages"][-1]["content"] if p["type"] == "text"]
     found = [match for text in texts[:-1] if (match := HEADING.fullmatch(text))]
@@ -42,7 +42,7 @@ def query_of(request: Mapping[str, Any]) -> Query:
 def model_reply(vlm: QwenVL) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A reply function for :class:`~reelrl.rewards.judges.loopback.LoopbackServer`.
 
-    A request for log-probabilities gets those of the first token, any other a written answer.
+    A request for log-probabilities gets the first token's; any other request gets a written answer.
     Requests are answered one at a time.
     """
     lock = Lock()

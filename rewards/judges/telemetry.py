@@ -1,4 +1,4 @@
-"""What each question to a judge cost, and whether too many went unanswered."""
+"""The cost of each question to a judge, and whether too many went unanswered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Call:
         mass: probability of yes and no together; None in a written score.
         prompt_tokens: as the server counts them; None if it does not.
         completion_tokens: likewise.
-        model: what the server says it is.
+        model: the server's name for its model.
     """
 
     seconds: float
@@ -37,7 +37,7 @@ class Call:
 
 
 class Telemetry:
-    """The last calls, and the rate of failures among those that were put to the judge.
+    """The last calls, and the rate of failures among the questions that reached the judge.
 
     Args:
         max_failure_rate: share of failures that stops the run; None never does.

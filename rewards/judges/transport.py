@@ -28,7 +28,7 @@ class RequestTooLarge(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server sent.
+    """A server's reply.
 
     Attributes:
         status: HTTP status.
@@ -55,7 +55,7 @@ class Reply:
         return value
 
     def message(self, secret: str = "", limit: int = 200) -> str:
-        """What the body says is wrong, on one line of at most ``limit`` characters.
+        """The error that the body states, on one line of at most ``limit`` characters.
 
         Args:
             secret: blanked out; servers quote the key they refuse.
@@ -98,7 +98,7 @@ def read_address(url: str) -> tuple[bool, str, int | None, str]:
     """Whether it is https, host, port and path of ``http(s)://host[:port]/path``.
 
     Raises:
-        ValueError: for any other address; what may be secret in it is not quoted.
+        ValueError: for any other address; parts that may be secret are not quoted.
     """
     try:
         parts = urlsplit(url)

@@ -23,7 +23,7 @@ MIN_MASS = 0.5
 MAX_SUM = 1.01
 """Probabilities of different tokens sum to no more than 1, up to a server's rounding."""
 MARKS = " \t\n▁Ġ"
-"""Blanks, and what tokenizers write for them."""
+"""Blanks, and the signs that tokenizers write for them."""
 
 
 def yes_of_logits(logits: Tensor, yes: Sequence[int], no: Sequence[int]) -> tuple[Tensor, Tensor]:

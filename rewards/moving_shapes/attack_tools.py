@@ -1,4 +1,4 @@
-"""What the attacks on the scores are made with: the scene behind clips, and ways to change it."""
+"""Tools of the attacks on the scores: the scene behind clips, and ways to change it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Kind = Literal["clean", "degradation", "attack", "invented"]
 
 @dataclass(frozen=True)
 class Attack:
-    """One way to change clean clips, and what the scores have to make of it.
+    """One way to change clean clips, and the effect it must have on the scores.
 
     Attributes:
         name: row of the table.
         generate: makes the videos.
         kind: "clean" and "degradation" calibrate the score, "attack" is of the suite the score was
             designed on, "invented" was added afterwards to look for holes.
-        gold: what the mean gold score has to be: at least this for "clean", at most this for the
+        gold: bound on the mean gold score: at least this for "clean", at most this for the
             others; None where nothing is asked.
-        hacks: names of the proxies whose mean rises above that of the clean clips.
+        hacks: names of the proxies whose mean rises above their mean on the clean clips.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Scene:
-    """What stands behind N clips, ready to be changed and drawn again.
+    """The scene behind N clips, ready to be changed and drawn again.
 
     Attributes:
         shape: (N,) indices.

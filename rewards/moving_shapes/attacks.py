@@ -1,4 +1,4 @@
-"""Clips made to fool a reward: what a policy may drift to while a proxy goes on rising.
+"""Clips made to fool a reward: a policy may drift to such clips while a proxy goes on rising.
 
 Every attack takes clean clips and a generator and returns videos that keep the captions but break
 the clip in one way. The gold score has to see through all of them; the proxies mostly do not. This
@@ -42,12 +42,12 @@ def clean(clips: Clips, generator: torch.Generator) -> Tensor:
 
 
 def noise_30db(clips: Clips, generator: torch.Generator) -> Tensor:
-    """White noise of 30 dB PSNR: what a sampler that stops denoising early leaves behind."""
+    """White noise of 30 dB PSNR, as left by a sampler that stops denoising early."""
     return add_noise(clips.videos, 10 ** (-30 / 20), generator)
 
 
 def smooth_error_26db(clips: Clips, generator: torch.Generator) -> Tensor:
-    """Independent low-frequency error of 26 dB PSNR per frame: what a coarse decoder makes."""
+    """Independent low-frequency error of 26 dB PSNR per frame, as made by a coarse decoder."""
     count, frames, height, width, _ = clips.videos.shape
     coarse = torch.randn(
         count * frames,

@@ -37,7 +37,7 @@ from reelrl.rewards.moving_shapes.world import (
 E0 = 0.35
 """Relative reconstruction error at which ``fid`` falls to exp(-1/2).
 
-Calibrated on what the model can show at all: a VAE round trip of clean clips should keep
+Calibrated on the best that the model can show: a VAE round trip of clean clips should keep
 ``fid`` >= 0.9, that is median error <= 0.46 E0. At 0.35 that asks of the VAE 33 dB PSNR, the
 median clean clip having an object energy of RMS 0.136.
 """
@@ -58,7 +58,7 @@ class GoldAxes:
     """The three axes of N clips, each (N,) float32 in [0, 1]; ``nan`` for a non-finite clip.
 
     Attributes:
-        align: does the clip show what the caption says.
+        align: agreement of the clip with its caption.
         phys: does one shape of constant area move at constant velocity in every frame.
         fid: does the clip look like a clean clip of the world.
     """
@@ -75,11 +75,11 @@ class GoldAxes:
 
 @torch.no_grad()
 def gold_axes(videos: Tensor, factors: Sequence[Factors]) -> GoldAxes:
-    """Score N clips against what they should show; no gradient flows through.
+    """Score N clips against their captioned factors; no gradient flows through.
 
     Args:
         videos: (N, F, S, S, 3) floats in [0, 1].
-        factors: what each clip should show.
+        factors: the factors that each clip should show.
 
     Raises:
         ValueError: for a wrong shape or dtype, or a number of factors that is not N.
@@ -129,7 +129,8 @@ def physics(parsed: Parsed) -> Tensor:
     :math:`\exp(-\mathrm{rmse}^2 / 2 \cdot 0.5^2) \cdot \mathrm{mean(itself)} \cdot
     \exp(-\mathrm{CV}(A)^2 / 2 \cdot 0.25^2)`, the variation of the area over present frames. A
     frame shows the object *itself* if it is present and has the shape that the clip as a whole
-    has; presence alone let a circle that turns into a square pass with 0.48.
+    has. Counting frames in which *any* object is present would give 0.48 to a clip whose circle
+    turns into a square.
     """
     weight = parsed.present.double()
     count = weight.sum(-1)

@@ -33,7 +33,7 @@ MIN_PRESENT = 4
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a batch of N clips shows. Clips with ``found`` False carry zeros for track and radius.
+    """The object of each of N clips; clips with ``found`` False have zeros as track and radius.
 
     Attributes:
         background: (N, 3) median border pixel over all frames.

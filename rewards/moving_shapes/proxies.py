@@ -101,7 +101,7 @@ def visual_quality(videos: Tensor) -> Tensor:
 class Proxy(Reward):
     """A hackable statistic blended with the gold axis it stands for; see the module's text.
 
-    Subclasses give the two ends of the dial. What an end does not need is not computed, so a
+    Subclasses give the two ends of the dial. An end computes only its own needs, so a
     caption outside the grammar gives ``nan`` only where the caption is read.
 
     Args:

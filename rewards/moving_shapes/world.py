@@ -61,7 +61,7 @@ SPLITS = ("train", "compositional", "ood_speed", "ood_radius")
 
 @dataclass(frozen=True)
 class Factors:
-    """What a caption says about a clip.
+    """The facts that a caption states about a clip.
 
     Attributes:
         colour: key of :data:`COLOURS`.
@@ -254,7 +254,7 @@ def render(
     """Draw one clip per entry of ``factors``; radius and position come from the generator.
 
     Args:
-        factors: what each clip shows.
+        factors: the factors of each clip.
         generator: the only source of randomness, on the CPU.
         speed: pixels per frame for every clip, in place of the captioned one.
         radius: pixels for every clip, in place of a draw from :data:`RADIUS_RANGE`.
@@ -295,7 +295,7 @@ def sample_clips(count: int, generator: torch.Generator, split: str = "train") -
     """Draw ``count`` clips of a split, captions uniform.
 
     ``ood_speed`` clips move at :data:`OOD_SPEED` and ``ood_radius`` clips have :data:`OOD_RADIUS`,
-    both outside what the other splits draw.
+    both outside the range of the other splits.
 
     Raises:
         ValueError: for an unknown split or a negative count.

@@ -40,7 +40,7 @@ class Question:
 
     Attributes:
         template: the user's message, ``{prompt}`` where the caption goes.
-        system: the system message; None is the chat template's own.
+        system: the system message; None means the chat template's own.
         num_frames: frames that are shown, spread evenly with both ends in; None shows all.
         clip_fps: frames a second the clips are meant to be shown at.
 
@@ -64,13 +64,13 @@ class Facts:
     """All that a reward model is besides its weights.
 
     Attributes:
-        dimension: what it judges, such as ``"phys"``; part of the component's name.
-        head: what the head is made of.
+        dimension: the judged axis, for example ``"phys"``; part of the component's name.
+        head: sizes and parts of the head.
         taps: layers of the language model it reads, counted from 1.
         question: how a clip is put to the model.
         backbone: folder of the model relative to the reward model's, or the name of one that ships.
         backbone_digest: :func:`content_digest` of it.
-        training: what it was trained on, for people.
+        training: its training data and settings, for people.
     """
 
     dimension: str
@@ -117,7 +117,7 @@ def load_head(folder: str | Path, facts: Facts) -> Head:
     """The trained head, frozen and in evaluation mode.
 
     Raises:
-        RuntimeError: if the weights are not those of the head in the facts.
+        RuntimeError: if the weights do not fit the head in the facts.
     """
     from safetensors.torch import load_file
 

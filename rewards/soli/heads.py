@@ -22,7 +22,7 @@ HEADS: tuple[str, ...] = get_args(HeadName)
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What a head is made of.
+    """Sizes and parts of a head.
 
     Attributes:
         name: of its kind.
@@ -59,7 +59,7 @@ class Head(nn.Module):
     """One number per clip from hidden states; see the module's text.
 
     Args:
-        config: what it is made of.
+        config: its sizes and parts.
     """
 
     def __init__(self, config: HeadConfig) -> None:
@@ -128,7 +128,7 @@ class HPQA(PooledHead):
         width, heads = config.width, config.attention_heads
         self.query = nn.Embedding(1, width)
         self.residual_query = nn.Embedding(1, width)
-        # A ModuleList does not say what it is a list of.
+        # A ModuleList does not know the type of its entries.
         self.levels: Any = nn.ModuleList(
             nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(config.levels)
         )
@@ -144,7 +144,7 @@ class HPQA(PooledHead):
 
 
 def attend(attention: nn.MultiheadAttention, query: Tensor, state: Tensor, mask: Tensor) -> Tensor:
-    r"""What ``attention`` gives for one query (N, D) per clip on tokens (N, L, D): (N, D).
+    r"""Result of ``attention`` for one query (N, D) per clip on tokens (N, L, D): (N, D).
 
     The module's own way projects every token to a key and a value. With a single query neither is
     needed: :math:`q^\top W_k x = (W_k^\top q)^\top x`, and the weighted mean of values is the
@@ -191,8 +191,8 @@ class YesLogit(Head):
     r"""The log odds of yes against no at the first place of an answer.
 
     :math:`r = \mathrm{LSE}(W_{yes} h) - \mathrm{LSE}(W_{no} h)`, h the last state of the last
-    token: the logit of :func:`~reelrl.rewards.judges.yes_no.yes_of_logits`. The rows are those of
-    the language head to begin with (:meth:`start_from`); on a frozen model they are all that
+    token: the logit of :func:`~reelrl.rewards.judges.yes_no.yes_of_logits`. The rows start as the
+    language head's rows (:meth:`start_from`); on a frozen model they are all that
     learns.
     """
 

@@ -24,7 +24,7 @@ PRESENT_NAMES = {
     }
 }
 """Weights were called otherwise before transformers 4.52, and on disk they still are; it renames
-those of its own classes only."""
+the weights of its own classes only."""
 
 
 # transformers is read without types.
@@ -99,16 +99,17 @@ def _open_published(
 
 
 def lora_scale(settings: Mapping[str, Any]) -> float:
-    """What the product of the two low-rank factors is multiplied with: alpha / r, or alpha / √r."""
+    """Factor on the product of the two low-rank factors: alpha / r, or alpha / √r."""
     rank: float = settings.get("lora_r", 16)
     alpha: float = settings.get("lora_alpha", 32)
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 def merge_lora(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """The weights of a model with low-rank adapters as those of one without.
+    """The weights of a model with low-rank adapters, merged into plain weights.
 
-    :math:`W + s B A` for every layer that has factors A and B; names lose what ``peft`` added.
+    :math:`W + s B A` for every layer that has factors A and B; names lose the parts that ``peft``
+    added.
 
     Raises:
         ValueError: for adapters of another kind.

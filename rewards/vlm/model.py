@@ -35,8 +35,8 @@ class Query:
 
     Attributes:
         clips: each (F, H, W, 3) in [0, 1], the frames the model is to see.
-        text: what stands behind them.
-        system: the system message; None is the chat template's own.
+        text: the text behind them.
+        system: the system message; None means the chat template's own.
         rates: frames a second of each clip, as shown; Qwen2.5-VL's positions are in seconds.
             Without any they are 2.
     """
@@ -115,7 +115,7 @@ class QwenVL:
     def inputs(
         self, queries: Sequence[Query], answers: Sequence[Sequence[int]] = ()
     ) -> dict[str, Any]:
-        """What the model's ``forward`` takes, padded on the left.
+        """The tensors that the model's ``forward`` takes, padded on the left.
 
         Args:
             queries: N questions.
@@ -206,7 +206,7 @@ class QwenVL:
         if not taps or not all(1 <= tap <= layers for tap in taps):
             raise ValueError(f"expected taps from 1 to {layers}, got {list(taps)}")
         inputs = self.inputs(queries)
-        # Entry 0 is what goes into the first layer.
+        # Entry 0 is the input of the first layer.
         with self._turn:
             states = self.model.model(**inputs, use_cache=False, output_hidden_states=True)
         return [states.hidden_states[tap] for tap in taps], inputs["attention_mask"].bool()
@@ -255,7 +255,7 @@ class QwenVL:
         return (ends | {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}) - {None}
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What an answer says."""
+        """The verdict of an answer."""
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 
@@ -276,7 +276,7 @@ def model_folder(folder: str | Path) -> Path:
     if not path.is_dir():
         raise ValueError(
             f"{str(folder)!r} is no folder; models are never downloaded, and "
-            f"{', '.join(SHIPPED)} is what ships"
+            f"only {', '.join(SHIPPED)} ships"
         )
     return path
 

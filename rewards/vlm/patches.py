@@ -48,9 +48,9 @@ class PatchConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> PatchConfig:
-        """Read a model folder's processor files; what they are silent about has our defaults.
+        """Read a model folder's processor files; settings that they lack get our defaults.
 
-        The pixel range of ``preprocessor_config.json`` is one for images, so only that of
+        The pixel range of ``preprocessor_config.json`` is one for images, so only the range of
         ``video_preprocessor_config.json`` counts; without it the range is ``qwen-vl-utils``'s for
         videos.
         """

@@ -45,7 +45,7 @@ class VLMScorer(ABC):
     """
 
     axes: ClassVar[tuple[str, ...]]
-    """What the columns are."""
+    """Name of each column."""
     own_template: ClassVar[str]
     published_template: ClassVar[str]
     """Where the wording that the published weights were trained with is to be found."""
@@ -145,7 +145,7 @@ class VLMScorer(ABC):
 def same_batch(
     last: tuple[Tensor, tuple[str, ...], Tensor], frames: Tensor, prompts: Sequence[str]
 ) -> bool:
-    """Whether frames and captions are those of the remembered batch, value for value."""
+    """Whether frames and captions equal the remembered batch, value for value."""
     return (
         last[1] == tuple(prompts)
         and last[0].device == frames.device
@@ -211,7 +211,7 @@ class VLMReward(Reward):
     scorer_type: type[VLMScorer]
     passes_settings_to: tuple[type[VLMScorer], ...] = ()
     axis: str | None = None
-    """None is the total."""
+    """Name of the axis that this component returns; None means the total."""
     fps_sensitive = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -46,7 +46,7 @@ class VideoAlignScorer(VLMScorer):
     Args:
         model: a folder of ours (``save_pretrained``, weights with ``rm_head.weight``), or the
             published one with ``model_config.json`` and ``checkpoint-*/model.pth``.
-        base: with the published folder, that of Qwen2-VL-2B-Instruct, for its configuration.
+        base: with the published folder, the folder of Qwen2-VL-2B-Instruct, for its configuration.
         **settings: see :class:`~reelrl.rewards.vlm.shared.VLMScorer`.
 
     Raises:
@@ -82,7 +82,7 @@ class VideoAlignScorer(VLMScorer):
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The model's, and that of its base, which brings configuration and tokenizer."""
+        """The model's folder and its base's; the base brings configuration and tokenizer."""
         return (self.folder,) if self.base is None else (self.folder, self.base)
 
     @cached_property

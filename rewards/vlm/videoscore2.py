@@ -26,7 +26,7 @@ HEADINGS = {
     "alignment": "text-to-video alignment",
     "physics": "physical/common-sense consistency",
 }
-"""Axis -> what the model calls it; a description may stand between that and the colon."""
+"""Axis -> the model's name for it; a description may stand between that and the colon."""
 DIGITS = range(1, 6)
 MIN_MASS = 0.5
 """The five digits must hold this much of the probability, or the place is no score."""
@@ -61,7 +61,7 @@ def expected_score(logits: Tensor, digit_tokens: Sequence[Sequence[int]]) -> Ten
 def digit_place(answer: str, heading: str) -> int | None:
     """Index of the digit that an answer gives under a heading, the last one if there are more.
 
-    Counted in the whole answer; what stands before the end of thinking does not count, and neither
+    Counted in the whole answer; the text before the end of thinking does not count, and neither
     does a range or a digit on another scale (see :func:`~reelrl.rewards.answers.last_score`).
     """
     said = after_thinking(answer)[-KEPT:]
@@ -126,7 +126,7 @@ class VideoScore2(VLMReward):
 
     name = "videoscore2"
     bounds = (1.0, 5.0)
-    license = "Apache-2.0, and that of the folder"
+    license = "Apache-2.0, and the folder's own licence"
     formula = "Σ s p_s / Σ p_s over the digits s = 1..5; overall: the mean of the three"
     source = "He et al. 2025 (VideoScore2), with the expectation in place of the likeliest digit"
     weights = "TIGER-Lab/VideoScore2"

@@ -160,7 +160,7 @@ def chromium_or_skip():
     [
         ("index.html", "Which of the three are you?"),
         ("tutorial.html", "Best of n"),
-        ("estimators/gdpo.html", "What differs between implementations"),
+        ("estimators/gdpo.html", "Differences between implementations"),
         ("api/envs.html", "<math"),
     ],
 )

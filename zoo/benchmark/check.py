@@ -1,4 +1,4 @@
-"""What a suite names is looked up before its first run: a typo costs seconds and no night."""
+"""Checks of every name in a suite before the first run, so that a typo fails at once."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def check(suite: Suite, runs: Iterable[Run]) -> None:
 
     Args:
         suite: theirs.
-        runs: those that are still to be done.
+        runs: the runs that are still to be done.
 
     Raises:
-        ValueError: names the run, and what in it is not known.
+        ValueError: names the run and the unknown name in it.
     """
     for role, name in (("baseline", suite.baseline), ("control", suite.control)):
         if name is not None and name not in suite.methods:

@@ -27,7 +27,7 @@ DEFAULT_TRUTH = "moving_shapes"
 GOLD_AXES = ("gold", "gold_align", "gold_phys", "gold_fid")
 """The axes of that truth: score first."""
 WATCHED, EXAMINED = "watch/", "eval/"
-"""Prefixes, in a run's ``metrics.jsonl``, of what is measured of rollouts and of examinations."""
+"""Prefixes, in a run's ``metrics.jsonl``, of the measurements on rollouts and on examinations."""
 DIGITS = 5
 RENAMED = {
     "train/clip_fraction": "clip_fraction",

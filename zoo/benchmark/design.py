@@ -1,8 +1,8 @@
-"""What a benchmark runs: scenarios (reward configurations) by methods by paired seeds.
+"""The runs of a benchmark: scenarios (reward configurations) by methods by paired seeds.
 
 A suite is a yaml file in ``presets/bench``. It names scenarios of ``scenarios.yaml`` and methods of
 ``methods.yaml``; a method that is not there is the estimator of that name. All runs share one base
-configuration, so that methods differ in what their line says and in nothing else.
+configuration, so that methods differ in their own line and in nothing else.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Scenario:
 
     Attributes:
         title: a few words.
-        about: what is isolated.
+        about: the isolated mechanism.
         rewards: the trained components, as an environment takes them.
-        prediction: what theory says, written before the runs.
+        prediction: the prediction of theory, written before the runs.
         expect: the same for programs, on the gain in gold and against the suite's margin:
             ``better`` and ``same`` hold pairs of methods, ``rises`` and ``falls`` methods.
-        methods: of this scenario; those of the suite if none are given.
+        methods: of this scenario; the suite's methods if none are given.
     """
 
     title: str
@@ -73,8 +73,8 @@ class ExaminationConfig:
 
     Attributes:
         clips: per split; two or more, because their variety is measured.
-        unseen: of the split that gains are read from, at least ``clips``; None is ``clips`` too.
-            More of them take the examination's own noise out of every comparison.
+        unseen: clips of the split that gains are read from, at least ``clips``; None means
+            ``clips`` too. More of them take the examination's own noise out of every comparison.
         every: iterations between two examinations.
         seed: of the noise.
     """
@@ -108,8 +108,8 @@ class Run:
         scenario: name.
         method: name.
         seed: of prompts, sampling noise and order; methods of one seed see the same.
-        values: the settings as given, which is what results are remembered by.
-        truth: what is measured, as the suite names it.
+        values: the settings as given; results are remembered by them.
+        truth: the measured truth, as the suite names it.
     """
 
     scenario: str
@@ -129,7 +129,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Folder below that of the suite."""
+        """Folder below the suite's folder."""
         return Path(self.scenario) / self.method / f"seed_{self.seed}"
 
     @property
@@ -157,8 +157,8 @@ class Suite:
         control: method that must not gain anything, if there is one.
         examined: the examination.
         best_of: clips per prompt of the baseline without training; 0 leaves it out.
-        truth: what is measured, as :func:`~reelrl.zoo.benchmark.truth.build_truth` takes it.
-        imports: modules and Python files that register what the suite names.
+        truth: the measured truth, as :func:`~reelrl.zoo.benchmark.truth.build_truth` takes it.
+        imports: modules and Python files that register the names in the suite.
         claims: True tests claims of the literature about the methods, too.
     """
 
@@ -207,7 +207,7 @@ def list_suites() -> list[str]:
 
 
 def read_suite(name_or_path: str) -> Suite:
-    """A suite that ships, or one in a yaml file; what its ``imports`` name is imported first.
+    """A suite that ships, or one in a yaml file; its ``imports`` are imported first.
 
     Raises:
         ValueError: in one line that names file and key, for an unknown suite, scenario, method or
@@ -241,7 +241,7 @@ def _suite(name: str, values: dict[str, Any], imports: tuple[str, ...]) -> Suite
     kept = {key: value for key, value in vars(plain).items() if key in Suite.__dataclass_fields__}
     suite = Suite(name, **kept | {"scenarios": scenarios, "methods": methods, "imports": imports})
     for run in suite.runs():
-        assert run.config  # raises for an unknown key; what the values name is looked up by check
+        assert run.config  # raises for an unknown key; check looks up the names in the values
     return suite
 
 

@@ -11,12 +11,12 @@ from torch.nn import Module
 from reelrl.rewards.cache import clip_key
 
 KEPT = 16
-"""A run draws eleven times, four of them with the base model; these last until the next run."""
+"""Size of the cache: a run needs eleven entries, and the next run reuses the base model's four."""
 _drawn: OrderedDict[str, Tensor] = OrderedDict()
 
 
 def drawn(module: Module, facts: object, draw: Callable[[], Tensor]) -> Tensor:
-    """What ``draw`` returned when weights and facts were these, or returns now.
+    """The result of ``draw`` for these weights and facts, from the cache or made now.
 
     Args:
         module: whose weights decide the clips; read value for value.

@@ -105,10 +105,10 @@ class FixedExamination:
 def diversity(videos: Tensor, factors: Factors | None) -> dict[str, Tensor]:
     """How different clips are that were all asked for the same.
 
-    ``coverage``: entropy of what the clips show over its largest value, mean of colour, shape,
-    direction and speed (in the line of DivGenBench, arXiv 2512.24146). ``vendi``: Vendi score
-    (Friedman and Dieng 2023) over the share of these factors that two clips have in common, over
-    N. ``pairwise``: mean root mean square distance of two clips' pixels.
+    ``coverage``: entropy of the factors that the clips show over its largest value, mean of colour,
+    shape, direction and speed (in the line of DivGenBench, arXiv 2512.24146). ``vendi``: Vendi
+    score (Friedman and Dieng 2023) over the share of these factors that two clips have in common,
+    over N. ``pairwise``: mean root mean square distance of two clips' pixels.
 
     Args:
         videos: (N, F, H, W, 3).

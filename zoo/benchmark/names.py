@@ -21,7 +21,7 @@ def check_name(name: Any, path: str) -> str:
 
     Args:
         name: of a scenario or a method.
-        path: what error messages call it.
+        path: name of the place in error messages.
 
     Raises:
         ValueError: for anything else.
@@ -38,11 +38,11 @@ def check_name(name: Any, path: str) -> str:
 
 
 def named(given: Any, path: str) -> dict[str, Any]:
-    """Names with what is said of them: a list names, a mapping names and says.
+    """Names with their settings: a list has names alone, a mapping has both.
 
     Raises:
         ValueError: for something else, for no names, a name that comes twice or is none, or if
-            what is said is no mapping.
+            an entry's settings are no mapping.
     """
     if not isinstance(given, list | dict) or not given:
         raise ValueError(f"{path} must hold names, or names with settings, got {given!r}")
@@ -65,7 +65,7 @@ def check_expected(expected: dict[str, Any], known: Iterable[str], path: str) ->
     Args:
         expected: ``expect`` of a scenario.
         known: names of methods.
-        path: what error messages call it.
+        path: name of the place in error messages.
 
     Raises:
         ValueError: for another kind of prediction, something else than pairs or names, or a method

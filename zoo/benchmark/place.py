@@ -1,4 +1,4 @@
-"""Where and with what a benchmark is run."""
+"""The machine and the software that run a benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the runs of a benchmark are, told without reading again what was read before."""
+"""Progress of the runs of a benchmark, without reading any line twice."""
 
 from __future__ import annotations
 

@@ -65,10 +65,10 @@ def _digest(path: Path) -> str:
 def execute(run: Run, folder: Path, examined: ExaminationConfig) -> Path:
     """Train, measure and leave ``metrics.jsonl``, two GIFs and ``done.json``.
 
-    One thread and generators of the run's own: the numbers do not depend on what runs beside it.
+    One thread and generators of the run's own: the numbers do not depend on other processes.
 
     Args:
-        run: what to do.
+        run: the run to make.
         folder: of this run alone.
         examined: the fixed examination.
 

@@ -47,13 +47,13 @@ def bench(
     command: str = "",
     progress: bool = True,
 ) -> Failures:
-    """Run what is missing and write the results.
+    """Make the missing runs and write the results.
 
     Args:
-        suite: what to run.
+        suite: the runs to make.
         out: folder of the runs.
         results: folder of the results; runs that are there with their present settings are done.
-        jobs: processes at a time, one thread each; None is the number of cores.
+        jobs: processes at a time, one thread each; None means the number of cores.
         command: how this was started, for the record.
         progress: show bars.
 

@@ -36,13 +36,13 @@ def seal_of(rows: Iterable[Mapping[str, str]]) -> dict[str, Any]:
 
 
 def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``suite.json`` holds, with a digest of it as the last key."""
+    """The content of ``suite.json``, with a digest of it as the last key."""
     bare = {key: value for key, value in facts.items() if key != SEAL}
     return {**bare, SEAL: _digest(_canonical(bare))}
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What the ``suite.json`` of a folder of results holds.
+    """The content of the ``suite.json`` of a folder of results holds.
 
     Raises:
         ValueError: in one line that names the file, if it is damaged, or holds something else.
@@ -69,7 +69,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _check_shape(facts: Mapping[str, Any], path: Path) -> None:
-    """Refuse what nobody wrote: names that are paths, and other kinds of values."""
+    """Refuse values that no writer makes: names that are paths, and other kinds of values."""
 
     def expect(right: bool, key: str, wanted: str) -> None:
         if not right:
@@ -106,11 +106,11 @@ def _check_shape(facts: Mapping[str, Any], path: Path) -> None:
 
 @dataclass(frozen=True)
 class Damage:
-    """What of a results folder is not as it was written.
+    """Parts of a results folder that differ from the written ones.
 
     Attributes:
-        runs: path of a run, as in ``suite.json`` -> what is wrong with its rows.
-        best_of_n: what is wrong with the baseline without training; empty if nothing is.
+        runs: path of a run, as in ``suite.json`` -> the fault of its rows.
+        best_of_n: fault of the baseline without training; empty if there is none.
         unsealed: True if the folder is from before there were seals.
     """
 
@@ -153,7 +153,7 @@ Table = Mapping[tuple[str, int], list[dict[str, str]]]
 
 
 def _table(folder: Path, scenario: str) -> tuple[Table, str]:
-    """Rows of a scenario by run, and what is wrong with the whole file."""
+    """Rows of a scenario by run, and the faults of the whole file."""
     path = folder / f"{scenario}.csv"
     if not path.is_file():
         return {}, f"there is no {path.name}"
@@ -164,7 +164,7 @@ def _table(folder: Path, scenario: str) -> tuple[Table, str]:
 
 
 def _fault(table: Table, broken: str, path: str, recorded: Mapping[str, Any]) -> str:
-    """What is wrong with the rows of one run; empty if nothing is."""
+    """Fault of the rows of one run; empty if there is none."""
     if broken:
         return broken
     scenario, method, seed = path.split("/")

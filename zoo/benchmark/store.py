@@ -1,7 +1,7 @@
 """The results of a benchmark, collected from the folders of its runs and small enough to commit.
 
-:func:`collect` reads run folders and writes nothing. :class:`Store` merges what it finds with what
-the results folder has already: runs that were made elsewhere stay.
+:func:`collect` reads run folders and writes nothing. :class:`Store` merges new runs with the runs
+that the results folder has already, so runs that were made elsewhere stay.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from reelrl.zoo.benchmark.truth import TruthSpec, build_truth
 
 @dataclass(frozen=True)
 class Finished:
-    """What the folder of a finished run holds.
+    """The content of a finished run's folder.
 
     Attributes:
         run: which.
@@ -68,11 +68,11 @@ def collect(runs: Iterable[Run], out: Path) -> list[Finished]:
 
 
 def rows_of(run: Run, folder: Path) -> list[Row]:
-    """The rows of a run from what its folder holds."""
+    """The rows of a run, read from its folder's content."""
     clips = run.config.learner.prompts_per_iteration * run.config.learner.group_size
     rows, wall = [], 0.0
     for metrics in read_metrics(folder):
-        # Before the update of this iteration: what it took to get here.
+        # Before the update of this iteration: the cost so far.
         row: Row = {
             "method": run.method,
             "seed": run.seed,
@@ -91,7 +91,7 @@ class Store:
 
     Args:
         folder: made by the first write.
-        suite: what the results are of.
+        suite: the suite of the results.
 
     Attributes:
         best_of_n: rows of the baseline that trains nothing, as they were found; none of another
@@ -173,7 +173,7 @@ class Store:
         write_rows(path, rows)
 
     def describe(self, facts: Mapping[str, Any], failed: Iterable[tuple[Run, str]]) -> None:
-        """Write what was run, where, and what failed."""
+        """Write which runs were made, where, and which failed."""
         suite = self.suite
         described = {
             "suite": suite.name,

@@ -63,7 +63,7 @@ class Truth(Protocol):
         """
 
     def factors(self, videos: Tensor) -> Factors | None:
-        """Read off what clips show, whatever they were asked for.
+        """Read off the factors that clips show, whatever their captions say.
 
         Args:
             videos: (N, F, H, W, 3) in [0, 1].
@@ -81,7 +81,7 @@ register_truth = TRUTHS.register
 
 
 def build_truth(spec: TruthSpec) -> Truth:
-    """A truth from what a suite says of it.
+    """A truth from its description in a suite.
 
     Raises:
         ValueError: for an unknown name, or arguments that the truth does not take.

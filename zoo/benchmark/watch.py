@@ -1,4 +1,4 @@
-"""What is measured of every rollout before it is learnt from, for the ``watch/`` columns.
+"""Measurements on every rollout before it is learnt from, for the ``watch/`` columns.
 
 The truth is measured beside whatever is trained on, and never given to the learner.
 """
@@ -132,8 +132,9 @@ def path_kl(policy: FlowPolicy, rollout: Rollout) -> Tensor:
 
     :math:`\sum_t \lVert \mu_\theta - \mu_\mathrm{ref} \rVert^2 / (2\,\mathrm{step\_std}_t^2)` over
     the stochastic steps, averaged over clips drawn by the policy: the exact divergence of the
-    noisy steps, and an upper bound on that of the latents after the last of them. It is none on
-    that of the clips: the deterministic steps behind it are the policy's own, too.
+    noisy steps, and an upper bound on the divergence of the latents after the last of them. It does
+    not bound the divergence of the clips: the deterministic steps behind it are the policy's own,
+    too.
     """
     transitions = rollout.stochastic()
     total = torch.zeros((), dtype=torch.float64)

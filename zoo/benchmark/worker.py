@@ -25,7 +25,7 @@ from reelrl.zoo.streams import last_streams
 
 T = TypeVar("T")
 _busy = threading.Lock()
-"""Held while this process does what must not be cut off."""
+"""Held during work of this process that must not be cut off."""
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def enter(heard: Connection, imports: Sequence[str]) -> None:
 
     Args:
         heard: the reading end of the parent's pipe.
-        imports: modules that register what it works with.
+        imports: modules that register its rewards and estimators.
     """
     # The cores are busy with the other runs.
     torch.set_num_threads(1)
@@ -94,7 +94,7 @@ def _watch(heard: Connection, interruption: Interruption) -> None:
 
 
 def finish(function: Callable[..., T], *arguments: Any) -> T:
-    """What a function returns; a worker that is to stop calls it no more, and waits for its end.
+    """A function's result; a worker that is to stop calls it no more, and waits for its end.
 
     Args:
         function: looks at :func:`~reelrl.algos.run.signals.interruptible` now and then.

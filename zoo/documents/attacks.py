@@ -23,7 +23,7 @@ SEED = 0
 AXES = ("align", "phys", "fid", "gold")
 PROXIES = ("proxy_vq", "proxy_mq", "proxy_ta")
 
-_TEXT = """# What the gold score sees, and what the proxies do not
+_TEXT = """# Attacks that the gold score sees and the proxies miss
 
 Mean scores of {count} clean training clips (seed {seed}) and of the same clips under every attack.
 Proxies are at hackability 1. **Bold** marks a proxy above its value on clean clips by more than

@@ -1,6 +1,6 @@
 """The generated part of estimator pages: ``reelrl report estimator-pages --out docs/estimators``.
 
-Prose is written by hand; what the registry knows (requirements, presets, settings) stands between
+Prose is written by hand; the registry's facts (requirements, presets, settings) stand between
 two markers and is rewritten from it, so that a page cannot disagree with the code. The site shows
 an estimator without a written page by its docstring (:func:`drafted`).
 """
@@ -21,7 +21,7 @@ SECTIONS = (
     "Paper",
     "Inputs, presets and settings",
     "Invariances",
-    "What differs between implementations",
+    "Differences between implementations",
     "Degenerate cases",
     "Example",
 )
@@ -29,7 +29,7 @@ SECTIONS = (
 
 
 def show(value: Any) -> str:
-    """A setting as one would type it, normalisations by what differs from the plain z-score."""
+    """A setting as one would type it; a normalisation by its differences from the z-score."""
     if not isinstance(value, NormSpec):
         return repr(value)
     plain = NormSpec()
@@ -42,7 +42,7 @@ def show(value: Any) -> str:
 
 
 def presets_table(name: str) -> str:
-    """What each preset changes against the canonical reading."""
+    """The changes of each preset against the canonical reading."""
     cls = estimator_class(name)
     if not cls.presets:
         return "No presets."

@@ -1,4 +1,4 @@
-"""``reelrl list models``: what ships, its size and what it makes."""
+"""``reelrl list models``: the shipped models, their sizes and their clips."""
 
 from __future__ import annotations
 

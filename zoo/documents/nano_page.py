@@ -54,7 +54,7 @@ def round_trip(model: WanVideoModel, clips: Clips) -> tuple[Tensor, float]:
 
 
 def vae_table(model: WanVideoModel, count: int) -> str:
-    """What the VAE alone costs, per split: the ceiling of every generated clip."""
+    """Loss by the VAE alone, per split: the ceiling of every generated clip."""
     rows: list[list[object]] = []
     for split in SPLITS:
         clips = sample_clips(count, torch.Generator().manual_seed(1), split)
@@ -66,7 +66,7 @@ def vae_table(model: WanVideoModel, count: int) -> str:
 
 
 def hits(result: ScoredClips) -> dict[str, Tensor]:
-    """Per clip, whether each captioned factor is what the parser sees, (N,) bool each."""
+    """Per clip, whether the parser sees each captioned factor, (N,) bool each."""
     factors = [caption_to_factors(caption) for caption in result.captions]
     parsed = parse(result.videos)
     heading = torch.tensor([DIRECTIONS[f.direction] for f in factors], dtype=torch.float64)
@@ -199,7 +199,7 @@ Captions and noise are the same in both sheets; each row is one clip, frame by f
 
 ## Quality
 
-GOLD is the product of three axes, each in [0, 1]: `align` (shows what the caption says), `phys`
+GOLD is the product of three axes, each in [0, 1]: `align` (shows the captioned factors), `phys`
 (one steady shape at constant velocity) and `fid` (looks like a clean clip). Means over {count}
 clips, fixed captions and noise, Euler ODE, shift 3. The `compositional` captions (purple triangles,
 white circles) were never trained on.

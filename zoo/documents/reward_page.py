@@ -20,7 +20,7 @@ SEED = 0
 GROUP = 8
 """Clips per set for the components that compare the clips of a prompt."""
 PROGRAMMATIC = ("pixel", "motion", "movement", "jpeg", "group")
-"""Rooms of components that need no weights and no caption, the columns of the hack table."""
+"""Modules of components that need no weights and no caption, the columns of the hack table."""
 COLUMNS = 9
 """Components per part of the hack table."""
 
@@ -28,17 +28,21 @@ _TEXT = """# Rewards
 
 Every registered component with its formula, its range, where it is from and its licence.
 `make_reward(name)` builds one, `make_reward(name, model=folder)` one with weights; nothing is ever
-downloaded unless `download=True` says so. x_t are the frames in [0, 1], c the caption. *fps* marks
-scores that change when the same scene is sampled at another frame rate, *gradient* those whose
-`score` lets gradients reach the pixels, *group* those that depend on the other clips of a prompt.
+downloaded unless `download=True` says so. x_t are the frames in [0, 1], c the caption. Three
+marks name properties of a component:
+
+- *fps*: the score changes when the same scene is sampled at another frame rate.
+- *gradient*: `score` lets gradients reach the pixels.
+- *group*: the score depends on the other clips of a prompt.
 
 ## Without weights
 
 {without}
 
 Clips with fewer frames than the formula needs have no number: `nan`, and masked. Flow and phase
-correlation work on grey frames of a short side of about 64 pixels. JPEG sizes count what a frame
-adds to the file of a flat clip, since the tables of the format weigh more than a frame of 32x32.
+correlation work on grey frames of a short side of about 64 pixels. JPEG sizes count the bytes that
+a frame adds to the file of a flat clip, since the tables of the format weigh more than a frame of
+32x32.
 
 A clip whose first or last frame has pixels below -0.5 or above 1.5, as bytes kept as floats do, is
 refused: the call raises.
@@ -47,10 +51,10 @@ refused: the call raises.
 become theirs.
 
 `pairwise_distance` and `vendi` score a set: all clips of a batch with one `infos[i]["group_id"]`,
-else one `prompt_id`, else one caption. A clip earns what its set would lose without it. All clips
-of a set must be in one batch, so let `num_envs` be a multiple of the group size. z_i is the clip
-at 16 frames of 16x16 cells, less its mean colour; override `embed` of a `GroupReward` for other
-features, and `utility` for another worth. Clips without texture have nothing to compare: they
+else one `prompt_id`, else one caption. A clip earns the loss of its set without that clip. All
+clips of a set must be in one batch, so let `num_envs` be a multiple of the group size. z_i is the
+clip at 16 frames of 16x16 cells, less its mean colour; override `embed` of a `GroupReward` for
+other features, and `utility` for another worth. Clips without texture have nothing to compare: they
 count as equal to each other and unlike all others.
 
 ## With weights
@@ -64,16 +68,16 @@ processor has it, up to Pillow's rounding to bytes.
 - `pick_score` and `hpsv2` take tokenizer and image processor from `processor=`, by default
   `laion/CLIP-ViT-H-14-laion2B-s32B-b79K`, unless they lie beside the weights.
 - `hpsv2` renames the tensors of the published open_clip checkpoint; neither open_clip nor the
-  `hpsv2` package is needed. As in that package a frame is fitted by its long side and padded with
-  black, where CLIP crops.
-- The licence of `aesthetic` is that of CLIP and the one its head is commonly said to have; its
+  `hpsv2` package is needed. As in that package, a frame is fitted by its long side and padded with
+  black; CLIP crops instead.
+- The licence of `aesthetic` is CLIP's licence and the one its head is commonly said to have; its
   repository holds no licence file that we know of.
 - `aesthetic` takes the head from `head=` or a file with "linear" in its name beside the model. All
   published heads are affine on unit embeddings, so the bounds are b ± ‖w‖ of the head that is
   loaded.
 - `image_reward` reads the published `ImageReward.pt` into transformers' BLIP, without the
-  `image-reward` package. Its tokenizer is that of `google-bert/bert-base-uncased`, or `processor=`.
-- `adversarial` learns along with the policy, from real clips against those of every rollout:
+  `image-reward` package. Its tokenizer comes from `google-bert/bert-base-uncased`, or `processor=`.
+- `adversarial` learns along with the policy, from real clips against the clips of every rollout:
   [a reward that learns along](howto/reward.md#a-reward-that-learns-along).
 - `artifact_free` needs a probe trained on your copy of the encoder:
   `python -m reelrl.zoo.shipped.artifact_probe MODEL` trains it on MovingShapes and says which
@@ -90,13 +94,13 @@ normalise=False, seed=0` is InstructVideo's sampling and attenuation.
 
 [The attacks](attacks.md) are the evidence for both.
 
-## What fools which reward
+## Attacks that fool each reward
 
 Mean over {count} clean training clips (seed {seed}) and over the same clips under
 [every attack](attacks.md); for the two set components the worth U(S) of sets of {group}, since a
-clip's share in it says nothing of the whole. The column *gold* is the true quality. **Bold** is a
-component that finds the attacked clips better than the clean ones, by more than a tenth of the
-spread of the clean clips: an optimiser of it is drawn there. ↓ marks penalties.
+clip's share says nothing about the whole set. The column *gold* is the true quality. **Bold** marks
+a component that scores the attacked clips above the clean ones by more than a tenth of the spread
+of the clean clips: an optimiser of it is drawn to that attack. ↓ marks penalties.
 
 {hacks}
 
@@ -120,13 +124,13 @@ def room(name: str) -> str:
 
 
 def programmatic() -> list[str]:
-    """Names of the components of the hack table, by room."""
+    """Names of the components of the hack table, by module."""
     names = [name for name in list_rewards() if room(name) in PROGRAMMATIC]
     return sorted(names, key=lambda name: (PROGRAMMATIC.index(room(name)), name))
 
 
 def _section(names: Sequence[str], weights: bool = False) -> str:
-    header = ["name", "what", "formula", "range", "better", "gradient", "fps", "source"]
+    header = ["name", "meaning", "formula", "range", "better", "gradient", "fps", "source"]
     rows = []
     for name in names:
         reward: Any = reward_class(name)
@@ -160,7 +164,7 @@ def _cell(reward: Any, attacked: torch.Tensor, clean: torch.Tensor) -> str:
     sign = 1 if reward.higher_is_better else -1
     gain = sign * float(attacked.mean() - clean.mean())
     mean = float(attacked.mean())
-    # What is left below this is rounding, which no two machines share.
+    # A rest below this is rounding, which no two machines share.
     text = f"{mean if abs(mean) > 5e-7 else 0.0:.2g}"
     return f"**{text}**" if gain > max(0.1 * float(clean.std()), 1e-6) else text
 

@@ -28,9 +28,9 @@ class Setting:
 
     Attributes:
         key: dotted, as ``--set`` takes it.
-        kind: what it may be.
-        value: what it is.
-        text: what it does, from the docstring of its dataclass.
+        kind: its permitted values.
+        value: its present value.
+        text: its effect, from the docstring of its dataclass.
     """
 
     key: str

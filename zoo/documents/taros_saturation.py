@@ -1,4 +1,4 @@
-"""What TaRoS's published formula does to a saturated component, and which options change it.
+"""Effect of TaRoS's published formula on a saturated component, and of its options.
 
 Three tables: the weights of a saturated, a fresh and a half-way component under every option; the
 beta at which a component that saturates begins to lose weight; and who drives the update, as the
@@ -136,10 +136,10 @@ def main(out: Path | None) -> None:
     """Print the three tables; with a folder, write them there."""
     text = "\n\n".join(
         [
-            "Weights of three components: saturated (mean .95, std .01), fresh (.60, .20), "
-            "half-way (.75, .10); G = 16",
+            "Weights of three components: saturated (mean 0.95, std 0.01), fresh (0.60, 0.20), "
+            "half-way (0.75, 0.10); G = 16",
             weight_table(),
-            "Beta above which a component loses utility by saturating (tau .75)",
+            "Beta above which a component loses utility by saturating (tau 0.75)",
             break_even_table(),
             "Who drives the update: correlation with the advantage, and share of the spread",
             drivers_table(),

@@ -4,7 +4,7 @@ Run ``python -m reelrl.zoo.shipped.artifact_probe MODEL``.
 
 Clean MovingShapes clips against the same clips under the attacks that show in a single frame, by
 logistic regression on a frozen encoder's features. Some of those attacks are kept out of training:
-what the probe makes of them is all that is known of artifacts it has not seen.
+the probe's answers on them are the only evidence about artifacts it has not seen.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Probe:
 
 
 def features_of(encoder: PictureEncoder, attack: str, count: int, seed: int) -> Tensor:
-    """Features (M, D) of all frames of ``count`` clips, those of the seed, under an attack."""
+    """Features (M, D) of all frames of ``count`` clips, drawn from the seed, under an attack."""
     clips = sample_clips(count, torch.Generator().manual_seed(seed))
     videos = ATTACKS[attack].generate(clips, torch.Generator().manual_seed(seed))
     frames = videos.clamp(0, 1).mul(255).round().div(255).flatten(0, 1)

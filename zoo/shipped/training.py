@@ -1,4 +1,4 @@
-"""What both training stages share: settings, random streams, averaged weights, a state file."""
+"""Shared parts of both training stages: settings, random streams, averages, a state file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class NanoConfig:
-    """Everything that decides what is trained."""
+    """Everything that decides the trained weights."""
 
     out: Path = Path("runs/nano")
     """Folder of the run: state files, TensorBoard log, sample grids, exported pipelines."""
@@ -93,7 +93,7 @@ class Training:
     reading it unpickles tensors and plain values only.
 
     Args:
-        module: what is trained.
+        module: the module to train.
         path: state file; if it exists, training goes on from it.
         total: number of updates in all.
         lr: peak learning rate, warmed up and then lowered along a half cosine to zero.

@@ -1,8 +1,8 @@
-"""How fast the environment is, and what it costs beside model and rewards.
+"""Speed of the environment, and its own cost beside model and rewards.
 
 Run ``python -m reelrl.zoo.speed.environment``; ``--device cuda`` for an accelerator. An
 episode is played by the model itself with Euler steps, forwards included. Model and rewards are
-timed where they are called; "beside" is what remains: bookkeeping, noise, checks, copies and the
+timed where they are called; "beside" is the rest: bookkeeping, noise, checks, copies and the
 agent's own step.
 
 On one CPU thread the clock is the process's own CPU time, which equals wall time on an idle machine
@@ -32,7 +32,7 @@ WAN_LATENT = (16, 21, 60, 104)
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured."""
+    """The measured cases."""
 
     env: str = "reelrl:reelrl/MovingShapes-v0"
     """Id of the environment."""
@@ -137,7 +137,7 @@ def row(num_envs: int, output: str, timing: Timing) -> str:
 
 
 def print_table(config: BenchConfig) -> None:
-    """The table, line by line as it is measured, and what batching saves."""
+    """The table, line by line as it is measured, and the saving by batching."""
     print("| sub-envs | output | env-steps/s | ms per clip | forward | decode | rewards | beside |")
     print("|" + "---|" * 8)
     per_clip: dict[tuple[str, int], float] = {}

@@ -4,9 +4,9 @@ Run ``python -m reelrl.zoo.speed.judge``. A judge server on loopback takes a fix
 request; the same clips are collected with a judge that is waited for and with one in the background
 (:class:`~reelrl.rewards.asynchronous.AsyncReward`). "Blocked" is the time a rollout stands still
 for scores, "hidden" the share of it that the background saves, 1 - blocked / blocked when waited
-for. Clips are made ``--sub-envs`` at a time, and what can overlap is the judging of one such batch
-with the making of the next: of B batches, which take about the same time each, all but the last.
-All is wall time; on a busy machine the making takes longer and so hides more.
+for. Clips are made ``--sub-envs`` at a time. The judging of one batch can overlap with the making
+of the next: of B batches, which take about the same time each, all but the last. All is wall time;
+on a busy machine the making takes longer and so hides more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BLOCKED = "blocked"
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured."""
+    """The measured cases."""
 
     model: str = "nano"
     """Name or folder of the generator."""

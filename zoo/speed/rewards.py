@@ -2,8 +2,8 @@
 
 Clips per second of every component without weights on two batches: 64 clips of 9x32x32 and 16 of
 81x480x832. Times are the best of several calls, wall clock and processor time of all threads
-together; on a machine that others use too, the processor time is the one that holds, and half of it
-is what two idle cores would need at best.
+together; on a machine that others use too, the processor time is the one that holds, and two idle
+cores would need half of it at best.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Stopwatch:
         self._clock = clock or (time.process_time if alone else time.perf_counter)
 
     def now(self) -> float:
-        """The clock, once the device has done what it was given."""
+        """The clock, once the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return self._clock()
@@ -61,7 +61,7 @@ class Took(NamedTuple):
 
 
 def times(work: Callable[[], object], repeats: int) -> list[Took]:
-    """What each call took, after one that warms up."""
+    """Seconds of each call, after one that warms up."""
     work()
     found = []
     for _ in range(repeats):

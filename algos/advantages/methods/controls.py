@@ -54,12 +54,12 @@ class RandomSign(Estimator):
 
     @property
     def requires(self) -> frozenset[str]:
-        """What the base requires."""
+        """The base's requirements."""
         return super().requires | self.base.requires
 
     @property
     def needs_feedback(self) -> str:
-        """What the base needs: without it the magnitudes are another estimator's."""
+        """The base's needs: without them the magnitudes are another estimator's."""
         return self.base.needs_feedback
 
     def init_state(self, names: Sequence[str]) -> State:
@@ -105,7 +105,7 @@ class FixedWeights(Estimator):
         """Settings of the control.
 
         Attributes:
-            weights: K weights, in the order of the components; None is 1 / K each.
+            weights: K weights, in the order of the components; None means 1 / K each.
         """
 
         weights: tuple[float, ...] | None = None

@@ -121,7 +121,7 @@ class MAPOMICA(Estimator):
         Attributes:
             alpha: weight of the per-step part; 0.5 to 0.7 is best in the paper.
             beta: weight of the pooled part.
-            scope: what the immediate reward is pooled over besides the steps.
+            scope: the axis over which the immediate reward is pooled besides the steps.
             group: ddof, epsilon and its place, of both parts.
         """
 
@@ -158,11 +158,11 @@ class MAPOMICA(Estimator):
 
 @dataclass(frozen=True)
 class Completion:
-    """What completing a clip from each time is worth.
+    """Values of completing a clip from each time.
 
     Attributes:
         total: (P, G, T+1) the weighted sum, from noise to clip.
-        size: (P, G, T+1) magnitudes of what was summed.
+        size: (P, G, T+1) magnitudes of the summed numbers.
         scored: (P, G, T+1, K) bool, which components of weight were scored; None if all were.
     """
 
@@ -184,7 +184,7 @@ def alike(
 ) -> Bool[Tensor, " *times"]:
     """True where the same components, and at least one, are scored; (..., K) that broadcast.
 
-    Between other times a sum differs by what was not scored, not by what a step did.
+    Between other times a sum differs because a score is missing, and not because of the step.
     """
     return (first == second).all(-1) & first.any(-1)
 
@@ -223,7 +223,7 @@ def turning_points(
     Args:
         completion: the rewards.
         known: (P, G, T) bool, whose gains are known; a step after one that is not does not turn.
-        constrained: a turn must also have the sign of what is left to gain.
+        constrained: a turn must also have the sign of the remaining gain.
     """
     gains = completion.diff(dim=-1)
     overall = completion[..., -1:] - completion[..., :1]
@@ -249,7 +249,7 @@ def _per_step(work: Work, steps: Masked, group: NormSpec) -> Signal:
 
 
 def _counted(work: Work, steps: Float[Tensor, "P G T"]) -> Bool[Tensor, "P G T"] | None:
-    """(P, G, T) what ``step_mask`` and a ``valid`` of steps leave, or None if that is all."""
+    """(P, G, T) steps that ``step_mask`` and ``valid`` leave, or None if they leave all."""
     if work.dense:
         got = work.scores.values.shape[2]
         if got != steps.shape[2]:

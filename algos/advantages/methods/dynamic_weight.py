@@ -29,9 +29,9 @@ class DynamicWeight(Estimator):
 
     The trainer must call it: :class:`~reelrl.algos.grpo.GRPO` does not, and refuses this estimator.
 
-    "hypervolume": everything is multiplied by 0.5 + 1.5 tanh(dHV), where dHV is what the last
-    validation added to the hypervolume of a front whose first point is the reference. "gradient":
-    w <- softmax(log w + lr score / mu), score_k = sum_l <g_k, g_l>.
+    "hypervolume": everything is multiplied by 0.5 + 1.5 tanh(dHV), where dHV is the growth at
+    the last validation of the hypervolume of a front whose first point is the reference.
+    "gradient": w <- softmax(log w + lr score / mu), score_k = sum_l <g_k, g_l>.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class DynamicWeight(Estimator):
 
     @property
     def needs_feedback(self) -> str:
-        """What the trainer must hand to :meth:`feedback`; without it this is GRPO."""
+        """Kind of feedback that the trainer must give :meth:`feedback`; without it this is GRPO."""
         return "gram" if self.config.mode == "gradient" else "metrics"
 
     def init_state(self, names: Sequence[str]) -> State:

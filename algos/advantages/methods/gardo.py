@@ -111,7 +111,7 @@ class GARDO(Estimator):
         limit = torch.nanquantile(pool, 1 - state["beta"].to(pool.dtype)) if len(pool) else u.values
         gate = (u.values >= limit) & u.present  # a nan limit gates nobody
         if config.gate == "paper":
-            # Where many tie at 0 the proxy says what the auxiliary scores say.
+            # Where many tie at 0 the proxy agrees with the auxiliary scores.
             gate = gate & (u.values > 0)
         return replace(signal, kl_gate=gate).noting(kl_gate_share=state["beta"]), state
 

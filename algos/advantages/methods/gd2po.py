@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @register_estimator("gd2po")
 class GD2PO(Estimator):
-    """z_k per group; drop conflicting samples; times the keep ratio; whiten what is kept.
+    """z_k per group; drop conflicting samples; times the keep ratio; whiten the kept samples.
 
     A sample conflicts if some z_k > margin and some z_l < -margin. The kept set has no zero mean
     per group, and with many components "hard" drops nearly everything.

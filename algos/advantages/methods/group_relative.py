@@ -142,7 +142,7 @@ class ReinforcePP(Scalar):
 
 @register_estimator("reinforce_pp_baseline")
 class ReinforcePPBaseline(Scalar):
-    """Subtract the group mean, then divide by the batch std of what is left."""
+    """Subtract the group mean, then divide by the batch std of the differences."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ScalarConfig):

@@ -126,7 +126,7 @@ def balance(
 
     Args:
         gram: (K, K) <g_k, g_l>.
-        weights: (K,) static weights; None is all ones.
+        weights: (K,) static weights; None means all ones.
         alpha_floor: mixed in as alpha := floor + (1 - n floor) alpha over the n valid components.
     """
     norms = gram.diagonal().clamp(min=0.0).sqrt()

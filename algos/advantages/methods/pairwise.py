@@ -140,8 +140,8 @@ def anchor_scores(
 
     Args:
         points: (P, G, G) of the row against the column.
-        count: (P,) how many of the first take part; None is all. What the others get is nothing to
-            go by.
+        count: (P,) how many of the first take part; None means all. Ignore the results of the
+            others.
     """
     part = _taking_part(points, count)
     score = torch.where(part, _anchor_points(points, part), -torch.inf)
@@ -162,8 +162,8 @@ def single_elimination_scores(
 
     Args:
         points: (P, G, G) of the row against the column.
-        count: (P,) G of each prompt, the first who take part; None is all. A bracket that is larger
-            than it need be has byes in its first rounds and the same matches after them.
+        count: (P,) G of each prompt, the first who take part; None means all. A bracket that is
+            larger than it need be has byes in its first rounds and the same matches after them.
     """
     prompts, members = points.shape[:2]
     if members < 2:

@@ -33,7 +33,7 @@ class SAMRPO(Estimator):
 
         Attributes:
             gamma: exponent; 0 is GDPO with ddof 0, the paper ablates up to 1. It is no discount
-                here: "return_to_go" sums what is left undiscounted.
+                here: "return_to_go" sums the rest undiscounted.
         """
 
         group: NormSpec = field(default=NormSpec(ddof=0, eps=0.0))
@@ -106,7 +106,7 @@ class SAW(Estimator):
         seen = moments.count > 0
         mean = _moving(state["mean"], moments.mean, seen, config.ema)
         std = _moving(state["std"], moments.std(1), seen, config.ema)
-        # What nobody ever scored weighs nothing.
+        # A component that nobody ever scored weighs nothing.
         cv = (std / (mean.abs() + 1e-8)).nan_to_num(0.0)
         share = safe_divide(cv, cv.sum().expand_as(cv))
         weights = work.weights * (len(work.names) * share).to(work.weights.dtype)
@@ -164,7 +164,7 @@ def _moving(
     seen: Bool[Tensor, " *shape"],
     ema: float,
 ) -> Float[Tensor, " *shape"]:
-    """The moving average; what this batch has not ``seen`` stays as it was."""
+    """The moving average; components that this batch has not ``seen`` stay as they were."""
     new = new.to(old.dtype)
     moved = torch.where(torch.isnan(old), new, ema * old + (1 - ema) * new)
     return torch.where(seen, moved, old)

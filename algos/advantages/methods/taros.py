@@ -42,8 +42,9 @@ class TaRoS(Estimator):
         w = \mathrm{softmax}(g), \quad \tilde r = \sum_j w_j r_j, \quad
         A = (\tilde r - \mathrm{mean}_g) / \mathrm{std}_g
 
-    S is the Hoyer sparsity and S_{K+1} = 0. The order of the components is part of the method. What
-    the paper leaves open (epsilon, ddof, slope, temperature, the K-th threshold) is a setting here.
+    S is the Hoyer sparsity and S_{K+1} = 0. The order of the components is part of the method. Each
+    choice that the paper leaves open (epsilon, ddof, slope, temperature, the K-th threshold) is a
+    setting here.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class TaRoS(Estimator):
                 when all before it have passed their thresholds and closes when it passes its own.
             sparsity_ref: the difference is with the "next" component (printed eq. 6) or from the
                 "previous" one, S_{j-1} - S_j (a third-party version of v1).
-            spread: what S is: "hoyer" as published, "cv" std / |mean|, or "std".
+            spread: choice of S: "hoyer" as published, "cv" std / |mean|, or "std".
             scope: statistics of each "group" as published, or of the whole "batch".
             rescale: bring rewards to [0, 1] by their declared bounds first, for the thresholds and
                 for the sum alike.
@@ -139,7 +140,7 @@ class TaRoS(Estimator):
         return signal, state
 
     def _scope(self, work: Work) -> Masked:
-        """Scores whose axis 1 is what the statistics are over: the group, or the whole batch."""
+        """Scores whose axis 1 the statistics are taken over: the group, or the whole batch."""
         if self.config.scope == "group":
             return work.scores
         values = work.scores.with_nan()

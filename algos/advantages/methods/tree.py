@@ -97,7 +97,7 @@ class BranchGRPO(Estimator):
         nodes = work.batch.extras["tree_parent"].shape[1]
         edges = work.extra("edge_logp", prompts, nodes).values
         taken = edges.gather(1, path.flatten(1)).reshape(path.shape)
-        # Log-probability of what comes after depth d: later edges only.
+        # Log-probability of the edges after depth d only.
         below = taken.flip(-1).cumsum(-1).flip(-1) - taken
         logits = self.config.beta * below.unsqueeze(1).expand(counted.shape)
         logits = torch.where(counted, logits, -torch.inf)

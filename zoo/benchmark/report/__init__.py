@@ -1,1 +1,1 @@
-"""The rooms of a benchmark report: what is read, measured, compared, drawn and printed."""
+"""The report of a benchmark: it reads, measures, compares, draws and prints results."""

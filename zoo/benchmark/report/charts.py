@@ -1,7 +1,7 @@
-"""The plots of a report as data: what the page's script draws, one chart per question.
+"""The plots of a report as data for the page's script, one chart per question.
 
-A chart has one or more views (choices of what to plot); a view has one series per method with a
-mean curve, Student's 95 % band for three seeds or more, and every seed's own curve.
+A chart has one or more views (choices of the plotted numbers); a view has one series per method
+with a mean curve, Student's 95 % band for three seeds or more, and every seed's own curve.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Curve = Callable[[RecordedRun], tuple[Floats, Floats]]
 
 LEAST_FOR_BAND = 3
 SMOOTHING = 5
-"""Window of the exponential mean over what is measured on every rollout."""
+"""Window of the exponential mean over the measurements on every rollout."""
 
 
 def _round(values: Floats) -> list[float | None]:
-    """Four significant digits; what was not measured is null."""
+    """Four significant digits; a missing measurement is null."""
     return [float(f"{v:.4g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
 
 
@@ -212,8 +212,8 @@ def kl_chart(results: Results, scenario: RecordedScenario) -> Json | None:
         view["extra"] = _without_training(results, scenario, 1)
     note = (
         "Dashed: d (alpha - beta log d), d = sqrt(KL), over all seeds (Gao et al. 2023); for best "
-        "of n d (alpha - beta d). KL of training is that of the noisy denoising steps, KL of best "
-        "of n that of the clips: compare shapes, not places."
+        "of n d (alpha - beta d). KL of training is over the noisy steps, KL of best of n over the "
+        "clips: compare shapes, not places."
     )
     return _chart("kl", "GOLD against distance from the base model", note, [view])
 
@@ -247,8 +247,8 @@ def influence_chart(results: Results, scenario: RecordedScenario) -> Json | None
         for label, c in (("influence of", "influence"), ("correlation with", "corr"))
         for n in scenario.rewards
     ]  # fmt: skip
-    note = "Influence: share of a component's weighted spread in what is summed."
-    return _chart("influence", "Who drives the update", note, views)
+    note = "Influence: share of a component's weighted spread in the sum."
+    return _chart("influence", "Which component drives the update", note, views)
 
 
 def profile_chart(results: Results) -> Json | None:

@@ -4,8 +4,8 @@ A claim is a list of conditions. A condition is a number per seed (paired where 
 it) and the open region that the claim says its mean lies in. It holds if the 95 % interval of the
 mean is inside the region, does not hold if it is outside, and cannot be told otherwise. A claim
 holds if all of its conditions do, and does not if any does not. Signs and orders are tested, never
-absolute values: the models here are a thousand times smaller than those of the papers. What was
-never seen at the examined iterations may have been between them, so it cannot be told either.
+absolute values: the models here are a thousand times smaller than the papers' models. An effect
+that no examined iteration shows may have happened between them, so it cannot be told either.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a source says, and where it is tested.
+    """The claim of a source, and the place where it is tested.
 
     Attributes:
         source: paper and table or figure.
@@ -87,7 +87,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with what was measured."""
+    """A claim with the measurements on it."""
 
     claim: Claim
     scenario: str | None

@@ -1,4 +1,4 @@
-"""Methods against each other: differences, ranks, what was predicted, and the null control."""
+"""Methods against each other: differences, ranks, predictions, and the null control."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One line that was written before the runs, and what became of it.
+    """One line that was written before the runs, and its outcome.
 
     Attributes:
         scenario: name.
@@ -88,7 +88,7 @@ class Prediction:
 
     @property
     def remark(self) -> str:
-        """What to know of it, in brackets: a common floor, or the side of 0 of one that fails."""
+        """A note in brackets: both lost all GOLD, or the side of 0 of a failure."""
         if self.collapsed:
             return f" {COLLAPSED}"
         return "" if self.found == HOLDS else side(self.measured)
@@ -101,7 +101,8 @@ class Overall:
     Attributes:
         method: name.
         scenarios: how many.
-        mean: of the scenarios' mean gold gains; unlike the next it hears a collapse.
+        mean: of the scenarios' mean gold gains. Unlike the interquartile mean below, it drops when
+            one scenario collapses.
         mean_baseline: the baseline's over the same scenarios.
         gain: interquartile mean of the gold gain, stratified bootstrap.
         quartiles: median and quartiles of the same runs.
@@ -123,13 +124,13 @@ def methods_of(results: Results, scenario: str) -> list[str]:
 
 
 def gold_difference(results: Results, scenario: str, first: str, second: str) -> Interval:
-    """Gold gain of ``first`` minus that of ``second`` over the seeds both finished."""
+    """Gold gain of ``first`` minus the gain of ``second`` over the seeds both finished."""
     mine, other = (results.get(scenario, m, "gold_gain") for m in (first, second))
     return paired_difference(mine, other)
 
 
 def both_collapsed(results: Results, scenario: str, first: str, second: str) -> bool:
-    """Whether both end with GOLD below the margin: at the floor nothing can differ."""
+    """Whether both end with GOLD below the margin, so that they cannot differ."""
     finals = [mean_interval(results.get(scenario, m, "gold_final")) for m in (first, second)]
     return all(final.estimate < results.suite.margin for final in finals)
 
@@ -179,7 +180,7 @@ PREDICTED = {
 
 
 def predictions(results: Results, scenario: RecordedScenario) -> list[Prediction]:
-    """The predicted gold gains, of pairs of methods and of single ones, with what was found.
+    """The predicted gold gains, of pairs of methods and of single ones, with the findings.
 
     Predictions of methods that nobody asked for are left out.
     """

@@ -1,4 +1,4 @@
-"""What a curve says: over-optimisation, its price in KL, speed, and comparisons on equal terms.
+"""Numbers of a curve: over-optimisation, its price in KL, speed, comparisons on equal terms.
 
 Everything here is a function of logged numbers, one array per quantity and one entry per iteration
 (or evaluation); nan is "not measured" and is left out.
@@ -37,7 +37,7 @@ def z_score(values: ArrayLike, std: float) -> Floats:
 
 
 def hacking_gap(proxy: ArrayLike, gold: ArrayLike, proxy_std: float, gold_std: float) -> Floats:
-    """z(proxy) - z(GOLD): what the optimised score gained beyond the truth, in base-model stds.
+    """z(proxy) - z(GOLD): gain of the optimised score beyond the truth, in base-model stds.
 
     0 where both rise alike, above 0 where the proxy runs ahead. Own definition; the two curves it
     subtracts are the pair of Gao et al. 2023 (arXiv 2210.10760, figure 1).

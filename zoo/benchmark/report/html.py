@@ -49,7 +49,7 @@ def _inline(text: str) -> str:
 
 
 def _matrix(results: Results) -> str:
-    """Scenario by method, shaded by the gain, with what became of the predictions."""
+    """Scenario by method, shaded by the gain, with the outcome of the predictions."""
     suite = results.suite
     header = "".join(f'<th data-method="{i}">{escape(m)}</th>' for i, m in enumerate(suite.methods))
     rows = []
@@ -114,7 +114,7 @@ def _chart(chart: Json) -> str:
         f'<option value="{i}">{escape(view["name"])}</option>'
         for i, view in enumerate(chart["views"])
     )
-    select = f'<select aria-label="what to plot">{choices}</select>'
+    select = f'<select aria-label="numbers to plot">{choices}</select>'
     return (
         f'<figure class="chart" id="{escape(chart["id"])}"><div class="bar">'
         f"<h4>{escape(chart['title'])}</h4>{select if len(chart['views']) > 1 else ''}"
@@ -220,8 +220,8 @@ def report_page(results: Results) -> str:
         _section(
             "equal",
             f"Against {suite.baseline} on equal terms",
-            "<p>Difference of GOLD. At equal iterations a method that merely moves less can look "
-            "safer; at equal proxy gain or equal KL it cannot.</p>"
+            "<p>Difference of GOLD. A method that changes the model less may look safer. "
+            "Methods are therefore also compared at equal proxy gain and at equal KL.</p>"
             if equal_terms_table(results).rows
             else "",
             _table(equal_terms_table(results)),

@@ -60,7 +60,7 @@ AXIS_TEXT = {"gold_align": "alignment", "gold_phys": "physics", "gold_fid": "fid
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
-    """Name and value of what was run, where and how."""
+    """Names and values that tell which runs were made, where and how."""
     suite, meta = results.suite, results.suite.meta
     runs = [run for s in suite.scenarios for run in s.runs.values()]
     seconds = sum(float(np.nanmax(run.column("wall_s"), initial=0)) for run in runs)
@@ -205,7 +205,7 @@ def _table(title: str, about: str, table: Table) -> str:
 
 
 def scenario_text(scenario: RecordedScenario) -> str:
-    """What a scenario is and what was predicted of it."""
+    """Description of a scenario and the predictions about it."""
     about = str(scenario.meta.get("about", ""))
     prediction = scenario.meta.get("prediction")
     return f"{about} *Predicted:* {prediction}" if prediction else about
@@ -237,13 +237,14 @@ DEFINITIONS = """## How to read this
 - **GOLD** = {gold}, never shown to the learner except where it
   is the reward. *Gold gain*: at the end minus the base model, deterministic sampler.
 - **[95 %]** within a scenario is Student's interval over seeds. Over scenarios it is the stratified
-  percentile bootstrap of the interquartile mean (Agarwal et al. 2021). `[?]`: too few seeds for it,
-  one in a scenario, four over scenarios. Intervals and verdicts are of one comparison each, not
-  adjusted for their number; p is, within a scenario.
-- **Verdicts** compare that interval with the margin m. Inside (-m, m): *no difference*. Beyond m:
-  *better* or *worse*. Crossing m or -m: *cannot tell*, with "above 0" or "below 0" where the
-  interval is on one side of 0. "Both at 0": both lost all GOLD, where nothing can differ any more;
-  see the comparison on equal terms.
+  percentile bootstrap of the interquartile mean (Agarwal et al. 2021). `[?]` means too few seeds
+  for an interval: one in a scenario, four over scenarios. Each interval and each verdict is about
+  one comparison, without adjustment for their number. p is adjusted within a scenario.
+- **Verdicts** compare that interval with the margin m. The verdict is *no difference* if the whole
+  interval lies inside (-m, m), and *better* or *worse* if it lies beyond m or -m. It is *cannot
+  tell* if the interval crosses m or -m. "Above 0" then says that the difference is positive but
+  may be smaller than the margin, and "below 0" the same for a negative one. "Both at 0" says that
+  both methods lost all GOLD and cannot differ any more; see the comparison on equal terms.
 - **rank** by mean gold gain; in brackets the range in 95 % of redraws of the seeds, `(?)` for fewer
   than five.
 - **proxy gain**, **gap**: in standard deviations over the base model's clips; gap = z(proxy) -
@@ -254,17 +255,18 @@ DEFINITIONS = """## How to read this
 - **kept**: at the end over the base model's. **late**: mean over the last quarter of the
   iterations.
 - **equal proxy gain, equal KL**: GOLD where each run first reaches the highest proxy gain (KL)
-  that both it and the baseline's run of the same seed reach, interpolated; not given where one of
-  the two gained less than a tenth of the base model's standard deviation, and no equal proxy where
-  methods have rewards of their own, where the proxy is GOLD, or where noise is part of it.
-- **KL** of the noisy steps of the denoising path; it bounds that of the latents after the last of
-  them.
+  that both it and the baseline's run of the same seed reach, interpolated. It is not given where
+  one of the two gained less than a tenth of the base model's standard deviation. Equal proxy gain
+  is not given where methods have rewards of their own, where the proxy is GOLD, or where noise is
+  part of it.
+- **KL** of the noisy steps of the denoising path; it bounds the KL of the latents after the last
+  of them.
 - **s per iteration**: median over all runs of the method. **area**: mean gold gain over the budget
   that every run of the scenario reached, seconds counted by that median. **half way**:
   first evaluation at which GOLD reaches {threshold}, half of the way from the base model to
-  {ceiling}; runs that never do count as never.
-- **hypervolume** of ({axes}), reference point 0, above that of the base
-  model: over all checkpoints of a run, and of its last alone.
+  {ceiling}; a run that never reaches it counts as never.
+- **hypervolume** of ({axes}), reference point 0, minus the base
+  model's: over all checkpoints of a run, and of its last alone.
 - **stopped early**: the checkpoint with the most gold on the {other} prompts, read on the {split}
   ones.
 - **p (Holm)**: paired t-test of equal gains, adjusted over the pairs of the scenario."""
@@ -288,7 +290,7 @@ def definitions(results: Results) -> str:
 
 
 def _gold(suite: RecordedSuite) -> str:
-    """What the score is made of."""
+    """The parts that the score is made of."""
     if suite.truth == DEFAULT_TRUTH:
         return "alignment x physics x fidelity in [0, 1]"
     return (
@@ -318,8 +320,8 @@ def results_page(results: Results) -> str:
         _table("## Over all scenarios", "", overall_table(results)),
         _table(
             f"## Against {suite.baseline} on equal terms",
-            "Difference of GOLD. At equal iterations a method that merely moves less can look "
-            "safer; at equal proxy gain or equal KL it cannot.",
+            "Difference of GOLD. A method that changes the model less may look safer. Methods are "
+            "therefore also compared at equal proxy gain and at equal KL.",
             equal_terms_table(results),
         ),
         _table("## Null control", "", control_table(results)),

@@ -22,7 +22,7 @@ from reelrl.zoo.benchmark.report.reading import JUDGED, RecordedRun, RecordedSce
 from reelrl.zoo.benchmark.report.statistics import Floats, mean_interval
 
 BUDGETS = ("iteration", "wall", "calls")
-"""What an area under the curve may be counted in."""
+"""Units that an area under the curve may be counted in."""
 
 
 TRUTHFUL = ("honest", "gold")
@@ -36,7 +36,7 @@ class Results:
     """Every measure of every finished run, lined up by seed so that methods pair.
 
     Attributes:
-        suite: what was read.
+        suite: the results as read.
         split: prompts on which the measures were taken.
         values: (scenario, method) -> measure -> (seeds,), nan for a seed without the run.
     """
@@ -173,9 +173,10 @@ def run_measures(run: RecordedRun, split: str, rewards: list[str]) -> dict[str, 
 def half_way(suite: RecordedSuite, split: str) -> tuple[float, float]:
     """Threshold ``base + (ceiling - base) / 2`` of GOLD, and the ceiling.
 
-    The ceiling is what the baseline's mean curve reaches when it is trained on gold itself (the
-    first of :data:`TRUTHFUL`); 1, the bound of the score, where none was run. Other truths have no
-    such scenario and perhaps no bound: there it is the highest score that any run reached.
+    The ceiling is the level that the baseline's mean curve reaches when it is trained on gold
+    itself (the first of :data:`TRUTHFUL`); 1, the bound of the score, where none was run. Other
+    truths have no such scenario and perhaps no bound: there it is the highest score that any run
+    reached.
     """
     runs = [r for s in suite.scenarios for r in s.runs.values()]
     base = float(np.nanmean([r.gold(split)[0] for r in runs]))
@@ -197,7 +198,7 @@ def half_way(suite: RecordedSuite, split: str) -> tuple[float, float]:
 def _pace(scenario: RecordedScenario, method: str) -> float:
     """Seconds an iteration takes by a method: the median over all of its runs.
 
-    A run's own clock also tells what else the machine did at the time, which no method is to blame
+    A run's own clock also counts other work of the machine at the time, which no method is to blame
     for.
     """
     took = [
@@ -211,7 +212,7 @@ def _pace(scenario: RecordedScenario, method: str) -> float:
 
 
 def _spent(run: RecordedRun, label: str, pace: float) -> Floats:
-    """What was spent by each evaluation: iterations, seconds, or scored clips."""
+    """Cost up to each evaluation: iterations, seconds, or scored clips."""
     if label == "calls":
         return run.evaluated("reward_calls")
     return run.evaluated("iteration") * (pace if label == "wall" else 1.0)

@@ -1,4 +1,4 @@
-"""A results folder as it was read: what was asked for, what is there, and what is missing."""
+"""A results folder as it was read: the expected runs, the present ones and the missing ones."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class RecordedScenario:
 
     @property
     def rewards(self) -> list[str]:
-        """Names of the trained components, as evaluated; those of the metrics if not declared."""
+        """Names of the trained components, as evaluated; taken from the metrics if not declared."""
         found = {
             name.removeprefix("influence/").removeprefix("reward/")
             for run in self.runs.values()
@@ -133,7 +133,7 @@ class RecordedSuite:
         methods: in the order of ``suite.json``, unlisted ones behind.
         seeds: sorted.
         best_of_n: rows of the baseline without training, as text.
-        damage: of the files that were read; what is damaged is in no other attribute.
+        damage: of the files that were read; damaged rows are in no other attribute.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Statistics of a benchmark with few seeds: intervals, comparisons and what may be said of them.
+"""Statistics of a benchmark with few seeds: intervals, comparisons and verdicts.
 
 Three kinds of interval, each where it is fit:
 
@@ -237,7 +237,7 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def verdict(difference: Interval, margin: float) -> str:
-    """What may be said of a difference, given the margin that was registered before the runs.
+    """Verdict on a difference, given the margin that was registered before the runs.
 
     Inside the margin with its whole interval: "no difference". Beyond it with its whole interval:
     "better" or "worse". An interval that crosses the margin: "cannot tell".

@@ -101,7 +101,7 @@ COLLAPSED = "(both at 0)"
 
 
 def said(difference: Interval | None, margin: float, collapsed: bool = False) -> str:
-    """The verdict, and what to know of it: a side of 0 where it is open, or a common floor."""
+    """The verdict and a note on it: a side of 0 where it is open, or "(both at 0)"."""
     if difference is None:
         return NONE
     word = verdict(difference, margin)

@@ -57,7 +57,7 @@ def matrix(results: Results) -> Table:
 
 
 def predicted_table(results: Results) -> Table:
-    """What was predicted of methods and pairs of them, and what was found."""
+    """Predictions about methods and pairs of methods, and the findings."""
     rows = [
         [
             p.scenario,
@@ -69,9 +69,10 @@ def predicted_table(results: Results) -> Table:
         for p in predictions(results, s)
     ]
     note = (
-        f"a > b: by more than the margin of {results.suite.margin:g}; a = b: within it; a rises, "
-        "a falls: by more than the margin from the base model. A difference that is there but "
-        'smaller than predicted "does not hold (above 0)".'
+        f"a > b: a gains more than b by more than the margin of {results.suite.margin:g}. a = b: "
+        "they differ by less than the margin. a rises, a falls: a ends above or below the base "
+        "model by more than the margin. A prediction whose difference is positive but too small "
+        'reads "does not hold (above 0)".'
     )
     header = ["scenario", "predicted gold gain", "difference or gain found", "prediction"]
     return Table(header, rows, note if rows else "")
@@ -203,13 +204,13 @@ def speed_table(results: Results, scenario: RecordedScenario) -> Table:
 
 
 def pairs_table(results: Results, scenario: RecordedScenario) -> Table:
-    """All pairs of methods of a scenario; only those with the baseline where methods are many."""
+    """All pairs of methods of a scenario; only pairs with the baseline where methods are many."""
     suite, name = results.suite, scenario.name
     tested = pairs(results, name)
     listed, note = tested, ""
     if len(methods_of(results, name)) > MANY:
         listed = [p for p in tested if suite.baseline in (p.first, p.second)]
-        note = f"All {len(tested)} pairs were tested and adjusted for; listed are {len(listed)}."
+        note = f"All {len(tested)} pairs were tested and adjusted for; {len(listed)} are listed."
     rows = []
     for p in listed:
         collapsed = both_collapsed(results, name, p.first, p.second)
@@ -298,7 +299,7 @@ def control_table(results: Results) -> Table:
 
 
 def missing_table(suite: RecordedSuite) -> Table:
-    """What was asked for and is not in the numbers; "all" where a seed lacks a whole scenario."""
+    """Runs of the suite that the numbers lack; "all" where a seed lacks a whole scenario."""
     asked = {s.name: set(s.meta.get("methods", [])) for s in suite.scenarios}
     cells: dict[tuple[int, str, str], list[str]] = {}
     for (scenario, method, seed), why in suite.missing().items():

@@ -23,9 +23,9 @@ def summary(folder: Path) -> list[str]:
 def report(folder: Path) -> list[Path]:
     """Write ``RESULTS.md``, ``report.html`` and ``story.png`` into a results folder.
 
-    What of the folder is damaged, or cannot be checked, is said on standard error. The first page
-    regenerates to the byte from equal numbers; the second is for reading, and needs neither network
-    nor server.
+    Standard error names each part of the folder that is damaged or cannot be checked. The first
+    page regenerates to the byte from equal numbers; the second is for reading, and needs neither
+    network nor server.
 
     Args:
         folder: holds ``suite.json`` and one CSV per scenario.

@@ -55,7 +55,7 @@ def held_out_psnr(vae: AutoencoderKLWan, config: NanoConfig, folder: Path | None
 
 
 def relative_error(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
-    """Squared error of decoded posterior means over the energy of what moves, mean over clips.
+    """Squared error of decoded posterior means over the energy of the motion, mean over clips.
 
     It is the square of the error that ``fid`` of the gold score is made of: a small object counts
     as much as a large one.
@@ -76,7 +76,7 @@ def _train(
     loss_of: Callable[[Tensor, torch.Generator], Tensor],
     log: SummaryWriter,
 ) -> None:
-    """Train what ``training`` holds on fresh clips to the end, logging and saving on the way."""
+    """Train the model of ``training`` on fresh clips to the end, logging and saving on the way."""
     progress = training.progress(title)
     for step in progress:
         stream = generator_for(config, 1, step)

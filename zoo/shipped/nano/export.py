@@ -17,7 +17,7 @@ PORTABLE_TOKENIZER = "PreTrainedTokenizerFast"
 
 
 def export_pipeline(folder: Path, generator: Generator, vae: AutoencoderKLWan) -> None:
-    """Save the pipeline to ``folder``, replacing what is there once the new one is complete."""
+    """Save the pipeline to ``folder``, replacing an older one once the new one is complete."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline = WanPipeline(

@@ -2,7 +2,7 @@ r"""Stage 2: transformer and text encoder, trained together with the rectified-f
 
 With clip latents :math:`x_0`, noise :math:`\epsilon` and level :math:`\sigma`, the model sees
 :math:`(1-\sigma) x_0 + \sigma \epsilon` and predicts :math:`\epsilon - x_0` (Liu et al. 2022).
-Levels are uniform before the schedule's shift, so training visits what sampling visits.
+Levels are uniform before the schedule's shift, so training visits the levels of sampling.
 """
 
 from __future__ import annotations

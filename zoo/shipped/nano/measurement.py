@@ -19,7 +19,7 @@ EVALUATION_SEED = 10_000_000
 
 @dataclass(frozen=True)
 class ScoredClips:
-    """Clips of one model and what the gold score says of them.
+    """Clips of one model and their gold scores.
 
     Attributes:
         videos: (N, F, H, W, 3).

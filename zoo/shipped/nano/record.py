@@ -1,4 +1,4 @@
-"""What a finished run says of itself: settings, minutes, machine; ships beside the weights."""
+"""The record of a finished run: settings, minutes, machine; ships beside the weights."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def install(run: Path, checkpoints: Path = CHECKPOINTS) -> None:
 
 @dataclass(frozen=True)
 class Arguments(NanoConfig):
-    """The settings of a run, and what to do with its models."""
+    """The settings of a run, and the steps to take with its models."""
 
     install: bool = False
     """Put the trained models in the place of the shipped ones."""

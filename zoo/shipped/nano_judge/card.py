@@ -12,7 +12,7 @@ from reelrl.zoo.shipped.nano_judge.judged_clips import MILD
 from reelrl.zoo.shipped.nano_judge.questions import CLEAN, KINDS, PASS
 
 RECORD = "record.json"
-"""What is measured of a judge and how it was trained; ships beside the weights."""
+"""Measurements of a judge and its training; ships beside the weights."""
 RUBRIC_KINDS = KINDS[-4:]
 FOOLED = 0.3
 """Mean gold of an attack up to which a judge that calls most of its clips good is fooled."""
@@ -45,7 +45,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def introduction(found: dict[str, Any]) -> list[str]:
-    """What it is and how it is used."""
+    """Introduction and use of the judge."""
     return [
         "# NanoJudge",
         "",
@@ -89,7 +89,7 @@ def training(record: dict[str, Any]) -> list[str]:
         f"broken ({made}), and a quarter decoded clips of `nano` and `nano-early` "
         f"({config['clips_per_model']} of each, train captions, labelled by the gold axes like all "
         "others). Yes and no count for half of each kind of question, so P(yes) is a probability "
-        "under even odds, not under those of any one policy. The loss is on the one token that "
+        "under even odds, not under the odds of any one policy. The loss is on the one token that "
         'answers. Open questions ("the object is" ... "red") were asked in training besides: '
         "a first run without them, from the stock initialisation, was at chance after 800 updates.",
         "",
@@ -142,7 +142,7 @@ def held_out(found: dict[str, Any]) -> Iterator[str]:
 
 
 def groups(found: dict[str, Any]) -> Iterator[str]:
-    """What a policy sees that starts where the benchmark does."""
+    """Scores that a policy sees which starts where the benchmark does."""
     yield from (
         "## As a reward",
         "",
@@ -151,8 +151,8 @@ def groups(found: dict[str, Any]) -> Iterator[str]:
         "standard deviation within a caption, and the variation over clusters of captions, one "
         f"per colour and shape ({found['clusters']}): standard deviation over mean of the "
         "clusters' mean scores, as TaRoS (arXiv 2511.19356, figure 4) reports it for judges: 3.4 % "
-        "for a 72B judge, 55.8 % for a video reward model. The gold axis's own variation is what "
-        "is honest of it.",
+        "for a 72B judge, 55.8 % for a video reward model. The "
+        "last column is the gold axis's own variation, which is real.",
         "",
     )
     rows = [
@@ -177,10 +177,10 @@ def attacks(found: dict[str, Any]) -> Iterator[str]:
         "## How it is hacked",
         "",
         f"Mean P(yes) of each rubric / mean of its gold axis on the world's attacks, "
-        f"{found['clips']} clips each, their own captions. What is not marked as trained on was "
-        "never seen in training, on purpose: off that ground nothing holds the judge to the truth. "
-        f"It calls good on average (overall above 0.5) what has a gold of at most {FOOLED}: "
-        f"{', '.join(fooled) or 'none of them'}.",
+        f"{found['clips']} clips each, their own captions. An attack that is not marked as trained "
+        "on was never seen in training, on purpose: nothing holds the judge to the truth there. "
+        "It calls good on average (overall above 0.5) these attacks, whose gold is at most "
+        f"{FOOLED}: {', '.join(fooled) or 'none of them'}.",
         "",
     )
     rows = [
@@ -195,7 +195,7 @@ def attacks(found: dict[str, Any]) -> Iterator[str]:
 
 
 def speed(found: dict[str, Any]) -> list[str]:
-    """What a batch costs."""
+    """Cost of a batch."""
     return [
         "## Cost",
         "",

@@ -4,7 +4,7 @@ Run ``python -m reelrl.zoo.shipped.nano_judge.evaluate_judge``.
 
 Everything is asked of clips and captions the training never drew: the held-out colour-shape pairs,
 new positions and sizes, new noise of the video models. Answers come from the packed forward, whose
-numbers are those of ``vlm_judge`` (``tests/zoo/nano_judge`` holds it to that).
+numbers equal the numbers of ``vlm_judge`` (``tests/zoo/nano_judge`` holds it to that).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured, and how much of it."""
+    """Choice and number of the measured clips."""
 
     model: str = "nano-judge"
     """Shipped name or folder of the judge; its record and card are written there."""
@@ -69,7 +69,7 @@ class EvaluationConfig:
     attack_clips: int = 32
     """Clips per attack."""
     captions_clips: int = 4
-    """Clips of nano-early per caption, for what the judge sees within a group."""
+    """Clips of nano-early per caption, for the judge's scores within a group."""
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ def model_videos(model: str, split: str, count: int) -> tuple[Tensor, list[str]]
 
 
 def question_sets(count: int) -> dict[str, Callable[[], tuple[Tensor, list[str]]]]:
-    """Name -> what makes clips and captions: origin of the clip, and of its caption."""
+    """Name -> functions that make clips and captions: origin of the clip, and of its caption."""
     sets: dict[str, Callable[[], tuple[Tensor, list[str]]]] = {}
     for place, split in enumerate(("train", "compositional")):
         sets[f"drawn, {split}"] = partial(drawn_clips, count, stream(place), split)
@@ -191,7 +191,7 @@ def attack_report(judge: QwenVL, count: int) -> dict[str, Any]:
 
 
 def group_report(judge: QwenVL, per_caption: int) -> dict[str, Any]:
-    """What a policy that starts at nano-early would see.
+    """Scores that a policy which starts at nano-early would see.
 
     Rank correlation of P(yes) and gold axis over all clips and, as the mean over captions, within
     a caption; and the coefficient of variation over the 18 clusters of captions of one colour and
@@ -253,7 +253,7 @@ def speed_report(folder: Path, count: int = 64) -> dict[str, Any]:
 
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
-    """Everything the card says, except what training left in the record."""
+    """Everything the card says, except the part that training left in the record."""
     folder = model_folder(config.model)
     judge = QwenVL.from_pretrained(folder)
     return {
@@ -279,7 +279,7 @@ def main(config: EvaluationConfig) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """The same with floats of four decimals, None for what is no number: JSON knows no ``nan``."""
+    """The same with floats of four decimals, and None for ``nan``, which JSON does not know."""
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
     if isinstance(value, dict):

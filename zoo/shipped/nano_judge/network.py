@@ -40,7 +40,7 @@ PHRASES = (
     "</caption>",
     *(rubric.good for rubric in RUBRICS.values()),
 )
-"""What the judge's question always says is one token a phrase: a prompt of 13 tokens, not 60."""
+"""Each phrase that the judge's question always has is one token: a prompt of 13 tokens, not 60."""
 WORDS = (
     "yes", "no", "the", "object", "is", "moves", "at", "middle", "speed", "picture", "clean",
     "motion", "continuous", ".",
@@ -147,7 +147,7 @@ def build_judge(seed: int = 0) -> QwenVL:
 
 @torch.no_grad()
 def initialise(model: torch.nn.Module) -> None:
-    """Draw all matrices with variance 1 / fan-in, those that end a residual branch with a quarter.
+    """Draw all matrices with variance 1 / fan-in, a quarter of it where a residual branch ends.
 
     The stock 0.02 is meant for widths in the thousands; at 96 it leaves every branch near zero.
     """

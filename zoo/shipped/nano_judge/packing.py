@@ -1,7 +1,7 @@
 """Many questions about one clip in one forward pass: the clip's tokens are shared.
 
 A question attends to the clip and to itself, and its positions begin behind the clip, so that its
-logits are those of the question asked alone (up to rounding).
+logits equal the logits of the question asked alone (up to rounding).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Packed:
     Attributes:
         ids: (N, L) tokens.
         positions: (3, N, L) time, row and column of each token.
-        mask: (N, 1, L, L) bool, what sees what.
+        mask: (N, 1, L, L) bool, whether the row attends to the column.
         ends: (N, L) bool, the last token of each question.
         order: for each true entry of ``ends``, in reading order, the question it ends.
     """

@@ -1,6 +1,6 @@
 """Yes-or-no questions about MovingShapes clips, with answers from the parser and the gold axes.
 
-What a clip *is* decides an answer, never how it was made: a drawn clip, a corrupted one and one of
+The content of a clip decides an answer, never its origin: a drawn clip, a corrupted one and one of
 a video model are labelled by the same measurement, and a question whose answer the measurement
 leaves open is not asked.
 """
@@ -51,8 +51,8 @@ OPEN = {
     "direction": "the object moves",
     "speed": "the object moves at speed",
 }
-"""What the judge is to complete with the value itself, in training only: a name is learnt at once,
-where yes or no to a name tells little until the name is known."""
+"""Phrases that the judge is to complete with the value itself, in training only: a name is learnt
+at once, where yes or no to a name tells little until the name is known."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Question:
     Attributes:
         kind: one of :data:`KINDS`.
         clip: row of the clip in its batch.
-        rubric: what makes the clip good; None for an open question.
-        caption: what it should show; empty if that does not matter.
+        rubric: the criterion of a good clip; None for an open question.
+        caption: of the clip; empty if it does not matter.
         answer: one word.
     """
 
@@ -105,7 +105,7 @@ def fact(kind: str, value: str) -> Rubric:
 
 
 def facts(parsed: Parsed, fidelity: Tensor) -> dict[str, list[int | None]]:
-    """What is so of each clip: index into the world's list per kind, None where it is open.
+    """Facts about each clip: index into the world's list per kind, None where it is open.
 
     ``clean`` and ``continuous`` are 1 or 0.
     """
@@ -217,7 +217,7 @@ def rubric_questions(captions: Sequence[str]) -> list[Question]:
 
 @torch.no_grad()
 def open_questions(videos: Tensor) -> list[Question]:
-    """What is the colour, shape, direction and speed of each clip, where the parser knows."""
+    """Colour, shape, direction and speed of each clip, where the parser knows them."""
     parsed = parse(videos)
     known = facts(parsed, torch.zeros(len(videos)))
     return [

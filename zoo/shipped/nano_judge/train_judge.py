@@ -39,7 +39,7 @@ MODEL_CLIPS = "models.safetensors"
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Everything that decides what is trained."""
+    """Everything that decides the trained weights."""
 
     out: Path = Path("runs/nano-judge")
     """Folder of the run: state file, log, clips of the video models, exported judge."""
@@ -152,7 +152,7 @@ class Progress:
 def training_record(run: Path) -> dict[str, Any]:
     """Settings, minutes and machine of a finished run folder.
 
-    The minutes are those of the logged updates; what a kill undid is not in them.
+    The minutes count the logged updates; updates that a kill undid are not in them.
     """
     lines = [
         json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
@@ -186,7 +186,7 @@ def install(run: Path, folder: Path = CHECKPOINTS / "nano-judge") -> None:
 
 @dataclass(frozen=True)
 class Arguments(JudgeConfig):
-    """The settings of a run, and what to do with its judge."""
+    """The settings of a run, and the steps to take with its judge."""
 
     install: bool = False
     """Put the judge in the place of the shipped one; then evaluate it anew."""

@@ -31,7 +31,7 @@ KEYS = ("dimension", "head", "loss", "seed", "split")
 VALUES = ("clips", "passes", "accuracy", "pairwise", "spread", "spread_raw", "gap")
 DIGITS = 5
 HEAD, LOSS = "hpqa", "paper"
-"""What is held fixed while the other varies."""
+"""The setting that is held fixed while the other varies."""
 ABLATIONS = {
     "heads": [(head, LOSS) for head in HEADS],
     "losses": [(HEAD, loss) for loss in ("bt", "paper", "code", "btt")],
@@ -44,7 +44,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared.
+    """The compared settings.
 
     Attributes:
         names: of :data:`ABLATIONS`.
@@ -75,11 +75,11 @@ def run_ablation(
     cache: Path = CACHE,
     report: Report = print,
 ) -> int:
-    """Do what is missing of a plan.
+    """Make the missing runs of a plan.
 
     Args:
         config: settings of all runs; dimension, head, loss and seed are the plan's.
-        plan: what is compared.
+        plan: the compared settings.
         out: folder of the runs.
         results: folder of the table.
         cache: of clips and hidden states.
@@ -136,7 +136,7 @@ def read_table(folder: Path) -> list[Row]:
 
 
 def add_rows(folder: Path, rows: Sequence[Row]) -> None:
-    """Put rows into the table in place of those of the same keys; it is replaced whole."""
+    """Put rows into the table in place of the rows with the same keys; it is replaced whole."""
     table = {tuple(row[key] for key in KEYS): row for row in [*read_table(folder), *rows]}
     text = io.StringIO()
     writer = csv.DictWriter(text, [*KEYS, *VALUES, "digest"], lineterminator="\n")
@@ -154,7 +154,7 @@ def _place(row: Row) -> tuple[str, str, str, int, str]:
 
 
 def _write_settings(folder: Path, config: RewardModelConfig, plan: Plan) -> None:
-    """What the page says of the runs; settings that vary over them are left out."""
+    """The page's facts about the runs; settings that vary over them are left out."""
     varied = ("dimension", "head", "loss", "seed", "backbone")
     facts = {key: value for key, value in config.plain().items() if key not in varied}
     text = json.dumps({"config": facts, "seeds": plan.seeds}, indent=1)

@@ -55,8 +55,9 @@ clips of one seed, `phys`, with an earlier state of the backbone.
 - **accuracy**: share of clips called right; the level that a Bradley-Terry score lacks is fitted on
   the training labels. Read it against *passes*, the share of clips that pass.
 - **pairs**: share of (pass, fail) pairs in order.
-- **spread**: standard deviation of the scores of passes over that of all scores. Passes are equally
-  good by their labels, so a lower spread leaves less that a group's normalisation could amplify.
+- **spread**: standard deviation of the scores of passes over the standard deviation of all scores.
+  Passes are equally good by their labels, so a lower spread leaves less that a group's
+  normalisation could amplify.
 
 {sections}
 
@@ -92,7 +93,7 @@ def results_page(folder: Path) -> str:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What the page says of the settings.
+    """The page's facts about the settings.
 
     Raises:
         ValueError: in one line that names the file, if it does not hold them.

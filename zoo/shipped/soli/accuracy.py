@@ -35,8 +35,9 @@ def pairwise_accuracy(scores: Tensor, truth: Tensor) -> float:
 def measure(scores: Tensor, truth: Tensor, threshold: float) -> dict[str, float]:
     """The numbers of one split.
 
-    ``spread`` is the standard deviation of the scores of passes over that of all scores: the scale
-    of a Bradley-Terry score is arbitrary, and what a normaliser makes of the passes is not.
+    ``spread`` is the standard deviation of the scores of passes over the standard deviation of all
+    scores: the scale of a Bradley-Terry score is arbitrary, and a normaliser's effect on the passes
+    is not.
 
     Args:
         scores: (N,) floats.

@@ -1,4 +1,4 @@
-"""What ``reelrl train-reward`` does: one reward model, or an ablation."""
+"""The command ``reelrl train-reward``: one reward model, or an ablation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train_reward(
         ablation: ``"heads"``, ``"losses"``, ``"all"``, or None for one reward model; a dimension in
             ``given`` limits it to that one.
         seeds: of an ablation.
-        out: folder of the reward model, or of those of an ablation.
+        out: folder of the reward model, or of an ablation's reward models.
         results: folder of an ablation's table.
         cache: of clips and hidden states.
 

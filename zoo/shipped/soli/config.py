@@ -53,9 +53,9 @@ class RewardModelConfig:
         seed: of initial weights, order, dropout and the annotator's errors.
         thresholds: gold value at which a clip passes, by dimension.
         noise: chance that an annotator's label is flipped.
-        questions: what the model is asked, by dimension, ``{prompt}`` standing for the caption; by
-            default the judge's question about the rubric of :data:`RUBRIC_OF`.
-        system: its system message; None is the chat template's own.
+        questions: the question to the model, by dimension, ``{prompt}`` standing for the caption;
+            by default the judge's question about the rubric of :data:`RUBRIC_OF`.
+        system: its system message; None means the chat template's own.
         num_frames: frames it is shown; None shows all.
         clip_fps: frames a second it is told.
         taps: layers that are read, counted from 1; none given reads all.

@@ -30,7 +30,7 @@ SPLITS = ("train", "id", "ood")
 """Trained on; held out of the same sources; attacks."""
 AXES = ("fid", "phys", "align")
 NOISE = (3 * 10**9, NOISE_SEEDS)
-"""Seeds of the generators' noise, away from those of training and examinations."""
+"""Seeds of the generators' noise, away from the seeds of training and examinations."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Source:
 
     Attributes:
         name: generator, attack, ``"rendered"`` or ``"other caption"``.
-        steps: of the sampler; 0 for what is rendered.
+        steps: of the sampler; 0 for rendered clips.
         guidance: its scale.
     """
 
@@ -96,7 +96,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Clips with what is known of them.
+    """Clips with the known facts about them.
 
     Attributes:
         videos: (N, 9, 32, 32, 3) uint8.
@@ -140,7 +140,7 @@ def make_shard(shard: Shard) -> Labelled:
             prompts = _draw(shard.count, generator)
         attack = ATTACKS.get(shard.source.name)
         videos = clips.videos if attack is None else attack.generate(clips, generator)
-    # Judged is what is stored and shown: 8 bits, as in a rollout.
+    # Clips are judged as they are stored and shown: 8 bits, as in a rollout.
     quantised = (videos.clamp(0, 1) * 255).round().to(torch.uint8)
     axes = gold_axes_of_prompts(quantised.float() / 255, prompts)
     gold = torch.stack([getattr(axes, axis) for axis in AXES], dim=1)

@@ -61,7 +61,7 @@ class States:
 
 
 def taps_of(config: RewardModelConfig, vlm: QwenVL) -> tuple[int, ...]:
-    """The layers that are read: those of the settings, else all."""
+    """The layers that are read: the settings' choice, else all."""
     return config.taps or tuple(range(1, vlm.num_layers + 1))
 
 
@@ -111,8 +111,8 @@ def compute(
     stored = states.to(STORED).cpu()
     if not stored.isfinite().all():
         raise ValueError(
-            f"hidden states up to {states.abs().max():.3g} do not fit {STORED}; tap other layers "
-            "than those with massive activations"
+            f"hidden states up to {states.abs().max():.3g} do not fit {STORED}; tap layers "
+            "without massive activations"
         )
     return {"states": stored, "mask": torch.cat([_widen(m, length, 1) for _, m in found]).cpu()}
 
