@@ -33,8 +33,8 @@ class TrainerConfig:
         max_grad_norm: gradients longer than this are shortened.
         ema_decay: of an average of the weights, which is examined and, by ``reelrl train``, left as
             the result; clips of training never come from it. 0 keeps none.
-        reward_weights: K static weights, in order or by name, where a reward without a name has 0;
-            None means ones. The sign of a penalty is applied besides.
+        reward_weights: K static weights; None means ones. A mapping by name is understood, in which
+            a reward that is not named has weight 0. The sign of a penalty is applied besides.
         seed: of prompts, noise, windows and order.
         max_skipped: consecutive updates that may be skipped before the run stops.
         save_every: iterations between checkpoints.
@@ -59,7 +59,7 @@ class TrainerConfig:
     weight_decay: Annotated[float, Ge(0)] = 0.0
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
     ema_decay: Annotated[float, Within(0, 1)] = 0.0
-    reward_weights: tuple[float, ...] | Mapping[str, float] | None = None
+    reward_weights: tuple[float, ...] | None = None
     seed: Annotated[int, Ge(0)] = 0
     max_skipped: Annotated[int, Ge(1)] = 10
     save_every: Annotated[int, Ge(1)] = 10
@@ -72,7 +72,7 @@ class TrainerConfig:
                 f"learning_rate_schedule {self.learning_rate_schedule!r} needs "
                 "schedule_iterations, the iterations until it has reached 0"
             )
-        weights = self.reward_weights
+        weights: Any = self.reward_weights
         numbers = list(weights.values()) if isinstance(weights, Mapping) else weights
         if numbers is not None and not any(numbers):
             raise ValueError(

@@ -108,8 +108,8 @@ class Trainer:
         ValueError: if estimator, learner and environment do not fit together, actions of the
             environment are no latents, the prompts cannot be shared out evenly, or the weights to
             train are below float32.
-        TypeError: if the environment is not the batch of this library, or the settings are those
-            of another learner.
+        TypeError: if the environment is not the batch of this library, or the settings belong to
+            another learner.
     """
 
     Config: ClassVar[type[TrainerConfig]] = TrainerConfig
@@ -143,7 +143,8 @@ class Trainer:
         self.folder = None if folder is None else Path(folder)
         base = denoising_batch(env)
         self.names = list(base.reward_names)
-        if isinstance(given := self.config.reward_weights, Mapping):
+        given: Any = self.config.reward_weights
+        if isinstance(given, Mapping):
             weights = tuple(read_weights(given, self.names).tolist())
             self.config = replace(self.config, reward_weights=weights)
         check_weights(self.config.reward_weights, self.names)
@@ -281,7 +282,7 @@ class Trainer:
             )
 
     def _iterate_or_save(self, log: RunLog) -> tuple[dict[str, float], bool]:
-        """An iteration; a run that ends in the middle of it keeps those that are done."""
+        """An iteration; a run that ends in the middle of it keeps the iterations before."""
         state = self.estimator_state
         try:
             return self._iterate(log)
@@ -369,7 +370,7 @@ class Trainer:
 
     @property
     def facts(self) -> RewardFacts:
-        """What the K numbers of a reward vector mean."""
+        """Meaning of the K numbers of a reward vector."""
         return denoising_batch(self.env).reward_facts
 
     def _weights(self) -> Float[Tensor, " K"] | None:
@@ -422,8 +423,8 @@ class Trainer:
     def adapt(self, rollout: Rollout) -> dict[str, float]:
         """Let the rewards that learn along learn from a rollout.
 
-        What the estimator has learned of the scale of those whose version changes it forgets: a
-        threshold or a mean over scores of two versions is one of neither.
+        The estimator forgets the scale of each reward whose version changes, because a threshold or
+        a mean over scores of two versions fits neither of them.
         """
         prompts = denoising_batch(self.env).prompts
         metrics, columns = self.adaptation(rollout, prompts, self.config.seed, self.iteration)
@@ -496,7 +497,7 @@ class Trainer:
 
         Args:
             folder: of :meth:`save`, of a run, or one checkpoint; the newest readable one is taken.
-            env: needed if that of the run cannot be made from its id and plain arguments.
+            env: needed if the run's own cannot be made from its id and plain arguments.
             policy: built from the stored settings on the environment's model if not given.
             estimator: needed if the run had one that was given as an instance.
             log_folder: see ``folder`` of the constructor.

@@ -41,7 +41,7 @@ def guided_kernel(name: str, noise_range: Sequence[float]) -> kernels.StepKernel
 
 
 def velocity_space(task: Task) -> UniformBox:
-    """The space of velocities: that of latents."""
+    """The space of velocities, equal to the space of latents."""
     return UniformBox(-ACTION_BOUND, ACTION_BOUND, task.action_space.shape)
 
 
@@ -62,7 +62,7 @@ def read_controls(action: Any, space: Any, device: torch.device) -> Float[Tensor
     """Actions (..., 2) within the space's bounds, on the device; ``nan`` stays.
 
     Raises:
-        ValueError: for another shape, or what is no number.
+        ValueError: for another shape, or a value that is no number.
     """
     if not isinstance(action, Tensor):
         action = np.asarray(action)
@@ -99,7 +99,8 @@ def by_guidance(
         scale,
         task.empty_embedding,
     )
-    # The environment refuses the latent then; the last step would never look at its noise level.
+    # A NaN control must make the latent NaN, so that the environment refuses it: the last step is
+    # deterministic and ignores its noise level.
     spoiled = controls.isnan().any(dim=1)
     velocity = torch.where(rows_like(spoiled, velocity), torch.nan, velocity)
     # Every kernel that has a noise level is a dataclass with eta; the base class promises neither.

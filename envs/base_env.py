@@ -1,4 +1,4 @@
-"""What the single and the batched environment show of their task, beside reset and step."""
+"""The parts of their task that both environments show, beside reset and step."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class BaseEnv(EzPickle):
 
     @property
     def reward_facts(self) -> RewardFacts:
-        """What the K numbers of the reward vector mean: names, bounds, signs."""
+        """Meaning of the K numbers of the reward vector: names, bounds, signs."""
         return self.task.rewards.facts()
 
     @property
@@ -221,7 +221,7 @@ class BaseEnv(EzPickle):
         Args:
             latents: N latents in the form of actions.
             prompt_ids: N rows in :attr:`prompts`.
-            group_ids: N numbers of groups that are compared; None is a group per prompt.
+            group_ids: N numbers of groups that are compared; None means one group per prompt.
 
         Raises:
             ValueError: for a wrong shape or dtype, or an id out of range.
@@ -281,7 +281,7 @@ def read_seed(seed: Any) -> int | None:
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that no environment takes, and the lack of those that have no default.
+    """Refuse unknown arguments, and the lack of an argument without a default.
 
     Raises:
         ValueError: names the argument and the nearest known one.

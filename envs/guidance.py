@@ -30,7 +30,7 @@ ORDINARY = {"flat": True, "scalar_weights": "mean"}
 
 
 class _Guided(BaseEnv):
-    """What both environments share: how an action becomes the next latent."""
+    """Shared part of both environments: it turns an action into the next latent."""
 
     def _guide(
         self, kernel: str, guidance_range: Sequence[float], noise_range: Sequence[float]

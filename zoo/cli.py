@@ -1,4 +1,4 @@
-"""The ``reelrl`` command: one function per sub-command, each a thin door to the room that works."""
+"""The ``reelrl`` command: each sub-command parses its options and calls one function."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ tell than its line."""
 
 
 Settings = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
-"""What follows each ``--set``: of a plain tuple the parser keeps the last option alone."""
+"""Values of all ``--set`` options: of a plain tuple the parser keeps the last option alone."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Sample:
     out: Path = Path("clip.gif")
     """GIF to write; the strip goes beside it with the ending .png."""
     num_steps: int | None = None
-    """Denoising steps; default those of the run, or 10."""
+    """Denoising steps; default as in the run, or 10."""
     guidance_scale: float | None = None
     """Classifier-free guidance; default the run's, or 1, which means none."""
     seed: int = 0
@@ -98,7 +98,7 @@ class Eval:
     seed: int = 0
     """Seed of the first clip's noise."""
     num_steps: int | None = None
-    """Denoising steps; default those of the run, or 10."""
+    """Denoising steps; default as in the run, or 10."""
     guidance_scale: float | None = None
     """Classifier-free guidance; default the run's, or 1, which means none."""
     base: str | None = None
@@ -173,7 +173,7 @@ class TrainReward:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of an ablation."""
     out: Path | None = None
-    """Folder of the reward model, of an ablation that of all; default below runs/solireward."""
+    """Folder of the reward model, or of an ablation's models; default below runs/solireward."""
     results: Path = Path("runs/solireward/results")
     """Folder of an ablation's table and page."""
 
@@ -268,12 +268,12 @@ class List:
 
     # The choices are known at run time only, which a checker cannot follow.
     what: Annotated[Literal[tuple(LISTS)], tyro.conf.Positional]  # type: ignore[valid-type]
-    """Which registry; settings are those of a training run."""
+    """Name of a registry; ``settings`` lists the settings of a training run."""
     name: Annotated[str | None, tyro.conf.Positional] = None
     """An estimator, whose settings are printed, or a preset, whose values the settings have."""
 
     def run(self) -> None:
-        """Print the list, or what there is to tell of one entry."""
+        """Print the list, or the details of one entry."""
         module = importlib.import_module(LISTS[self.what])
         if self.name is None:
             module.main()

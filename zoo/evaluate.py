@@ -52,7 +52,7 @@ def evaluate(
         prompts: name of a prompt set.
         clips: N.
         seed: of the first clip.
-        num_steps: denoising steps; None means those of the run, or 10.
+        num_steps: denoising steps; None means as in the run, or 10.
         guidance_scale: None means the run's, or 1.
         base: see :func:`~reelrl.zoo.trained.open_trained`.
         device: where the model goes.
@@ -112,7 +112,7 @@ def _beside(before: Scores, after: Scores) -> list[tuple[str, str]]:
 
 
 def _mean(values: Tensor, *, signed: bool = False) -> str:
-    """Mean and Student's 95 % interval of what is not ``nan``, as text."""
+    """Mean and Student's 95 % interval of all values but ``nan``, as text."""
     known = values[values.isfinite()]
     if len(known) < 2:
         return f"not scored ({len(known)} of {len(values)} clips)"

@@ -30,7 +30,7 @@ def sample(
         prompt: a MovingShapes caption; checked before anything is loaded or written.
         model: see :func:`~reelrl.zoo.trained.open_trained`.
         out: the GIF; the strip goes beside it as PNG.
-        num_steps: denoising steps; None means those of the run, or 10.
+        num_steps: denoising steps; None means as in the run, or 10.
         guidance_scale: classifier-free guidance, 1 for none; None means the run's, or 1.
         seed: of the initial noise, 0 or more.
         base: folder of the base model of a run, where it is not where it was.

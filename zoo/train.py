@@ -60,7 +60,7 @@ def train(
     A folder with a run of the same settings is taken up where it stopped. Started by ``accelerate
     launch``, the processes train together, and a run may go on with another number of them.
 
-    With ``learner.ema_decay`` the average of the weights is what is examined, pictured and left in
+    With ``learner.ema_decay`` the average of the weights is examined, pictured and left in
     ``weights``; the checkpoints have both.
 
     Args:
@@ -258,7 +258,7 @@ def open_run(
 
 
 def _recorded(path: Path) -> Any:
-    """Settings of a run as plain values, with what was not a setting yet when it began."""
+    """Settings of a run as plain values, with defaults for settings newer than the run."""
     stored = read_yaml(path)
     if not isinstance(stored, dict):
         return stored
@@ -290,7 +290,7 @@ def _examination(config: TrainConfig, model: Any, ranks: Ranks) -> Evaluation:
 
 
 def _spec(env_id: str) -> EnvSpec:
-    """What an id stands for; as ``gym.make`` does, ``module:id`` imports the module first.
+    """Spec of an environment's id; as in ``gym.make``, ``module:id`` imports the module first.
 
     Raises:
         ValueError: if there is no such environment or module.
