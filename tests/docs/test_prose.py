@@ -24,7 +24,7 @@ PLAIN = (
     "None means 1 / K each.",
     "A mean of 0.95, version 3.1.4, a file report.1",
 )
-ELSEWHERE = ("README.md",)
+ELSEWHERE = ()
 
 
 @pytest.mark.parametrize("kind", PLANTED)
