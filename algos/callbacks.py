@@ -125,6 +125,8 @@ def read_numbers(measured: Mapping[str, Any] | None) -> dict[str, float]:
     Raises:
         TypeError: for a value that is no number.
     """
+    if measured is not None and not isinstance(measured, Mapping):
+        raise TypeError(f"on_rollout must return a mapping of numbers or None, got {measured!r}")
     for name, value in (measured or {}).items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             raise TypeError(f"on_rollout must return numbers, got {value!r} for {name!r}")

@@ -26,7 +26,8 @@ from torch import Tensor
 from reelrl.algos.adaptation import Adaptation
 from reelrl.algos.advantages import AdvantageEstimator, AdvantageOutput, make_estimator
 from reelrl.algos.callbacks import Callback, read_numbers, wants_to_end
-from reelrl.algos.collect.collector import check_whole_groups, collect
+from reelrl.algos.collect.collector import check_batch, collect
+from reelrl.algos.collect.plan import make_plan
 from reelrl.algos.collect.rollout import Rollout
 from reelrl.algos.config import TrainerConfig, check_weights, config_from_dict
 from reelrl.algos.evaluation import Examination
@@ -49,6 +50,7 @@ from reelrl.algos.run.resume import (
     check_branch,
     check_frozen,
     check_same_environment,
+    check_same_policy,
     environment_facts,
     shift_of,
 )
@@ -192,9 +194,18 @@ class Trainer:
                 f"the environment weighs its rewards ({weights}), and a learner reads the vector: "
                 "give the weights as learner.reward_weights, and none to the environment"
             )
-        check_whole_groups(denoising_batch(env), self.config.group_size)
         if self.config.group_size == 1:
             check_group_of_one(self.estimator, self.names, self.config.prompts_per_iteration)
+        stochastic = self.policy.table.stochastic.tolist()
+        plan = make_plan(self.rollout_config, stochastic, self.config.group_size, 0, 0)
+        check_batch(
+            env, self.config.prompts_per_iteration, self.config.group_size, plan, self.ranks
+        )
+        if "bounds" in self.estimator.requires and self.facts.signed_bounds() is None:
+            raise ValueError(
+                f"estimator {self.estimator.name!r} needs rewards with finite bounds, got "
+                f"{dict(zip(self.names, self.facts.bounds, strict=True))}"
+            )
 
     def learn(self, iterations: int, *, progress: bool = False) -> list[dict[str, float]]:
         """Train for some iterations more.
@@ -536,6 +547,8 @@ class Trainer:
         )
         check_same_environment(facts, trainer.env, allow_changes=allow_changes)
         check_frozen(facts, trainer.policy.frozen)
+        if not allow_changes:
+            check_same_policy(facts, trainer.policy.settings())
         if log_folder is not None:
             check_branch(Path(log_folder) / CHECKPOINTS, root)
         trainer._restore(checkpoint)

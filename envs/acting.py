@@ -51,7 +51,11 @@ def guidance_space(guidance_range: Sequence[float], noise_range: Sequence[float]
     Raises:
         ValueError: for a range that is empty.
     """
-    for name, (low, high) in (("guidance_range", guidance_range), ("noise_range", noise_range)):
+    for name, bounds in (("guidance_range", guidance_range), ("noise_range", noise_range)):
+        try:
+            low, high = (float(bound) for bound in bounds)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be two numbers, got {bounds!r}") from error
         if not low < high:
             raise ValueError(f"{name} must be (low, high) with low < high, got ({low}, {high})")
     low, high = np.array([guidance_range, noise_range], dtype=np.float32).T

@@ -84,7 +84,11 @@ class BaseEnv(EzPickle):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: vars(self)[name] for name in self.EPISODE if name in vars(self)}
-        return {**EzPickle.__getstate__(self), "episode": kept}  # type: ignore[no-untyped-call]
+        made = EzPickle.__getstate__(self)  # type: ignore[no-untyped-call]
+        # The model itself: opened again by its name it would be another one, without what was
+        # trained since.
+        kwargs = {**made["_ezpickle_kwargs"], "model": self.model}
+        return {**made, "_ezpickle_kwargs": kwargs, "episode": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         episode = state.get("episode", {})

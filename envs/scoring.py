@@ -177,7 +177,7 @@ class RewardList:
     ) -> None:
         if on_error not in ("mask", "raise"):
             raise ValueError(f"on_reward_error must be 'mask' or 'raise', got {on_error!r}")
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and (isinstance(timeout, str) or not timeout > 0):
             raise ValueError(f"reward_timeout must be positive seconds or None, got {timeout}")
         check_listed(rewards)
         if not rewards:

@@ -47,6 +47,8 @@ def make_estimator(name: str, preset: str | None = None, **config: Any) -> Estim
         ValueError: for an unknown name, preset or keyword, the message naming the nearest known
             one, or a value of another type.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"an estimator is made from its name, got {name!r}")
     if "@" in name:
         name, short = name.split("@", 1)
         if preset not in (None, short):

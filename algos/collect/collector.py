@@ -65,7 +65,7 @@ def collect(
     base = denoising_batch(env)
     policy.bind(env)
     plan = make_plan(config, policy.table.stochastic.tolist(), group_size, seed, iteration)
-    _check(env, len(prompt_ids), group_size, plan, ranks)
+    check_batch(env, len(prompt_ids), group_size, plan, ranks)
     ids = np.repeat(np.asarray(prompt_ids, dtype=np.int64), group_size)
     initial, during = _seeds(len(ids), group_size, plan, seed, iteration)
     walks = []
@@ -256,7 +256,19 @@ class _Walk:
         return stored, action
 
 
-def _check(env: Any, prompts: int, group_size: int, plan: Plan, ranks: Ranks) -> None:
+def check_batch(env: Any, prompts: int, group_size: int, plan: Plan, ranks: Ranks) -> None:
+    """Refuse an environment that an iteration's clips cannot be made in.
+
+    Args:
+        env: the native batch.
+        prompts: P.
+        group_size: G.
+        plan: of the iteration.
+        ranks: processes that share the clips.
+
+    Raises:
+        ValueError: names the numbers that do not fit.
+    """
     base = denoising_batch(env)
     if base.autoreset_mode is not AutoresetMode.DISABLED:
         raise ValueError(

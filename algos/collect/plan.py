@@ -124,7 +124,8 @@ def make_plan(
     ]
     if not candidates:
         raise ValueError(
-            f"no step from {config.first_step} to {last} of {len(stochastic)} is stochastic"
+            f"rollout.first_step to rollout.last_step: no step from {config.first_step} to {last} "
+            f"of {len(stochastic)} is stochastic"
         )
     steps = _window(config, candidates, seed, iteration)
     return Plan(steps, _blocks(config, steps, len(stochastic), group_size))

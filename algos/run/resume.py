@@ -19,6 +19,8 @@ def environment_facts(env: Any) -> dict[str, Any]:
     prompts = json.dumps(list(base.prompts)).encode("utf-8")
     return {
         "model": base.model.digest,
+        "negative_prompt": base.model.negative_prompt,
+        "max_prompt_tokens": base.model.max_prompt_tokens,
         "prompts": hashlib.sha256(prompts).hexdigest(),
         "num_steps": base.num_steps,
         "latent_shape": list(base.latent_shape),
@@ -77,6 +79,28 @@ def shift_of(facts: Mapping[str, Any]) -> float | None:
     if "shift" in facts:
         return float(facts["shift"])
     return None if facts["env"] is None else float(facts["env"]["kwargs"].get("shift", 3.0))
+
+
+def check_same_policy(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with a policy of other settings than the run's.
+
+    Args:
+        facts: of a checkpoint.
+        settings: of the policy.
+
+    Raises:
+        ValueError: names what differs, with both values.
+    """
+    # What is only about speed and memory may change.
+    free = ("compile", "gradient_checkpointing", "lora_seed")
+    was = {k: v for k, v in facts["policy"].items() if k not in free and k in settings}
+    now = json.loads(json.dumps(dict(settings)))
+    different = [f"{k} {v}, now {now[k]}" for k, v in was.items() if now[k] != v]
+    if different:
+        raise ValueError(
+            f"the run had another policy: it had {'; '.join(different)}. Give it the settings it "
+            "had, or allow_changes=True"
+        )
 
 
 def check_frozen(facts: Mapping[str, Any], own: str | None) -> None:

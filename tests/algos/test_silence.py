@@ -259,3 +259,27 @@ def test_weights_by_name(make, tiny_types):
     assert learner.config.reward_weights == (0.0, 2.0)
     with pytest.raises(ValueError, match="contrst"):
         make(*rewards, reward_weights={"contrst": 2.0})
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"rollout": RolloutConfig(first_step=7, last_step=9)}, r"rollout\.first_step to rollout"),
+        ({"group_size": 3}, "must be a positive multiple of num_envs = 8"),
+    ],
+)
+def test_settings_that_no_clip_can_be_drawn_with_are_found_at_construction(
+    make, tiny_types, changes, words
+):
+    with pytest.raises(ValueError, match=words):
+        make(tiny_types["brightness"](), **changes)
+
+
+def test_rewards_without_bounds_are_found_at_construction(make):
+    """After the first rollout, that is after the model was loaded and examined."""
+
+    class Unbounded(Constant):
+        bounds = (-float("inf"), float("inf"))
+
+    with pytest.raises(ValueError, match=r"'taros' needs rewards with finite bounds"):
+        make(Unbounded(0.5, after=9), estimator="taros")

@@ -121,3 +121,18 @@ def test_weights_and_tensors_of_ones_own():
     _, rewards, _, _, infos = envs.step(torch.zeros(2, 2))
     assert torch.equal(rewards, infos["vector_reward"][:, 0].double())
     assert envs.unwrapped.reward_names == ["proxy_vq", "proxy_mq", "proxy_ta"]
+
+
+def test_a_copy_has_the_models_weights_of_the_moment():
+    """The model was opened again by its name, without what was trained."""
+    env = gym.make(ID, num_steps=2)
+    with torch.no_grad():
+        for parameter in env.unwrapped.model.transformer.parameters():
+            parameter.add_(0.05)
+    env.reset(seed=0)
+    copies = [copy.deepcopy(env), pickle.loads(pickle.dumps(env))]
+    action = np.array([0.0, -1.0], dtype=np.float32)
+    seen = env.step(action)[0]
+    for again in copies:
+        np.testing.assert_array_equal(again.step(action)[0], seen)
+    assert copies[0].unwrapped.model is env.unwrapped.model

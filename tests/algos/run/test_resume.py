@@ -176,3 +176,25 @@ def test_an_old_checkpoint_knows_the_arguments_of_its_environment(folder):
         state.write_text(json.dumps(old))
     with pytest.raises(ValueError, match="num_steps 2, now 3"):
         GRPO.load(folder, env=batch(num_steps=3))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"lora_alpha": 64.0}, r"lora_alpha None, now 64\.0"),
+        ({"eta": 0.5}, r"eta None, now 0\.5"),
+        ({"guidance_scale": 2.0}, r"guidance_scale 1\.0, now 2\.0"),
+    ],
+)
+def test_a_policy_of_other_settings_is_refused(folder, changes, words):
+    env = batch()
+    policy = FlowPolicy(env.unwrapped.model, lora_rank=2, **changes)
+    with pytest.raises(ValueError, match=rf"another policy: it had {words}"):
+        GRPO.load(folder, env=env, policy=policy)
+
+
+def test_another_negative_prompt_is_another_environment(folder):
+    env = batch()
+    env.unwrapped.model.negative_prompt = "a blue square moving up"
+    with pytest.raises(ValueError, match="negative_prompt , now a blue square"):
+        GRPO.load(folder, env=env)
