@@ -5,8 +5,8 @@ python tests/chaos.py                        # 300 trials of all kinds, a few mi
 python tests/chaos.py --trials 1000 --only results --seed 7
 ```
 
-A trial survives if what came out is what an undisturbed one gives, or if the damage was told in one
-line. Each trial follows from seed, kind and number, and a failure is printed with all three.
+A trial survives if its result equals the result of an undisturbed run, or if the damage was told in
+one line. Each trial follows from seed, kind and number, and a failure is printed with all three.
 
 | kind | what is done | what must hold |
 |---|---|---|

@@ -2,7 +2,7 @@
 
 ```
 python tests/faults.py                    # all of them
-python tests/faults.py --only learners    # those whose group, name or path matches a pattern
+python tests/faults.py --only learners    # only faults whose group, name or path matches
 ```
 
 The faults are in ``faults.toml``. Each is planted in a copy of the sources in a temporary folder;

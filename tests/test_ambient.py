@@ -45,7 +45,7 @@ SURROUNDINGS = {
 
 
 def trained(estimator):
-    """Weights after two iterations, and what an environment of arrays showed and paid."""
+    """Weights after two iterations, and the observation and reward of an environment of arrays."""
     env = gym.make_vec(
         "reelrl/MovingShapesEarly-v0", num_envs=4, num_steps=2, output="torch",
         autoreset_mode="Disabled", rewards=["gold", "proxy_vq", "proxy_mq"],

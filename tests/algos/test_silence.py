@@ -283,3 +283,27 @@ def test_rewards_without_bounds_are_found_at_construction(make):
 
     with pytest.raises(ValueError, match=r"'taros' needs rewards with finite bounds"):
         make(Unbounded(0.5, after=9), estimator="taros")
+
+
+def test_a_reward_that_compares_clips_wants_whole_groups_in_a_batch(make_env, tiny_types):
+    """A group of eight was scored as two of four, in silence."""
+    model = tiny_types["model"]()
+    env = make_env(4, model=model, rewards=["pairwise_distance"])
+
+    def trainer(group_size):
+        config = GRPOConfig(prompts_per_iteration=1, group_size=group_size)
+        return GRPO(env, FlowPolicy(model), "grpo", config)
+
+    with pytest.raises(ValueError, match=r"pairwise_distance compares .* num_envs = 4 is no mult"):
+        trainer(8)
+    assert trainer(4).collect().valid.all()
+
+
+def test_two_groups_of_one_prompt_are_scored_apart(make_env, tiny_types):
+    model = tiny_types["model"]()
+    env = make_env(8, model=model, prompts=["dim"], rewards=["pairwise_distance"])
+    rollout = GRPO(env, FlowPolicy(model), "grpo", GRPOConfig(**SMALL)).collect()
+    half = make_env(4, model=model, prompts=["dim"], rewards=["pairwise_distance"]).unwrapped
+    for rows in (slice(0, 4), slice(4, 8)):
+        alone = torch.as_tensor(half.score(rollout.latents[rows], [0] * 4))
+        torch.testing.assert_close(rollout.rewards[rows], alone.to(rollout.rewards))

@@ -160,7 +160,7 @@ def test_t28_rollouts_use_the_policy_and_not_its_average(make_learner):
     plain.learn(3)
     averaged.learn(3)
     assert_same(weights_of(plain), weights_of(averaged))
-    # The average of what each iteration left, warmed up.
+    # The average of the weights after each iteration, warmed up.
     twin = make_learner("grpo")
     expected = weights_of(twin)["to_q.weight"].double()
     for update in range(1, 4):

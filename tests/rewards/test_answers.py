@@ -52,7 +52,7 @@ def test_a_caption_is_filled_in_once_and_braces_are_left_alone():
         ("Score 1/10 of the frames, final score: 3", 3),
         ("Score: 4. Out of 10 frames 9 are sharp", 4),
         ("Score: 9/10, no: score: 4", 4),
-        # An object with the key is the answer, and what is written in it and after it is not.
+        # An object with the key is the answer. Text inside and after it is not.
         ('{"score": 4, "reason": "score: 1 would be too low"}', 4),
         ('{"score": 4}\nA score: 1 would be too low.', 4),
         ('{"score": 4}\nScore: 1 would be harsh', 4),

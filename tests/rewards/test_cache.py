@@ -148,7 +148,7 @@ def test_files_are_json_and_written_whole(tmp_path):
 
 
 class Bright(Reward):
-    """Mean pixel, with what a cache needs."""
+    """Mean pixel, with the attributes that a cache needs."""
 
     name, bounds, fingerprint = "bright", (0.0, 1.0), "bright 1"
 

@@ -59,7 +59,7 @@ def test_scores_in_any_usual_form_are_understood(form, count):
     output = Given(FORMS[form])(*batch(count))
     assert output.values.dtype == torch.float32 and output.values.tolist() == [0.25] * count
     videos, *rest = batch(count + 1)
-    videos[0] = torch.nan  # left out, and what is left has a form too
+    videos[0] = torch.nan  # left out; the other clips have a form too
     assert Given(FORMS[form])(videos, *rest).valid.tolist() == [False] + [True] * count
 
 

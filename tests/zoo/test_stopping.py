@@ -1,4 +1,4 @@
-"""Signals, killed parents and closed pipes: what is done is saved, and what is left goes on."""
+"""Signals, killed parents and closed pipes: finished iterations are saved, and the rest goes on."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from reelrl.algos.run.checkpoint import list_checkpoints, load_latest
 from reelrl.algos.run.distributed import ALONE
 from reelrl.algos.run.runlog import read_metrics
 from reelrl.algos.trainer import CHECKPOINTS
+from reelrl.rewards.base import REWARDS, register_reward
 from reelrl.zoo.cli import main
 from reelrl.zoo.settings import PRESETS, TrainConfig, build, override, read_preset
 from reelrl.zoo.train import _examination, _make, _spec, make_env, open_run, train
@@ -52,7 +54,11 @@ def test_a_run_leaves_a_folder_and_goes_on_from_it(tmp_path, capsys):
         return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
     assert curve(read_metrics(straight)) == curve(resumed)
-    assert "before iteration 0: gold" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "before iteration 0: gold" in out
+    # Before the first update of each of the two runs, and of none that goes on.
+    assert out.count("first 4 clips, of the base model:") == 2
+    assert re.search(r"\ngold +\d\.\d+ +\d\.\d+ +100%\n", out)
     with pytest.raises(ValueError, match="holds a run with other settings"):
         train(settings=TINY, seed=1, out=folder, progress=False)
 
@@ -229,3 +235,23 @@ def test_a_folder_from_before_the_layers_of_adapters_were_the_models_goes_on(tmp
     open_run(config, tmp_path, env, None)
     recorded = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert recorded["policy"]["lora_targets"] == ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def test_a_run_that_learns_nothing_ends_in_one_line_and_exit_code_1(tmp_path, capsys):
+    """It ended with exit code 0, and a script went on with the base model."""
+
+    @register_reward("test_same_for_all")
+    def same(videos, prompts, infos):
+        return [0.5] * len(videos)
+
+    settings = (*TINY, "env_args.rewards=[test_same_for_all]", "learner.max_skipped=1")
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["train", "--out", str(tmp_path / "run"), "--set", *settings])
+    finally:
+        REWARDS._entries.pop("test_same_for_all")
+    error = capsys.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert stop.value.code == 1
+    assert last.startswith("reelrl: nothing was learned in 1 iterations in a row: all clips of a")
+    assert not (tmp_path / "run" / "weights").exists()

@@ -1,4 +1,4 @@
-"""Batches at the edge of what there is: no prompts, no members, steps, other torch settings."""
+"""Batches at the edge: no prompts, no members, steps, other torch settings."""
 
 import warnings
 

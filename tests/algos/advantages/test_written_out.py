@@ -112,7 +112,7 @@ def test_a_component_without_threshold_holds_nobody_up_in_a_self_paced_taros(tau
     "spec", [NormSpec(), NormSpec(eps=0.0), NormSpec("batch", "batch"), NormSpec("loo", "loo")]
 )
 def test_float_noise_around_zero_is_no_spread(spec) -> None:
-    """Rounding is relative to what was summed there, and not to what is left of it."""
+    """Rounding is relative to the numbers that were summed, and not to their sum."""
     noise = torch.tensor([[1e-16, -1e-16, 1e-16, -1e-16]], dtype=torch.float64)
     summed = Masked(noise, None, torch.ones_like(noise))
     assert normalise(summed, spec).out.values.abs().max() <= 1e-15

@@ -37,7 +37,7 @@ def test_a_copy_stays_as_it_was_and_trains_alone(nano_env, copied, settings):
     """Its forward pass went through the original's transformer, its parameters were another's."""
     env = nano_env(2)
     policy = FlowPolicy(env.unwrapped.model, **settings).bind(env)
-    disturb(policy)  # A copy has the weights of the moment, not those of the folder.
+    disturb(policy)  # A copy has the weights of the moment, not the folder's.
     if copied is by_pickle and policy.config.gradient_checkpointing:
         with pytest.raises(TypeError, match=r"cannot be pickled: use copy\.deepcopy"):
             copied(policy)

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,13 +65,6 @@ def results(folder):
         "--main_process_port", "0", str(SCRIPT), str(folder), str(started),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    if "Signal 6 (SIGABRT)" in done.stderr:
-        # On a busy machine torch's own threads abort now and then; the output says where.
-        print(done.stderr)
-        for path in folder.iterdir():
-            if path != started:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     # Where a process aborted stands before the launcher's own words.
     start = max(0, done.stderr.find("Fatal Python error"))
     assert done.returncode == 0, done.stderr[start:][:6000]

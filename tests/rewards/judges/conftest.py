@@ -54,11 +54,20 @@ def text_reply(text):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    counted = 0
 
     def log_message(self, *args):
         pass
 
+    def leave(self):
+        """Count this question as answered, once."""
+        with self.server.lock:
+            self.server.now -= self.counted
+            self.counted = 0
+
     def send(self, body, status=200, headers=()):
+        # Before the answer is written: its reader may ask the next question at once.
+        self.leave()
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         for name, value in headers:
@@ -82,14 +91,14 @@ class Handler(BaseHTTPRequestHandler):
             server.requests.append(body)
             server.headers.append(dict(self.headers))
             server.now += 1
+            self.counted = 1
             server.peak = max(server.peak, server.now)
         try:
             server.behaviour(self, body, number)
         except OSError:
             pass  # the client has gone
         finally:
-            with server.lock:
-                server.now -= 1
+            self.leave()
 
 
 class Server(ThreadingHTTPServer):

@@ -14,7 +14,7 @@ SCRIPTS = {
     "judge": ("--clips 8 --sub-envs 4 --latency 0.01 --repeats 1", "same scores: True"),
     "learner": ("--prompts 1 --group-size 2 --num-steps 3 --repeats 1", r"reward +0\.00[1-9]"),
 }
-"""Module -> the smallest run of it, and what its output must show."""
+"""Module -> the smallest run of it, and a pattern that its output must show."""
 
 
 @pytest.mark.slow
