@@ -11,6 +11,7 @@ import torch
 
 from reelrl.envs.models import VideoModel
 from reelrl.zoo.cli import main
+from reelrl.zoo.evaluate import evaluate
 from reelrl.zoo.generate import generate
 from reelrl.zoo.train import train
 from reelrl.zoo.trained import open_trained
@@ -74,6 +75,15 @@ def test_the_last_lines_of_training_are_commands_that_work(run, tmp_path, capsys
     number = r"[+-]?\d\.\d\d \[[+-]?\d\.\d\d, [+-]?\d\.\d\d\]"
     for line, name in ((gold, "gold"), (proxy, "proxy_vq")):
         assert re.fullmatch(rf"{name} +{number} -> {number}, change {number}", line), line
+
+
+@pytest.mark.slow
+def test_the_base_is_scored_with_its_own_weights(run):
+    both = evaluate(str(run), rewards=["proxy_vq"], clips=4)[1]
+    alone = evaluate("nano-early", rewards=["proxy_vq"], clips=4, num_steps=2)[1]
+    before, after, change = re.findall(r"[+-]?\d\.\d\d \[[^]]*\]", both)
+    assert before in alone and before != after
+    assert change != "+0.00 [+0.00, +0.00]"
 
 
 def test_a_base_model_is_scored_alone(capsys):
