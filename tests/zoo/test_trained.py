@@ -32,7 +32,8 @@ def clip(model):
 def run(request, tmp_path_factory):
     """A run of one iteration that moved far, and the clip that its model draws."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    lora = ("policy.lora_rank=2",) if request.param == "lora" else ()
+    further = ("policy.lora_rank=2", "learner.learning_rate=0.3")
+    lora = further if request.param == "lora" else ()
     train(iterations=1, settings=TINY + lora, out=folder, progress=False)
     return folder
 
